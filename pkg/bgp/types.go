@@ -1,0 +1,205 @@
+// Package bgp makes BGP peers and paths equal to what is wanted, and tells what
+// is. It is the only package that imports GoBGP.
+//
+// GoBGP parses what strangers send and a panic in one of its goroutines cannot
+// be recovered. So every interface gets a speaker process of its own: the same
+// binary, re-executed without privileges, that holds one GoBGP server and talks
+// with the daemon over an inherited socket pair. Manager starts and supervises
+// these processes; Serve is what runs inside one; Speaker is the plain
+// in-process speaker that both the process and unit tests wrap.
+//
+// The package never decides what is announced: its caller does, by handing over
+// the whole desired state each time.
+package bgp
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Desired is everything that BGP should hold: one entry per speaker. It is a
+// complete statement; what is not in it is withdrawn or stopped.
+type Desired struct {
+	Speakers []SpeakerConfig
+}
+
+// SpeakerConfig is the wanted state of one speaker, which serves one interface.
+type SpeakerConfig struct {
+	// Name is the name of the interface in the configuration; unique.
+	Name string
+	// ASN is the local autonomous system number, 1 to 4294967295 (RFC 6793).
+	ASN uint32
+	// RouterID is the BGP Identifier (RFC 4271 section 4.2), an IPv4 address.
+	RouterID netip.Addr
+	// ListenPort is the TCP port to listen on, 0 for never.
+	ListenPort int
+	// ListenAddresses are the interface's own addresses on which peers may
+	// connect. A change that needs a new listener restarts the speaker only
+	// while none of its sessions is established.
+	ListenAddresses []netip.Addr
+	// GracefulRestart is RFC 4724 as restarting speaker.
+	GracefulRestart GracefulRestart
+	// Peers are the wanted sessions; none while the interface is not usable.
+	Peers []Peer
+	// Paths are the wanted announcements, sent to every peer of this speaker.
+	Paths []Path
+	// DownReason is the text of the Cease (RFC 9003, at most 128 octets) that
+	// peers get which are no longer in Peers, such as "interface en1: link down".
+	DownReason string
+}
+
+// GracefulRestart holds the RFC 4724 parameters.
+type GracefulRestart struct {
+	Enabled bool
+	// RestartTime is how long routers keep our routes, 1 s to 4095 s.
+	RestartTime time.Duration
+}
+
+// Peer is one wanted session of a speaker.
+type Peer struct {
+	// Address is the peer's address; unique in its speaker.
+	Address netip.Addr
+	// ASN is the peer's autonomous system number.
+	ASN uint32
+	// LocalAddress is the interface's own address that the session uses.
+	LocalAddress netip.Addr
+	// Interface is the kernel's name of the interface. The session is bound to
+	// this device only where neither TTL 1 (eBGP) nor GTSM pins it.
+	Interface string
+	// Port is the peer's TCP port, 0 for 179.
+	Port uint16
+	// Password is the TCP MD5 key (RFC 2385), empty for none.
+	Password Secret
+	// TTLSecurity demands TTL 255 from the peer (GTSM, RFC 5082).
+	TTLSecurity bool
+	// HoldTime is 3 s to 65535 s, Keepalive below it, ConnectRetry at least 1 s.
+	HoldTime, Keepalive, ConnectRetry time.Duration
+	// MaxPrefixes ends the session with Cease 6/1 (RFC 4486) when a family of
+	// the peer sends more; 0 for no limit.
+	MaxPrefixes uint32
+}
+
+// Secret is a value that never appears in logs, JSON or formatted output.
+type Secret string
+
+// String returns a placeholder.
+func (Secret) String() string { return "(secret)" }
+
+// GoString returns a placeholder.
+func (Secret) GoString() string { return "(secret)" }
+
+// LogValue returns a placeholder.
+func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
+
+// Path is one announcement with its attributes (RFC 4271 section 5). Two paths
+// of a speaker never have the same prefix.
+type Path struct {
+	Prefix netip.Prefix
+	// NextHop is the next hop to announce; the zero value means each session's
+	// own local address.
+	NextHop netip.Addr
+	// MED is MULTI_EXIT_DISC, nil for none.
+	MED *uint32
+	// LocalPref is LOCAL_PREF, sent to iBGP peers only; nil for the default 100.
+	LocalPref *uint32
+	// Prepend is how many times the own AS is added in front, 0 to 10.
+	Prepend int
+	// Communities are RFC 1997 values, LargeCommunities RFC 8092.
+	Communities      []uint32
+	LargeCommunities []LargeCommunity
+}
+
+// LargeCommunity is one RFC 8092 value.
+type LargeCommunity struct {
+	Global, Local1, Local2 uint32
+}
+
+// SessionState is a state of the BGP finite state machine (RFC 4271 section 8.2.2).
+type SessionState string
+
+// The states of the finite state machine.
+const (
+	Idle        SessionState = "Idle"
+	Connect     SessionState = "Connect"
+	Active      SessionState = "Active"
+	OpenSent    SessionState = "OpenSent"
+	OpenConfirm SessionState = "OpenConfirm"
+	Established SessionState = "Established"
+)
+
+// Phase is what a speaker process is doing.
+type Phase string
+
+// The phases of a speaker process.
+const (
+	Starting Phase = "starting" // started, has not yet answered
+	Running  Phase = "running"  // answers and follows the desired state
+	Backoff  Phase = "backoff"  // died too often; waits before the next start
+	Stopped  Phase = "stopped"  // ended on our order
+)
+
+// State is an immutable picture of all speakers. Its one writer is Manager.
+type State struct {
+	Speakers []SpeakerState
+}
+
+// Speaker returns the state of the named speaker, or false.
+func (s *State) Speaker(name string) (SpeakerState, bool) {
+	if s != nil {
+		for i := range s.Speakers {
+			if s.Speakers[i].Name == name {
+				return s.Speakers[i], true
+			}
+		}
+	}
+	return SpeakerState{}, false
+}
+
+// SpeakerState is what one speaker process is and holds.
+type SpeakerState struct {
+	Name     string
+	Phase    Phase
+	PID      int
+	Since    time.Time // start of this phase
+	Restarts int       // unplanned ends since the daemon started
+	LastExit string    // why the last process ended, empty if none did
+	Peers    []PeerState
+	// Announced are the prefixes in the speaker's RIB, as it listed them. They
+	// are on the wire to each established peer that negotiated their family.
+	Announced []netip.Prefix
+	// Error is why the last desired state could not be applied whole.
+	Error string
+}
+
+// PeerState is what one session is.
+type PeerState struct {
+	Address      netip.Addr
+	LocalAddress netip.Addr
+	ASN          uint32
+	State        SessionState
+	Since        time.Time // when State was entered
+	Transitions  uint64    // times the session was established or lost
+	// LastError says why the session last ended or did not come up: the
+	// NOTIFICATION in words with the peer's shutdown text (RFC 9003), or the
+	// socket's error. Empty if nothing went wrong.
+	LastError   string
+	LastErrorAt time.Time
+	// IPv4 and IPv6 tell which unicast families the session negotiated.
+	IPv4, IPv6 bool
+	// Received is how many prefixes the peer sent, all of them refused.
+	Received uint64
+}
+
+// StopMode tells how a speaker ends.
+type StopMode string
+
+// The ways to end.
+const (
+	// StopDrain withdraws all paths and sends Cease/Administrative Shutdown
+	// with a text (RFC 9003).
+	StopDrain StopMode = "drain"
+	// StopRestart leaves without a word, so that peers keep the routes by
+	// graceful restart (RFC 4724).
+	StopRestart StopMode = "restart"
+)

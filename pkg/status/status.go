@@ -1,0 +1,172 @@
+// Package status is the immutable picture of the last pass and its renderings:
+// JSON, tables for the terminal, Prometheus metrics and the HTTP endpoints.
+// Nothing in it calls GoBGP or the kernel.
+package status
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Reason is the one word that says why a VIP is withheld or an interface is
+// not usable.
+type Reason string
+
+// The reason words of a withheld VIP (VIP.Reason, VIPInterface.Reason).
+const (
+	CheckFailed       Reason = "check_failed"
+	CheckUnknown      Reason = "check_unknown"
+	CheckStale        Reason = "check_stale"
+	NotBound          Reason = "not_bound"
+	NoUsableInterface Reason = "no_usable_interface"
+	NoSession         Reason = "no_session"
+	Drained           Reason = "drained"
+	Standby           Reason = "standby"
+	NotOwner          Reason = "not_owner"
+	Shutdown          Reason = "shutdown"
+)
+
+// The reason words of an interface that is not usable (Interface.Reason).
+const (
+	InterfaceAbsent  Reason = "absent"     // no such link
+	InterfaceDown    Reason = "down"       // administratively down
+	InterfaceCarrier Reason = "no_carrier" // up, but frames cannot pass
+	InterfaceAddress Reason = "no_address" // no usable address for its peers
+	InterfaceHoldUp  Reason = "hold_up"    // healthy again, not yet for hold_up
+)
+
+// Status is the picture of the last pass. It is never changed once published.
+type Status struct {
+	Version   string    `json:"version"`
+	StartedAt time.Time `json:"started_at"`
+	// Time is when the pass ended that this is the picture of.
+	Time     time.Time  `json:"time"`
+	ASN      uint32     `json:"asn"`
+	RouterID netip.Addr `json:"router_id"`
+	// Stopping is set from the order to stop on.
+	Stopping   bool        `json:"stopping"`
+	Config     Config      `json:"config"`
+	VIPs       []VIP       `json:"vips"`
+	Interfaces []Interface `json:"interfaces"`
+	Peers      []Peer      `json:"peers"`
+	Kernel     Kernel      `json:"kernel"`
+	Passes     Passes      `json:"passes"`
+}
+
+// Config tells about the configuration file and its last reload.
+type Config struct {
+	Path     string    `json:"path"`
+	LoadedAt time.Time `json:"loaded_at"`
+	// ReloadOK is false when the last reload was refused; the state before it
+	// is then still in force and Error says why.
+	ReloadOK     bool      `json:"reload_ok"`
+	ReloadedAt   time.Time `json:"reloaded_at"` // last attempt
+	Error        string    `json:"error,omitempty"`
+	ReloadsOK    uint64    `json:"reloads_ok"`
+	ReloadsError uint64    `json:"reloads_error"`
+}
+
+// VIP is one virtual address.
+type VIP struct {
+	Name   string       `json:"name"`
+	Prefix netip.Prefix `json:"prefix"`
+	// Bound tells that the kernel holds it, Wanted that it should be announced
+	// somewhere, Announced that at least one established session carries it.
+	Bound     bool `json:"bound"`
+	Wanted    bool `json:"wanted"`
+	Announced bool `json:"announced"`
+	// Reason and Detail say why it is not announced; empty when it is.
+	Reason Reason `json:"reason,omitempty"`
+	Detail string `json:"detail,omitempty"`
+	// PreferredSource tells that the configuration wants it as source, Source
+	// on which interfaces it is in effect.
+	PreferredSource bool           `json:"preferred_source"`
+	Source          []string       `json:"source"`
+	Interfaces      []VIPInterface `json:"interfaces"`
+	Checks          []Check        `json:"checks"`
+}
+
+// VIPInterface is a VIP on one of its interfaces.
+type VIPInterface struct {
+	Interface string `json:"interface"`
+	// Wanted tells that it should be announced here, Announced that it is in
+	// the speaker's RIB and at least one session here carries it.
+	Wanted    bool   `json:"wanted"`
+	Announced bool   `json:"announced"`
+	Reason    Reason `json:"reason,omitempty"`
+	Detail    string `json:"detail,omitempty"`
+	// NextHop is the announced next hop; invalid when it is each session's own.
+	NextHop netip.Addr `json:"next_hop"`
+	// Peers are the addresses of the peers that have it.
+	Peers []netip.Addr `json:"peers"`
+}
+
+// Check is one service check of a VIP.
+type Check struct {
+	Name     string        `json:"name"`
+	Kind     string        `json:"kind"`
+	Verdict  string        `json:"verdict"` // unknown, healthy, unhealthy, stale
+	Reason   string        `json:"reason,omitempty"`
+	Since    time.Time     `json:"since"`
+	Checked  time.Time     `json:"checked"`
+	Duration time.Duration `json:"duration_ns"`
+}
+
+// Interface is a listed interface with its speaker process.
+type Interface struct {
+	Name   string    `json:"name"`
+	Index  int       `json:"index"`
+	Usable bool      `json:"usable"`
+	Reason Reason    `json:"reason,omitempty"`
+	Detail string    `json:"detail,omitempty"`
+	Since  time.Time `json:"since"` // when Usable last changed
+	// Addresses are the interface's own usable addresses.
+	Addresses []netip.Prefix `json:"addresses"`
+	Speaker   Speaker        `json:"speaker"`
+}
+
+// Speaker is the process that serves an interface.
+type Speaker struct {
+	Phase    string    `json:"phase"`
+	PID      int       `json:"pid"`
+	Since    time.Time `json:"since"`
+	Restarts int       `json:"restarts"`
+	LastExit string    `json:"last_exit,omitempty"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// Peer is one configured session.
+type Peer struct {
+	Address      netip.Addr `json:"address"`
+	Interface    string     `json:"interface"`
+	ASN          uint32     `json:"asn"`
+	LocalAddress netip.Addr `json:"local_address"`
+	State        string     `json:"state"` // RFC 4271 section 8.2.2, or "Down" when it is not to run
+	Since        time.Time  `json:"since"`
+	Transitions  uint64     `json:"transitions"`
+	Announced    int        `json:"announced"` // prefixes that the peer has from us
+	Received     uint64     `json:"received"`
+	LastError    string     `json:"last_error,omitempty"`
+	LastErrorAt  time.Time  `json:"last_error_at"`
+}
+
+// Kernel tells what the kernel holds of ours.
+type Kernel struct {
+	Device     string `json:"device"`
+	DeviceKind string `json:"device_kind"`
+	// Repaired counts drift that was repaired since the start, by object.
+	Repaired map[string]uint64 `json:"repaired"`
+	// Resyncs counts full re-reads of the kernel by cause.
+	Resyncs map[string]uint64 `json:"resyncs"`
+	// Problems are conditions that break a promise, in words.
+	Problems []string `json:"problems"`
+}
+
+// Passes counts the turns of the control loop.
+type Passes struct {
+	OK       uint64        `json:"ok"`
+	Error    uint64        `json:"error"`
+	Duration time.Duration `json:"duration_ns"` // of the last one
+	// LastError is why the last pass was not whole; empty after a good one.
+	LastError string `json:"last_error,omitempty"`
+}

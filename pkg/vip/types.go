@@ -1,0 +1,120 @@
+// Package vip makes the kernel hold the VIPs and prefer them as source: virtual
+// interface, addresses, policy rules, source tables and sysctls. It is the only
+// writer to the kernel.
+//
+// Every call reads the kernel first and writes the difference. It touches only
+// what is ours, marked by protocol number (routes, rules), by IFA_PROTO or
+// label (addresses) or by alias (the device), or what its state file records.
+package vip
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Protocol is the rtnetlink protocol number that marks our routes, rules and
+// addresses. FRR adopts routes of protocol 186 (bgp), so it is another.
+const Protocol = 68
+
+// Desired is everything that the kernel should hold of ours.
+type Desired struct {
+	Device Device
+	// VIPs are bound: a host prefix as an address of the device, a shorter one
+	// as a local route (AnyIP).
+	VIPs []netip.Prefix
+	// Interfaces are the listed interfaces in the order of the configuration.
+	Interfaces []Interface
+	// Exclude are destinations that never get a VIP as source; the BGP peers
+	// are among them.
+	Exclude []netip.Prefix
+	// Sysctls says what to do with the host settings that the promise needs.
+	Sysctls SysctlMode
+	// Fallbacks are (local address, peer) pairs for which, when the main table
+	// has no route, the table of the VIPs is consulted: so the last words of a
+	// session whose interface failed leave by a path that is left.
+	Fallbacks []Fallback
+}
+
+// Fallback is a BGP session's pair of addresses.
+type Fallback struct{ Local, Peer netip.Addr }
+
+// Device is the virtual interface.
+type Device struct {
+	Name string
+	Kind DeviceKind
+}
+
+// DeviceKind selects the kind of device.
+type DeviceKind string
+
+// The kinds of virtual interface.
+const (
+	KindAuto     DeviceKind = "auto" // dummy, else bridge, else ifb, else lo
+	KindDummy    DeviceKind = "dummy"
+	KindBridge   DeviceKind = "bridge"
+	KindExisting DeviceKind = "existing" // must exist, is never created or deleted
+)
+
+// Interface is a listed interface: a physical path to the network.
+type Interface struct {
+	Name string
+	// Usable tells whether traffic may leave by it. Never false for all
+	// interfaces: the last usable one is kept.
+	Usable bool
+	// Source4 and Source6 are the preferred sources for traffic that leaves by
+	// this interface and names none; zero for none (or not yet, or no more).
+	Source4, Source6 netip.Addr
+	// Gateways are the configured next hops for the default route of the source
+	// table; if none of a family, those of the main table's default route.
+	Gateways []netip.Addr
+}
+
+// SysctlMode selects how host settings are treated.
+type SysctlMode string
+
+// The sysctl modes.
+const (
+	SysctlSet   SysctlMode = "set"   // set, remember, restore if still ours
+	SysctlCheck SysctlMode = "check" // only report
+	SysctlOff   SysctlMode = "off"
+)
+
+// Actual is what the kernel really holds after a call.
+type Actual struct {
+	// DeviceName and DeviceKind are what was found or made; for a fallback to
+	// lo they tell so.
+	DeviceName string
+	DeviceKind string
+	// Bound are the VIPs that are really there and usable (not tentative, not
+	// dadfailed, device up), in the order of Desired.
+	Bound []netip.Prefix
+	// Sources are the source addresses really in effect per interface.
+	Sources []SourceState
+	// Problems are conditions that break a promise, in words.
+	Problems []string
+	// Repaired counts what was found missing or altered though we had it in
+	// place before, by object: address, route, rule, link, sysctl.
+	Repaired map[string]int
+	// Writes is how many changes this call made.
+	Writes int
+	// Read is when the kernel was read.
+	Read time.Time
+}
+
+// IsBound tells whether the VIP is bound and usable.
+func (a *Actual) IsBound(p netip.Prefix) bool {
+	if a != nil {
+		for _, b := range a.Bound {
+			if b == p {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// SourceState is a preferred source that is in effect.
+type SourceState struct {
+	Interface string
+	Address   netip.Addr
+}
