@@ -56,11 +56,11 @@ type Status struct {
 // Config tells about the configuration file and its last reload.
 type Config struct {
 	Path     string    `json:"path"`
-	LoadedAt time.Time `json:"loaded_at"`
+	LoadedAt time.Time `json:"loaded_at,omitzero"`
 	// ReloadOK is false when the last reload was refused; the state before it
 	// is then still in force and Error says why.
 	ReloadOK     bool      `json:"reload_ok"`
-	ReloadedAt   time.Time `json:"reloaded_at"` // last attempt
+	ReloadedAt   time.Time `json:"reloaded_at,omitzero"` // last attempt
 	Error        string    `json:"error,omitempty"`
 	ReloadsOK    uint64    `json:"reloads_ok"`
 	ReloadsError uint64    `json:"reloads_error"`
@@ -96,7 +96,7 @@ type VIPInterface struct {
 	Reason    Reason `json:"reason,omitempty"`
 	Detail    string `json:"detail,omitempty"`
 	// NextHop is the announced next hop; invalid when it is each session's own.
-	NextHop netip.Addr `json:"next_hop"`
+	NextHop netip.Addr `json:"next_hop,omitzero"`
 	// Peers are the addresses of the peers that have it.
 	Peers []netip.Addr `json:"peers"`
 }
@@ -107,8 +107,8 @@ type Check struct {
 	Kind     string        `json:"kind"`
 	Verdict  string        `json:"verdict"` // unknown, healthy, unhealthy, stale
 	Reason   string        `json:"reason,omitempty"`
-	Since    time.Time     `json:"since"`
-	Checked  time.Time     `json:"checked"`
+	Since    time.Time     `json:"since,omitzero"`
+	Checked  time.Time     `json:"checked,omitzero"`
 	Duration time.Duration `json:"duration_ns"`
 }
 
@@ -119,7 +119,7 @@ type Interface struct {
 	Usable bool      `json:"usable"`
 	Reason Reason    `json:"reason,omitempty"`
 	Detail string    `json:"detail,omitempty"`
-	Since  time.Time `json:"since"` // when Usable last changed
+	Since  time.Time `json:"since,omitzero"` // when Usable last changed
 	// Addresses are the interface's own usable addresses.
 	Addresses []netip.Prefix `json:"addresses"`
 	Speaker   Speaker        `json:"speaker"`
@@ -129,7 +129,7 @@ type Interface struct {
 type Speaker struct {
 	Phase    string    `json:"phase"`
 	PID      int       `json:"pid"`
-	Since    time.Time `json:"since"`
+	Since    time.Time `json:"since,omitzero"`
 	Restarts int       `json:"restarts"`
 	LastExit string    `json:"last_exit,omitempty"`
 	Error    string    `json:"error,omitempty"`
@@ -140,14 +140,14 @@ type Peer struct {
 	Address      netip.Addr `json:"address"`
 	Interface    string     `json:"interface"`
 	ASN          uint32     `json:"asn"`
-	LocalAddress netip.Addr `json:"local_address"`
+	LocalAddress netip.Addr `json:"local_address,omitzero"`
 	State        string     `json:"state"` // RFC 4271 section 8.2.2, or "Down" when it is not to run
-	Since        time.Time  `json:"since"`
+	Since        time.Time  `json:"since,omitzero"`
 	Transitions  uint64     `json:"transitions"`
 	Announced    int        `json:"announced"` // prefixes that the peer has from us
 	Received     uint64     `json:"received"`
 	LastError    string     `json:"last_error,omitempty"`
-	LastErrorAt  time.Time  `json:"last_error_at"`
+	LastErrorAt  time.Time  `json:"last_error_at,omitzero"`
 }
 
 // Kernel tells what the kernel holds of ours.

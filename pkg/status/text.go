@@ -1,0 +1,235 @@
+package status
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// established is the one state of a session that carries routes
+// (RFC 4271 section 8.2.2).
+const established = "Established"
+
+// stale is from when on a picture is called old: the loop makes one at least
+// every 30 s.
+const stale = 35 * time.Second
+
+// WriteJSON writes v, a Status or an Explanation, as indented JSON.
+func WriteJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// WriteText writes the whole picture as tables: VIPs by interfaces, what is
+// withheld and why, interfaces and peers. Ages are counted up to now.
+func WriteText(w io.Writer, s *Status, style Style, now time.Time) error {
+	var b strings.Builder
+	writeHeader(&b, s, style, now)
+	writeVIPs(&b, s, style)
+	writeWithheld(&b, s, style)
+	writeInterfaces(&b, s, style, now)
+	writePeers(&b, s, style, now)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeHeader writes one line about the daemon and one for each condition that
+// an operator must know of.
+func writeHeader(b *strings.Builder, s *Status, style Style, now time.Time) {
+	fmt.Fprintf(b, "%s  AS %d  router id %s  up %s  ",
+		style.paint(clean("vipspeaker "+s.Version), head), s.ASN, address(s.RouterID), age(now, s.StartedAt))
+	if s.Config.Error == "" {
+		fmt.Fprintf(b, "config %s\n", style.paint("ok", good))
+	} else {
+		fmt.Fprintf(b, "config %s\n", style.paint("refused", bad))
+	}
+	var notes table
+	note := func(t tone, word, text string) { notes.add(cell{word, t, true}, cell{text: text}) }
+	if s.Stopping {
+		note(weak, "stopping", "the daemon is shutting down")
+	}
+	if now.Sub(s.Time) > stale {
+		note(bad, "stale", "the last pass ended "+age(now, s.Time)+" ago")
+	}
+	if s.Config.Error != "" {
+		note(bad, "config", fmt.Sprintf("reload %s ago: %s", age(now, s.Config.ReloadedAt), s.Config.Error))
+	}
+	if s.Passes.LastError != "" {
+		note(bad, "pass", s.Passes.LastError)
+	}
+	for _, p := range s.Kernel.Problems {
+		note(bad, "problem", p)
+	}
+	notes.write(b, style)
+}
+
+// writeVIPs writes the matrix: what holds a VIP and which interface carries it.
+func writeVIPs(b *strings.Builder, s *Status, style Style) {
+	names := make([]string, len(s.Interfaces))
+	for i := range s.Interfaces {
+		names[i] = s.Interfaces[i].Name
+	}
+	var t table
+	t.header(append([]string{"VIP", "ADDRESS", "BOUND", "CHECKS", "SOURCE"}, names...)...)
+	for i := range s.VIPs {
+		v := &s.VIPs[i]
+		row := []cell{text(v.Name), text(v.Prefix.String()), yesNo(v.Bound), checksCell(v.Checks), sourceCell(v)}
+		for _, name := range names {
+			row = append(row, pathCell(v, name))
+		}
+		t.add(row...)
+	}
+	b.WriteByte('\n')
+	if len(s.VIPs) == 0 {
+		b.WriteString("no VIPs are configured\n")
+		return
+	}
+	t.write(b, style)
+}
+
+func checksCell(checks []Check) cell {
+	if len(checks) == 0 {
+		return cell{"-", plain, false}
+	}
+	healthy := 0
+	for i := range checks {
+		if checks[i].Verdict == "healthy" {
+			healthy++
+		}
+	}
+	c := cell{fmt.Sprintf("%d/%d", healthy, len(checks)), good, true}
+	if healthy < len(checks) {
+		c.tone = bad
+	}
+	return c
+}
+
+func sourceCell(v *VIP) cell {
+	switch {
+	case !v.PreferredSource:
+		return cell{"-", plain, false}
+	case len(v.Source) == 0:
+		return cell{"none", bad, true}
+	default:
+		return cell{strings.Join(v.Source, ","), good, true}
+	}
+}
+
+// pathCell tells in one word what a VIP is on an interface.
+func pathCell(v *VIP, name string) cell {
+	for i := range v.Interfaces {
+		on := &v.Interfaces[i]
+		switch {
+		case on.Interface != name:
+			continue
+		case on.Announced && !on.Wanted:
+			return cell{"withdrawing", weak, true}
+		case on.Announced:
+			return cell{"announced", good, true}
+		case on.Reason == CheckUnknown || on.Reason == Drained || on.Reason == Standby:
+			return cell{string(on.Reason), weak, true}
+		case on.Reason != "":
+			return cell{string(on.Reason), bad, true}
+		default:
+			return cell{"announcing", weak, true}
+		}
+	}
+	return cell{"-", plain, false}
+}
+
+// writeWithheld writes one line with the detail for each VIP that is announced
+// nowhere, and for each interface on which an announced VIP is not.
+func writeWithheld(b *strings.Builder, s *Status, style Style) {
+	var t table
+	t.header("WITHHELD", "ON", "REASON", "DETAIL")
+	for i := range s.VIPs {
+		v := &s.VIPs[i]
+		if !v.Announced && v.Reason != "" {
+			t.add(text(v.Name), text("all"), cell{string(v.Reason), bad, false}, text(v.Detail))
+			continue
+		}
+		for j := range v.Interfaces {
+			on := &v.Interfaces[j]
+			if !on.Announced && on.Reason != "" {
+				t.add(text(v.Name), text(on.Interface), cell{string(on.Reason), bad, false}, text(on.Detail))
+			}
+		}
+	}
+	if len(t.rows) > 1 {
+		b.WriteByte('\n')
+		t.write(b, style)
+	}
+}
+
+func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) {
+	var t table
+	t.header("INTERFACE", "USABLE", "SINCE", "ADDRESSES", "SPEAKER", "RESTARTS", "WHY")
+	for i := range s.Interfaces {
+		n := &s.Interfaces[i]
+		why := join(": ", string(n.Reason), n.Detail)
+		speaker := cell{n.Speaker.Phase, plain, false}
+		if n.Speaker.Phase != "running" {
+			speaker.tone = weak
+			why = join("; ", why, n.Speaker.LastExit)
+		}
+		why = join("; ", why, n.Speaker.Error)
+		t.add(text(n.Name), yesNo(n.Usable), text(age(now, n.Since)), text(joined(n.Addresses)),
+			speaker, text(strconv.Itoa(n.Speaker.Restarts)), text(why))
+	}
+	b.WriteByte('\n')
+	t.write(b, style)
+}
+
+func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
+	var t table
+	t.header("PEER", "INTERFACE", "AS", "STATE", "SINCE", "SENT", "RECEIVED", "LAST ERROR")
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		state := cell{p.State, bad, true}
+		if p.State == established {
+			state.tone = good
+		}
+		last := p.LastError
+		if last != "" && !p.LastErrorAt.IsZero() {
+			last = fmt.Sprintf("%s (%s ago)", last, age(now, p.LastErrorAt))
+		}
+		t.add(text(p.Address.String()), text(p.Interface), text(strconv.FormatUint(uint64(p.ASN), 10)), state,
+			text(age(now, p.Since)), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)), text(last))
+	}
+	if len(s.Peers) > 0 {
+		b.WriteByte('\n')
+		t.write(b, style)
+	}
+}
+
+// address writes an address, "-" for the zero one.
+func address(a netip.Addr) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}
+
+// join joins the parts that are not empty.
+func join(sep string, parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), sep)
+}
+
+// joined lists values, "-" for none.
+func joined[T fmt.Stringer](values []T) string {
+	if len(values) == 0 {
+		return "-"
+	}
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = v.String()
+	}
+	return strings.Join(texts, ",")
+}
