@@ -1,0 +1,27 @@
+# The image of the daemon: one static binary, run as an ordinary user.
+#
+#   docker build -t vipspeaker .
+#   docker run -d --name vipspeaker --network host \
+#     --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
+#     -v /etc/vipspeaker:/etc/vipspeaker:ro vipspeaker
+FROM golang:1.26-bookworm AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+# The file carries the two capabilities, so that a user who is not root gets
+# them from --cap-add.
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/vipspeaker ./cmd/vipspeaker \
+ && /out/vipspeaker file-capabilities /out/vipspeaker \
+ && mkdir /out/run
+
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build --chown=65532:65532 /out/run /run/vipspeaker
+COPY --from=build /out/vipspeaker /usr/bin/vipspeaker
+# BuildKit copies a file with its capabilities and this does nothing; Docker's
+# classic builder loses them and this writes them again.
+RUN ["/usr/bin/vipspeaker", "file-capabilities", "/usr/bin/vipspeaker"]
+USER 65532:65532
+ENTRYPOINT ["/usr/bin/vipspeaker"]
+CMD ["run"]
