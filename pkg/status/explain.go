@@ -66,6 +66,14 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 	return e, nil
 }
 
+// trouble says in words what is wrong with the process, empty if nothing is.
+func (p *Speaker) trouble() string {
+	if p.Phase == "running" {
+		return p.Error
+	}
+	return join("; ", join(": ", "speaker "+p.Phase, p.LastExit), p.Error)
+}
+
 // find returns the VIP of that name, else of that address or prefix, or nil.
 func (s *Status) find(name string) *VIP {
 	for i := range s.VIPs {
@@ -130,8 +138,11 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 	for i := range s.Interfaces {
 		n := &s.Interfaces[i]
 		if n.Name == on.Interface {
-			detail := join(": ", joined(n.Addresses), n.Detail)
-			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", detail, n.Speaker.Error))
+			addresses := "no addresses"
+			if len(n.Addresses) > 0 {
+				addresses = joined(n.Addresses)
+			}
+			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, n.Detail, n.Speaker.trouble()))
 		}
 	}
 	up := false

@@ -177,14 +177,15 @@ func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) 
 		speaker := cell{n.Speaker.Phase, plain, false}
 		if n.Speaker.Phase != "running" {
 			speaker.tone = weak
-			why = join("; ", why, n.Speaker.LastExit)
 		}
-		why = join("; ", why, n.Speaker.Error)
+		why = join("; ", why, n.Speaker.trouble())
 		t.add(text(n.Name), yesNo(n.Usable), text(age(now, n.Since)), text(joined(n.Addresses)),
 			speaker, text(strconv.Itoa(n.Speaker.Restarts)), text(why))
 	}
-	b.WriteByte('\n')
-	t.write(b, style)
+	if len(s.Interfaces) > 0 {
+		b.WriteByte('\n')
+		t.write(b, style)
+	}
 }
 
 func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {

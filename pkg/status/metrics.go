@@ -1,0 +1,150 @@
+package status
+
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Build says what program this is, for the build_info metric.
+type Build struct {
+	Version, Revision, GoVersion string
+}
+
+// Collector computes all metrics from the picture of the last pass when they
+// are scraped. So no series outlives its object, no scrape waits for GoBGP or
+// the kernel, and label values come from the configuration only.
+type Collector struct {
+	store *Store
+	build Build
+	descs descs
+}
+
+// descs are the descriptions of the metrics; docs/metrics.md lists them.
+type descs struct {
+	buildInfo, configReloadSuccessful                                    *prometheus.Desc
+	vipBound, vipDesired, vipAnnounced, vipWithheld                      *prometheus.Desc
+	interfaceUsable, speakerUp, speakerRestarts, peerUp, peerTransitions *prometheus.Desc
+	checkHealthy, checkDuration                                          *prometheus.Desc
+	passes, lastPass, driftRepaired, netlinkResyncs, kernelProblems      *prometheus.Desc
+}
+
+// NewCollector returns a collector over the store.
+func NewCollector(store *Store, build Build) *Collector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("vipspeaker_"+name, help, labels, nil)
+	}
+	return &Collector{store: store, build: build, descs: descs{
+		buildInfo:              d("build_info", "Always 1; the labels say what program this is.", "version", "revision", "goversion"),
+		configReloadSuccessful: d("config_reload_successful", "1 if the configuration in force is the file as last read, 0 if the last reload was refused."),
+		vipBound:               d("vip_bound", "1 if the kernel holds the VIP.", "vip"),
+		vipDesired:             d("vip_announce_desired", "1 if the VIP should be announced on the interface.", "vip", "interface"),
+		vipAnnounced:           d("vip_announced", "1 if the session is established and carries the VIP.", "vip", "interface", "peer"),
+		vipWithheld:            d("vip_withheld", "1 for the reason why the VIP is announced nowhere; absent while it is announced.", "vip", "reason"),
+		interfaceUsable:        d("interface_usable", "1 if the interface may carry traffic.", "interface"),
+		speakerUp:              d("speaker_up", "1 if the interface's speaker process runs and answers.", "interface"),
+		speakerRestarts:        d("speaker_restarts_total", "Unplanned ends of the interface's speaker process.", "interface"),
+		peerUp:                 d("peer_up", "1 if the session is established.", "peer", "interface"),
+		peerTransitions:        d("peer_transitions_total", "Times the session was established or lost.", "peer", "interface"),
+		checkHealthy:           d("check_healthy", "1 if the check's verdict is healthy; unknown and stale count as 0.", "vip", "check"),
+		checkDuration:          d("check_duration_seconds", "How long the check's last run took, in seconds.", "vip", "check"),
+		passes:                 d("passes_total", "Finished passes of the control loop.", "result"),
+		lastPass:               d("last_pass_timestamp_seconds", "When the last pass ended, in seconds since 1970."),
+		driftRepaired:          d("drift_repaired_total", "Things of ours that somebody else removed or changed in the kernel, and that were put back.", "object"),
+		netlinkResyncs:         d("netlink_resyncs_total", "Full re-reads of the kernel.", "cause"),
+		kernelProblems:         d("kernel_problems", "Conditions of the host that break a promise; `vipspeaker status` shows them in words."),
+	}}
+}
+
+// Describe implements prometheus.Collector.
+func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
+	d := &c.descs
+	for _, desc := range []*prometheus.Desc{
+		d.buildInfo, d.configReloadSuccessful, d.vipBound, d.vipDesired, d.vipAnnounced, d.vipWithheld,
+		d.interfaceUsable, d.speakerUp, d.speakerRestarts, d.peerUp, d.peerTransitions,
+		d.checkHealthy, d.checkDuration, d.passes, d.lastPass, d.driftRepaired, d.netlinkResyncs, d.kernelProblems,
+	} {
+		ch <- desc
+	}
+	c.store.passDuration.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	m := sink{ch}
+	m.gauge(c.descs.buildInfo, 1, c.build.Version, c.build.Revision, c.build.GoVersion)
+	c.store.passDuration.Collect(ch)
+	s := c.store.Load()
+	if s == nil {
+		return
+	}
+	d := &c.descs
+	m.flag(d.configReloadSuccessful, s.Config.ReloadOK)
+	m.count(d.passes, s.Passes.OK, "ok")
+	m.count(d.passes, s.Passes.Error, "error")
+	m.gauge(d.lastPass, float64(s.Time.UnixNano())/1e9)
+	m.gauge(d.kernelProblems, float64(len(s.Kernel.Problems)))
+	for object, n := range s.Kernel.Repaired {
+		m.count(d.driftRepaired, n, object)
+	}
+	for cause, n := range s.Kernel.Resyncs {
+		m.count(d.netlinkResyncs, n, cause)
+	}
+	for i := range s.VIPs {
+		c.vip(m, s, &s.VIPs[i])
+	}
+	for i := range s.Interfaces {
+		n := &s.Interfaces[i]
+		m.flag(d.interfaceUsable, n.Usable, n.Name)
+		m.flag(d.speakerUp, n.Speaker.Phase == "running", n.Name)
+		m.count(d.speakerRestarts, uint64(max(n.Speaker.Restarts, 0)), n.Name)
+	}
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		m.flag(d.peerUp, p.State == established, p.Address.String(), p.Interface)
+		m.count(d.peerTransitions, p.Transitions, p.Address.String(), p.Interface)
+	}
+}
+
+func (c *Collector) vip(m sink, s *Status, v *VIP) {
+	d := &c.descs
+	m.flag(d.vipBound, v.Bound, v.Name)
+	if !v.Announced && v.Reason != "" {
+		m.gauge(d.vipWithheld, 1, v.Name, string(v.Reason))
+	}
+	for i := range v.Interfaces {
+		on := &v.Interfaces[i]
+		m.flag(d.vipDesired, on.Wanted, v.Name, on.Interface)
+		for j := range s.Peers {
+			if p := &s.Peers[j]; p.Interface == on.Interface {
+				m.flag(d.vipAnnounced, slices.Contains(on.Peers, p.Address), v.Name, on.Interface, p.Address.String())
+			}
+		}
+	}
+	for i := range v.Checks {
+		k := &v.Checks[i]
+		m.flag(d.checkHealthy, k.Verdict == "healthy", v.Name, k.Name)
+		if !k.Checked.IsZero() {
+			m.gauge(d.checkDuration, k.Duration.Seconds(), v.Name, k.Name)
+		}
+	}
+}
+
+// sink writes constant metrics to a channel.
+type sink struct{ ch chan<- prometheus.Metric }
+
+func (m sink) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	m.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (m sink) count(d *prometheus.Desc, v uint64, labels ...string) {
+	m.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (m sink) flag(d *prometheus.Desc, v bool, labels ...string) {
+	if v {
+		m.gauge(d, 1, labels...)
+	} else {
+		m.gauge(d, 0, labels...)
+	}
+}

@@ -1,0 +1,219 @@
+package status
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var noon = time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return noon.Add(-d) }
+
+// sample is the sample of the manual: two interfaces, all well, with a second
+// VIP that has a service behind it.
+func sample() *Status {
+	en1, en5 := netip.MustParseAddr("10.68.1.2"), netip.MustParseAddr("10.68.5.2")
+	on := func(name string, peer netip.Addr) VIPInterface {
+		return VIPInterface{Interface: name, Wanted: true, Announced: true, Peers: []netip.Addr{peer}}
+	}
+	speaker := func(pid int) Speaker { return Speaker{Phase: "running", PID: pid, Since: ago(3 * time.Hour)} }
+	return &Status{
+		Version: "v0.1.0", StartedAt: ago(3*time.Hour + 12*time.Minute), Time: ago(2 * time.Second),
+		ASN: 65010, RouterID: netip.MustParseAddr("10.68.1.1"),
+		Config: Config{Path: "/etc/vipspeaker/vipspeaker.yaml", LoadedAt: ago(3 * time.Hour), ReloadOK: true},
+		VIPs: []VIP{
+			{
+				Name: "vipa", Prefix: netip.MustParsePrefix("10.68.6.1/32"), Bound: true, Wanted: true, Announced: true,
+				PreferredSource: true, Source: []string{"en1", "en5"},
+				Interfaces: []VIPInterface{on("en1", en1), on("en5", en5)},
+			},
+			{
+				Name: "web", Prefix: netip.MustParsePrefix("fd68:6::80/128"), Bound: true, Wanted: true, Announced: true,
+				Interfaces: []VIPInterface{on("en1", en1)},
+				Checks: []Check{{
+					Name: "http", Kind: "http", Verdict: "healthy", Since: ago(time.Hour), Checked: ago(time.Second),
+					Duration: 3 * time.Millisecond,
+				}},
+			},
+		},
+		Interfaces: []Interface{
+			{
+				Name: "en1", Index: 2, Usable: true, Since: ago(3 * time.Hour), Speaker: speaker(4711),
+				Addresses: []netip.Prefix{netip.MustParsePrefix("10.68.1.1/24")},
+			},
+			{
+				Name: "en5", Index: 3, Usable: true, Since: ago(95 * time.Second), Speaker: speaker(4712),
+				Addresses: []netip.Prefix{netip.MustParsePrefix("10.68.5.1/24"), netip.MustParsePrefix("fd68:5::1/64")},
+			},
+		},
+		Peers: []Peer{
+			{
+				Address: en1, Interface: "en1", ASN: 65000, LocalAddress: netip.MustParseAddr("10.68.1.1"),
+				State: "Established", Since: ago(3 * time.Hour), Transitions: 1, Announced: 2,
+			},
+			{
+				Address: en5, Interface: "en5", ASN: 65000, LocalAddress: netip.MustParseAddr("10.68.5.1"),
+				State: "Established", Since: ago(90 * time.Second), Transitions: 3, Announced: 1,
+				LastError: "Cease, Administrative Shutdown: \"upgrade\"", LastErrorAt: ago(100 * time.Second),
+			},
+		},
+		Kernel: Kernel{
+			Device: "vi0", DeviceKind: "dummy",
+			Repaired: map[string]uint64{"address": 1}, Resyncs: map[string]uint64{"start": 1, "enobufs": 2},
+		},
+		Passes: Passes{OK: 400, Error: 1, Duration: 900 * time.Microsecond},
+	}
+}
+
+// broken is the sample with en5 without carrier, a failed check and a refused
+// reload, and a router that sends escape sequences.
+func broken() *Status {
+	s := sample()
+	s.Time = ago(50 * time.Second)
+	s.Config.ReloadOK, s.Config.ReloadedAt = false, ago(5*time.Minute)
+	s.Config.Error = "bgp.asn: -1: must be 1 to 4294967295 (and 2 more)"
+	s.Passes.LastError = "vip: add rule 32100: operation not permitted"
+	s.Kernel.Problems = []string{"en1: rp_filter is 1, replies by another interface are dropped"}
+	vipa, web := &s.VIPs[0], &s.VIPs[1]
+	vipa.Source = []string{"en1"}
+	vipa.Interfaces[1] = VIPInterface{Interface: "en5", Reason: NoUsableInterface, Detail: "en5: no_carrier"}
+	web.Bound, web.Wanted, web.Announced = true, false, false
+	web.Reason, web.Detail = CheckFailed, "http: got 503, want 200-399"
+	web.Interfaces[0] = VIPInterface{Interface: "en1", Reason: CheckFailed}
+	web.Checks[0].Verdict, web.Checks[0].Reason = "unhealthy", "got 503, want 200-399"
+	s.Interfaces[1].Usable, s.Interfaces[1].Reason, s.Interfaces[1].Addresses = false, InterfaceCarrier, nil
+	s.Interfaces[1].Speaker.Phase, s.Interfaces[1].Speaker.Restarts = "backoff", 4
+	s.Interfaces[1].Speaker.LastExit = "exit status 2"
+	s.Peers[1].State, s.Peers[1].Announced = "Down", 0
+	s.Peers[1].LastError = "Cease: \x1b[2Jbye\x9b1m"
+	return s
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func TestText(t *testing.T) {
+	empty := &Status{Version: "v0.1.0", StartedAt: ago(time.Second), Time: noon, ASN: 65010, Config: Config{ReloadOK: true}}
+	stopping := sample()
+	stopping.Stopping = true
+	stopping.VIPs[0].Interfaces[0].Wanted = false
+	stopping.VIPs[0].Interfaces[1] = VIPInterface{Interface: "en5", Wanted: true}
+	tests := map[string]struct {
+		status *Status
+		style  Style
+	}{
+		"good":        {sample(), Style{}},
+		"good-marks":  {sample(), Style{Marks: true}},
+		"good-colour": {sample(), Style{Marks: true, Colour: true}},
+		"broken":      {broken(), Style{}},
+		"stopping":    {stopping, Style{Marks: true}},
+		"empty":       {empty, Style{}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			if err := WriteText(&b, tt.status, tt.style, noon); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, b.String())
+			if tt.style == (Style{}) && strings.ContainsFunc(b.String(), func(r rune) bool { return r > 126 || r < ' ' && r != '\n' }) {
+				t.Error("output for a pipe is not plain ASCII")
+			}
+		})
+	}
+}
+
+func TestExplain(t *testing.T) {
+	unbound := sample()
+	unbound.VIPs[0].Bound, unbound.VIPs[0].Announced, unbound.VIPs[0].Source = false, false, nil
+	unbound.VIPs[0].Reason, unbound.VIPs[0].Detail = NotBound, "add address: operation not permitted"
+	for i := range unbound.VIPs[0].Interfaces {
+		unbound.VIPs[0].Interfaces[i] = VIPInterface{Interface: unbound.VIPs[0].Interfaces[i].Interface, Wanted: true, Reason: NotBound}
+	}
+	tests := map[string]struct {
+		status *Status
+		vip    string
+	}{
+		"why-good":    {sample(), "vipa"},
+		"why-address": {sample(), "fd68:6::80"},
+		"why-half":    {broken(), "10.68.6.1/32"},
+		"why-check":   {broken(), "web"},
+		"why-unbound": {unbound, "vipa"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			e, err := tt.status.Explain(tt.vip, noon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			if err := e.WriteText(&b, Style{}); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, b.String())
+		})
+	}
+	_, err := sample().Explain("vipb", noon)
+	if want := `no VIP "vipb": the configuration has vipa, web`; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	if _, err = (&Status{}).Explain("x", noon); err == nil {
+		t.Error("no error without VIPs")
+	}
+}
+
+func TestJSONRoundTrip(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteJSON(&b, broken()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "broken-json", b.String())
+	var got Status
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	// A byte that is no UTF-8 becomes U+FFFD on the way.
+	want := broken()
+	want.Peers[1].LastError = strings.ToValidUTF8(want.Peers[1].LastError, "\uFFFD")
+	if diff := cmp.Diff(want, &got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("after a round trip (-want +got):\n%s", diff)
+	}
+}
+
+func TestSpan(t *testing.T) {
+	tests := map[time.Duration]string{
+		-time.Second: "0s", 0: "0s", 59 * time.Second: "59s", time.Minute: "1m00s", 61 * time.Minute: "1h01m",
+		25*time.Hour + 59*time.Minute: "1d01h", 400 * 24 * time.Hour: "400d00h",
+	}
+	for d, want := range tests {
+		if got := span(d); got != want {
+			t.Errorf("span(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
