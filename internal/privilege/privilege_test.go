@@ -9,9 +9,9 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"vipspeaker/internal/privilege"
+
+	"golang.org/x/sys/unix"
 )
 
 // childEnv makes the test binary print its capabilities instead of testing.
@@ -32,10 +32,13 @@ func child() int {
 	}
 	after, err2 := effective()
 	if err != nil || err2 != nil {
-		fmt.Println(err, err2)
+		_, _ = fmt.Fprintln(os.Stderr, err, err2)
 		return 1
 	}
-	fmt.Println(before, "->", after)
+	_, err = fmt.Fprintln(os.Stdout, before, "->", after)
+	if err != nil {
+		return 1
+	}
 	return 0
 }
 
@@ -68,20 +71,16 @@ func TestMarkedFileRaises(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Not in t.TempDir: all its parents would have to be open to the user.
-	dir, err := os.MkdirTemp("/tmp", "vipspeaker-privilege")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
+	// The other user must be able to reach the file.
+	dir := t.TempDir()
+	if err = os.Chmod(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	exe := filepath.Join(dir, "child")
-	if err := os.WriteFile(exe, self, 0o755); err != nil {
+	if err = os.WriteFile(exe, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := privilege.MarkFile(exe); err != nil {
+	if err = privilege.MarkFile(exe); err != nil {
 		t.Fatal(err)
 	}
 
