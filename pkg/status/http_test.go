@@ -3,7 +3,6 @@ package status
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -73,6 +72,19 @@ func serve(t *testing.T, h http.Handler) string {
 	return l.Addr().String()
 }
 
+// dial opens a connection that stays open until the end of the test. The server
+// may close it before first is written: that is no failure.
+func dial(t *testing.T, addr, first string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_, _ = io.WriteString(c, first)
+	return c
+}
+
 // TestHostileClients: a thousand connections that send half a request, or
 // nothing, hold up nobody else.
 func TestHostileClients(t *testing.T) {
@@ -80,14 +92,11 @@ func TestHostileClients(t *testing.T) {
 	store.Publish(sample())
 	addr := serve(t, NewHandler(store, reg, func() error { return nil }))
 	for i := range 1000 {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+		first := ""
 		if i%2 == 0 {
-			fmt.Fprint(c, "GET /metrics HTTP/1.1\r\nX-Slow: ")
+			first = "GET /metrics HTTP/1.1\r\nX-Slow: "
 		}
+		dial(t, addr, first)
 	}
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	start := time.Now()
@@ -95,7 +104,7 @@ func TestHostileClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer res.Body.Close() //nolint:errcheck // the body was read
 	if body, err := io.ReadAll(res.Body); err != nil || !strings.Contains(string(body), "vipspeaker_vip_bound") {
 		t.Errorf("scrape: %v, %d octets", err, len(body))
 	}
@@ -106,12 +115,7 @@ func TestHostileClients(t *testing.T) {
 
 func TestSlowClientIsClosed(t *testing.T) {
 	addr := serve(t, http.NotFoundHandler())
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fmt.Fprint(c, "GET / HTTP/1.1\r\nX-Slow: ")
+	c := dial(t, addr, "GET / HTTP/1.1\r\nX-Slow: ")
 	if err := c.SetReadDeadline(time.Now().Add(8 * time.Second)); err != nil {
 		t.Fatal(err)
 	}

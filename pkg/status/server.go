@@ -30,7 +30,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 // NewServer returns an HTTP server that slow and greedy clients cannot hold up:
 // every phase of a request is bounded in time, and the oldest connection is
 // closed when there are more than 128.
-func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 	limit := &connLimit{}
 	return &http.Server{
 		Handler:           h,
@@ -40,7 +40,7 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         limit.changed,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 }
 

@@ -1,0 +1,103 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"vipspeaker/pkg/status"
+)
+
+// maxAnswer bounds what the client reads: a thousand VIPs on eight interfaces
+// take about 4 MB.
+const maxAnswer = 64 << 20
+
+// Client talks with a running daemon.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient returns a client for the daemon's socket at path. It connects with
+// the first call.
+func NewClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		d := net.Dialer{Timeout: 2 * time.Second}
+		return d.DialContext(ctx, "unix", path)
+	}
+	// A reload reads files and resolves nothing: the time is for a busy host.
+	return &Client{path: path, http: http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: dial}}}
+}
+
+// Status returns the picture of the daemon's last pass.
+func (c *Client) Status(ctx context.Context) (*status.Status, error) {
+	var s status.Status
+	if err := c.call(ctx, http.MethodGet, "/v1/status", &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// Reload makes the daemon read its configuration file again. Mistakes in the
+// file are in the result and not an error.
+func (c *Client) Reload(ctx context.Context) (*ReloadResult, error) {
+	var r ReloadResult
+	if err := c.call(ctx, http.MethodPost, "/v1/reload", &r); err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// Close releases idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func (c *Client) call(ctx context.Context, method, path string, into any) error {
+	// The host is not used: the socket says who is called.
+	req, err := http.NewRequestWithContext(ctx, method, "http://vipspeaker"+path, http.NoBody)
+	if err != nil {
+		return err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer res.Body.Close() //nolint:errcheck // it was only read
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("%s: %s %s: %w", c.path, method, path, err)
+	}
+	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusUnprocessableEntity {
+		var f failure
+		if json.Unmarshal(body, &f) == nil && f.Error != "" {
+			return errors.New(f.Error)
+		}
+		return fmt.Errorf("%s: %s %s: %s; is it a vipspeaker of this version?", c.path, method, path, res.Status)
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("%s: %s %s: not the answer of a vipspeaker of this version: %w", c.path, method, path, err)
+	}
+	return nil
+}
+
+// explain turns an error of the connection into one that says what to do.
+func (c *Client) explain(err error) error {
+	var op *net.OpError
+	if !errors.As(err, &op) {
+		return fmt.Errorf("%s: %w", c.path, err)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("is vipspeaker running? %s: %w", c.path, op.Err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("only root and the group of %s may talk with vipspeaker: %w", c.path, op.Err)
+	default:
+		return fmt.Errorf("%s: %w", c.path, op)
+	}
+}

@@ -1,0 +1,76 @@
+// Package control is the daemon's local interface: HTTP with JSON bodies on a
+// Unix socket, and the client that the commands use.
+//
+//	GET  /v1/status   the picture of the last pass, a status.Status
+//	POST /v1/reload   read the configuration file again, a ReloadResult
+//
+// It reads the published status and triggers reloads. It decides nothing and
+// never calls what writes to the kernel or to routers. Who may connect is a
+// matter of the socket's owner, group and mode: see Listen.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"vipspeaker/pkg/status"
+)
+
+// ReloadResult is the answer to POST /v1/reload.
+type ReloadResult struct {
+	OK bool `json:"ok"`
+	// Errors are the mistakes in the file, one per line as `check` prints them;
+	// the state before the reload is then still in force.
+	Errors []string `json:"errors,omitempty"`
+}
+
+// failure is the body of every answer that is not 200 or 422.
+type failure struct {
+	Error string `json:"error"`
+}
+
+// Options are what a server needs.
+type Options struct {
+	Log *slog.Logger
+	// Status returns the picture of the last pass, nil before the first.
+	Status func() *status.Status
+	// Reload reads the configuration file again and returns what is wrong with
+	// it; none when it is now in force.
+	Reload func(ctx context.Context) []string
+}
+
+// Serve answers on l until ctx ends. It returns nil when ctx ended.
+func Serve(ctx context.Context, l net.Listener, o Options) error {
+	return status.Serve(ctx, status.NewServer(newHandler(o), o.Log), l)
+}
+
+func newHandler(o Options) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		s := o.Status()
+		if s == nil {
+			reply(w, http.StatusServiceUnavailable, failure{"the daemon has just started: no pass has ended yet"})
+			return
+		}
+		reply(w, http.StatusOK, s)
+	})
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		mistakes := o.Reload(r.Context())
+		if len(mistakes) > 0 {
+			reply(w, http.StatusUnprocessableEntity, ReloadResult{Errors: mistakes})
+			return
+		}
+		reply(w, http.StatusOK, ReloadResult{OK: true})
+	})
+	// No request has a body; one that is sent is not read.
+	return http.MaxBytesHandler(mux, 0)
+}
+
+func reply(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(body) //nolint:errcheck,gosec // the client has gone away, nobody else wants to know
+}

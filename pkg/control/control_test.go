@@ -1,0 +1,335 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// daemon is a fake of what stands behind the server.
+type daemon struct {
+	store    *status.Store
+	reloads  atomic.Int64
+	mistakes []string
+}
+
+func (d *daemon) reload(context.Context) []string {
+	d.reloads.Add(1)
+	return d.mistakes
+}
+
+// start serves d on a socket in a directory of its own and returns its path.
+func start(t *testing.T, d *daemon) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "control.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := Listen(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- Serve(ctx, l, Options{Log: slog.New(slog.DiscardHandler), Status: d.store.Load, Reload: d.reload})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error("serve:", err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the socket is still there after the end: %v", err)
+		}
+	})
+	return path
+}
+
+func newClient(t *testing.T, path string) *Client {
+	t.Helper()
+	c := NewClient(path)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestStatusAndReload(t *testing.T) {
+	d := &daemon{store: status.NewStore()}
+	c := newClient(t, start(t, d))
+	if _, err := c.Status(t.Context()); err == nil || err.Error() != "the daemon has just started: no pass has ended yet" {
+		t.Errorf("before the first pass: %v", err)
+	}
+	want := &status.Status{Version: "v1", ASN: 65010, VIPs: []status.VIP{{Name: "vipa"}}}
+	d.store.Publish(want)
+	got, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Version != "v1" || got.ASN != 65010 || len(got.VIPs) != 1 || got.VIPs[0].Name != "vipa" {
+		t.Errorf("got %+v", got)
+	}
+	r, err := c.Reload(t.Context())
+	if diff := cmp.Diff(&ReloadResult{OK: true}, r); err != nil || diff != "" {
+		t.Errorf("reload: %v %s", err, diff)
+	}
+	d.mistakes = []string{"bgp.asn: -1: must be positive", "vips: required"}
+	r, err = c.Reload(t.Context())
+	if diff := cmp.Diff(&ReloadResult{Errors: d.mistakes}, r); err != nil || diff != "" {
+		t.Errorf("reload of a bad file: %v %s", err, diff)
+	}
+	if d.reloads.Load() != 2 {
+		t.Errorf("%d reloads, want 2", d.reloads.Load())
+	}
+}
+
+func TestOnlyWhatIsOffered(t *testing.T) {
+	d := &daemon{store: status.NewStore()}
+	path := start(t, d)
+	client := newClient(t, path).http
+	for _, tt := range []struct {
+		method, path string
+		code         int
+	}{
+		{"GET", "/v1/reload", 405},
+		{"POST", "/v1/status", 405},
+		{"DELETE", "/v1/status", 405},
+		{"GET", "/", 404},
+		{"GET", "/v1/../../etc/passwd", 404},
+		{"GET", "/v2/status", 404},
+	} {
+		req, err := http.NewRequest(tt.method, "http://x"+tt.path, strings.NewReader(strings.Repeat("x", 1<<16)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Errorf("%s %s: %v", tt.method, tt.path, err)
+			continue
+		}
+		if res.StatusCode != tt.code {
+			t.Errorf("%s %s: %d, want %d", tt.method, tt.path, res.StatusCode, tt.code)
+		}
+		if err := res.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if d.reloads.Load() != 0 {
+		t.Error("a request that is not POST /v1/reload caused a reload")
+	}
+}
+
+func TestSocketMode(t *testing.T) {
+	for _, mask := range []int{0, 0o022, 0o077} {
+		old := syscall.Umask(mask)
+		path := filepath.Join(t.TempDir(), "run", "control.sock")
+		l, err := Listen(t.Context(), path)
+		syscall.Umask(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]fs.FileMode{}
+		for _, p := range []string{path, filepath.Dir(path)} {
+			info, statErr := os.Lstat(p)
+			if statErr != nil {
+				t.Fatal(statErr)
+			}
+			got[filepath.Base(p)] = info.Mode()
+			if st := info.Sys().(*syscall.Stat_t); int(st.Gid) != os.Getgid() {
+				t.Errorf("%s has group %d, want %d", p, st.Gid, os.Getgid())
+			}
+		}
+		want := map[string]fs.FileMode{"control.sock": fs.ModeSocket | 0o660, "run": fs.ModeDir | 0o755}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("umask %o:\n%s", mask, diff)
+		}
+		entries, err := os.ReadDir(filepath.Dir(path))
+		if err != nil || len(entries) != 1 {
+			t.Errorf("the directory holds %v, %v; want the socket alone", entries, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestNeverOpenToOthers watches the directory tree while sockets are made with
+// an open umask: no socket that others may write to is ever in reach.
+func TestNeverOpenToOthers(t *testing.T) {
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "control.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		for ctx.Err() == nil {
+			if info, err := os.Lstat(path); err == nil && info.Mode().Perm() != 0o660 {
+				t.Errorf("seen with mode %v", info.Mode())
+				return
+			}
+			if info, err := os.Lstat(filepath.Join(dir, ".control.sock")); err == nil && info.Mode().Perm() != 0o700 {
+				t.Errorf("private directory seen with mode %v", info.Mode())
+				return
+			}
+		}
+	})
+	for range 200 {
+		l, err := Listen(ctx, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	watcher.Wait()
+}
+
+func TestListenReplacesOnlyTheDead(t *testing.T) {
+	dir := t.TempDir()
+	t.Run("stale", func(t *testing.T) {
+		path := filepath.Join(dir, "stale.sock")
+		dead, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.(*net.UnixListener).SetUnlinkOnClose(false)
+		if err = dead.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err = os.Mkdir(filepath.Join(dir, ".stale.sock"), 0o700); err != nil { // killed while starting
+			t.Fatal(err)
+		}
+		l, err := Listen(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("live", func(t *testing.T) {
+		path := start(t, &daemon{store: status.NewStore()})
+		_, err := Listen(t.Context(), path)
+		want := "control socket " + path + ": another process answers on it; is vipspeaker running already?"
+		if err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		if _, err := newClient(t, path).Reload(t.Context()); err != nil {
+			t.Error("the live one was harmed:", err)
+		}
+	})
+	t.Run("file", func(t *testing.T) {
+		path := filepath.Join(dir, "precious")
+		if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Listen(t.Context(), path)
+		if err == nil || !strings.Contains(err.Error(), "is not a socket") {
+			t.Errorf("error %v", err)
+		}
+		if data, err := os.ReadFile(path); err != nil || string(data) != "data" {
+			t.Errorf("the file is now %q, %v", data, err)
+		}
+	})
+	t.Run("long", func(t *testing.T) {
+		_, err := Listen(t.Context(), filepath.Join(dir, strings.Repeat("x", 120)))
+		if err == nil || !strings.Contains(err.Error(), "too long for a Unix socket") {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("parent is a file", func(t *testing.T) {
+		if _, err := Listen(t.Context(), filepath.Join(dir, "precious", "control.sock")); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
+// TestCloseKeepsASuccessor: a daemon that ends late does not take away the
+// socket of the one that replaced it.
+func TestCloseKeepsASuccessor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	first, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClientSaysWhatToDo(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "control.sock")
+	_, err := newClient(t, missing).Status(t.Context())
+	want := "is vipspeaker running? " + missing + ": connect: no such file or directory"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	denied := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}
+	want = "only root and the group of /run/vipspeaker/control.sock may talk with vipspeaker: connect: permission denied"
+	if got := NewClient("/run/vipspeaker/control.sock").explain(denied).Error(); got != want {
+		t.Errorf("error %s, want %s", got, want)
+	}
+	other := filepath.Join(t.TempDir(), "other.sock")
+	l, err := net.Listen("unix", other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") })}
+	t.Cleanup(func() { _ = srv.Close() })
+	go func() { _ = srv.Serve(l) }()
+	if _, err = newClient(t, other).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "not the answer of a vipspeaker") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestThousandConnections: clients that connect and say nothing, half a line or
+// nonsense do not keep an honest one from its answer.
+func TestThousandConnections(t *testing.T) {
+	d := &daemon{store: status.NewStore()}
+	d.store.Publish(&status.Status{Version: "v1"})
+	path := start(t, d)
+	for i := range 1000 {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		// The server may have closed it already.
+		_, _ = io.WriteString(c, []string{"", "GET /v1/st", "\x16\x03\x01\x02\x00", strings.Repeat("A", 1<<15)}[i%4])
+	}
+	begin := time.Now()
+	if _, err := newClient(t, path).Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("the answer took %v", took)
+	}
+}

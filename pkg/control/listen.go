@@ -1,0 +1,126 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// maxPath is the longest path of a Unix socket: sun_path of unix(7) without its
+// final NUL.
+const maxPath = 107
+
+// socketName is the name of the socket in its temporary directory; short,
+// because the path is bounded.
+const socketName = "s"
+
+// Listen makes the socket at path, mode 0660 and of the process's group, so
+// that root and the members of that group may connect. Missing parent
+// directories are made with mode 0755.
+//
+// The socket is made in a private directory and moved to its place when it has
+// its mode: at no time can others connect, whatever the umask is. A socket that
+// a dead process left is replaced; one that answers is an error, as is anything
+// that is not a socket. Closing the listener removes the socket.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	l, err := listen(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := makeParent(dir); err != nil {
+		return nil, err
+	}
+	if err := refuseLive(ctx, path); err != nil {
+		return nil, err
+	}
+	private := filepath.Join(dir, "."+filepath.Base(path))
+	if err := os.RemoveAll(private); err != nil { // left by a process that was killed just here
+		return nil, err
+	}
+	if err := os.Mkdir(private, 0o700); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(private) //nolint:errcheck // an empty directory is left at worst
+	temporary := filepath.Join(private, socketName)
+	if len(temporary) > maxPath || len(path) > maxPath {
+		return nil, fmt.Errorf("the path is too long for a Unix socket by %d octets", max(len(temporary), len(path))-maxPath)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", temporary)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	s := &socket{Listener: l, path: path}
+	if err = os.Chmod(temporary, 0o660); err == nil { //nolint:gosec // the daemon's group may connect
+		if s.info, err = os.Lstat(temporary); err == nil {
+			err = os.Rename(temporary, path)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return s, nil
+}
+
+// makeParent makes the directory if it is missing, so that everybody can reach
+// what is in it whatever the umask is: the socket's own mode keeps others out.
+func makeParent(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // see above
+		return err
+	}
+	return os.Chmod(dir, 0o755) //nolint:gosec // see above
+}
+
+// refuseLive returns an error if something at path must not be replaced.
+func refuseLive(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return errors.New("it exists and is not a socket; remove it or set control.socket to another path")
+	}
+	d := net.Dialer{Timeout: time.Second}
+	c, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		return errors.Join(errors.New("another process answers on it; is vipspeaker running already?"), c.Close())
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil // nobody listens: its process is dead
+	}
+	return fmt.Errorf("it exists and cannot be tried: %w", err)
+}
+
+// socket is a listener that removes its file when it is closed, unless another
+// process has put its own there.
+type socket struct {
+	net.Listener
+
+	path string
+	info fs.FileInfo
+}
+
+// Close implements net.Listener.
+func (s *socket) Close() error {
+	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) {
+		os.Remove(s.path) //nolint:errcheck,gosec // the next start replaces it
+	}
+	return s.Listener.Close()
+}
