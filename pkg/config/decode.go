@@ -1,0 +1,238 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// report collects mistakes, and where things stand in the file.
+type report struct {
+	list []Error
+	// lines holds the line of every path in the file.
+	lines map[string]int
+	// bad are the paths that have a mistake, around those that have one
+	// somewhere below. What depends on such a value is not judged.
+	bad, around map[string]bool
+}
+
+func newReport() *report {
+	return &report{lines: map[string]int{}, bad: map[string]bool{}, around: map[string]bool{}}
+}
+
+// add records a mistake. Value is as it is to be shown.
+func (r *report) add(path, value, format string, args ...any) {
+	line, place := 0, path
+	for line == 0 && place != "" {
+		line = r.lines[place]
+		place = parent(place)
+	}
+	r.addAt(line, path, value, fmt.Sprintf(format, args...))
+}
+
+func (r *report) addAt(line int, path, value, problem string) {
+	r.mark(path)
+	r.list = append(r.list, Error{Path: path, Line: line, Value: value, Problem: problem})
+}
+
+// mark says that the value at path is not to be judged.
+func (r *report) mark(path string) {
+	r.bad[path] = true
+	for path != "" {
+		path = parent(path)
+		r.around[path] = true
+	}
+}
+
+// ok tells whether none of the paths has a mistake, nor anything around it that
+// would be its cause, nor anything below it.
+func (r *report) ok(paths ...string) bool {
+	for _, p := range paths {
+		if r.around[p] {
+			return false
+		}
+		for ; p != ""; p = parent(p) {
+			if r.bad[p] {
+				return false
+			}
+		}
+	}
+	return !r.bad[""]
+}
+
+// parent returns the path without its last part.
+func parent(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
+
+// join appends a key to a path. A key that no schema would have is quoted, so
+// that a dot in it is not taken for a level.
+func join(path, key string) string {
+	if key == "" || strings.ContainsFunc(key, func(r rune) bool { return !strconv.IsPrint(r) || strings.ContainsRune(" .:[]\"", r) }) {
+		key = strconv.Quote(key)
+	}
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
+
+// value decodes n into v. Tags are those of the field that v belongs to.
+func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path string) {
+	r.lines[path] = n.line
+	if n.kind == kindNull {
+		r.add(path, "", "has no value; give it one or remove the key")
+		return
+	}
+	problem, isScalar := scalar(n, v.Addr().Interface(), tags)
+	switch {
+	case problem != "":
+		r.add(path, shown(n, v.Type()), "%s", problem)
+	case isScalar:
+	case v.Kind() == reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		r.value(n, v.Elem(), tags, path)
+	case v.Kind() == reflect.Slice:
+		r.slice(n, v, tags, path)
+	default:
+		r.section(n, v, path)
+	}
+}
+
+// shown returns the value for a message, unless it may hold a secret.
+func shown(n *node, t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[Secret](), t == reflect.TypeFor[later]():
+		return ""
+	case t == reflect.TypeFor[url.URL]() && strings.Contains(n.text, "@"):
+		return ""
+	}
+	return n.show()
+}
+
+func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path string) {
+	if n.kind != kindList {
+		if tags.Get("single") == "" || n.kind == kindMapping {
+			problem := "must be a list, not " + n.kind.String()
+			if hint := tags.Get("hint"); hint != "" {
+				problem += "; " + hint
+			}
+			r.add(path, n.show(), "%s", problem)
+			return
+		}
+		item := reflect.New(v.Type().Elem()).Elem()
+		r.value(n, item, tags, path)
+		v.Set(reflect.Append(v, item))
+		return
+	}
+	if len(n.items) == 0 && tags.Get("required") != "" {
+		r.add(path, "", "must have at least one entry")
+	}
+	for i, one := range n.items {
+		// A bad entry stays, so that the others keep their place.
+		item := reflect.New(v.Type().Elem()).Elem()
+		r.value(one, item, tags, index(path, i))
+		v.Set(reflect.Append(v, item))
+	}
+}
+
+// section decodes a mapping into a struct of the schema.
+func (r *report) section(n *node, v reflect.Value, path string) {
+	if n.kind != kindMapping {
+		r.add(path, n.show(), "must be a mapping of keys, not %s", n.kind)
+		return
+	}
+	keys := make([]string, 0, v.NumField())
+	for i := range v.NumField() {
+		keys = append(keys, v.Type().Field(i).Tag.Get("key"))
+	}
+	seen := map[string]int{}
+	for _, p := range n.pairs {
+		place := join(path, p.key)
+		i := slices.Index(keys, p.key)
+		first, double := seen[p.key]
+		switch {
+		case double:
+			problem := "is given twice"
+			if first > 0 {
+				problem += fmt.Sprintf(", first on line %d", first)
+			}
+			r.addAt(p.line, place, "", problem)
+		case i < 0:
+			problem, meant := unknownKey(p, keys)
+			r.addAt(p.line, place, "", problem)
+			if meant != "" {
+				r.mark(join(path, meant))
+			}
+		default:
+			r.value(p.value, v.Field(i), v.Type().Field(i).Tag, place)
+			r.lines[place] = p.line
+		}
+		seen[p.key] = p.line
+	}
+	r.absent(v, path, seen)
+}
+
+// absent fills in the defaults of the keys that are not there and reports those
+// that must be.
+func (r *report) absent(v reflect.Value, path string, seen map[string]int) {
+	later := false // then this entry is of another shape, not incomplete
+	for i := range v.NumField() {
+		key := v.Type().Field(i).Tag.Get("key")
+		_, there := seen[key]
+		later = later || there && isLater(v.Field(i)) && r.bad[join(path, key)]
+	}
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		key := field.Tag.Get("key")
+		if _, there := seen[key]; there {
+			continue
+		}
+		word, hasDefault := field.Tag.Lookup("default")
+		switch {
+		case hasDefault:
+			scalar(&node{kind: defaultKind(field.Type), text: word}, v.Field(i).Addr().Interface(), "")
+		case field.Tag.Get("required") != "":
+			if !later && !r.bad[join(path, key)] {
+				r.add(join(path, key), "", "is required")
+			}
+		case isSection(field.Type):
+			r.section(&node{kind: kindMapping}, v.Field(i), join(path, key))
+		}
+	}
+}
+
+func isLater(v reflect.Value) bool { return v.Type() == reflect.TypeFor[later]() }
+
+// isSection tells whether t is a struct of the schema.
+func isSection(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t.NumField() > 0 && t.Field(0).Tag.Get("key") != ""
+}
+
+func defaultKind(t reflect.Type) kind {
+	switch t.Kind() {
+	case reflect.Bool:
+		return kindBool
+	case reflect.Int, reflect.Uint32:
+		return kindNumber
+	default:
+		return kindText
+	}
+}
+
+// unknownKey says what is wrong with a key that the schema does not have, and
+// which key was probably meant.
+func unknownKey(p pair, keys []string) (problem, meant string) {
+	if first, rest, dotted := strings.Cut(p.key, "."); dotted && slices.Contains(keys, first) {
+		return fmt.Sprintf("unknown key; a dot does not nest keys: write %q below %q", rest, first), first
+	}
+	if guess := closest(p.key, keys); guess != "" {
+		return fmt.Sprintf("unknown key; did you mean %q?", guess), guess
+	}
+	known := slices.Clone(keys)
+	slices.Sort(known)
+	return "unknown key; the keys here are " + strings.Join(known, ", "), ""
+}

@@ -1,0 +1,340 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// asn is an autonomous system number that may be used on the Internet.
+type asn uint32
+
+// peerASN is the number of a peer; zero with internal means the own one.
+type peerASN struct {
+	number   uint32
+	internal bool
+}
+
+// peerAddress is the unicast address of a router.
+type peerAddress struct{ netip.Addr }
+
+// community is an RFC 1997 value.
+type community uint32
+
+// later is a value that is reserved for a feature to come.
+type later struct{}
+
+// scalar decodes n into dst. It returns what is wrong, and whether dst is a
+// scalar at all.
+func scalar(n *node, dst any, tags reflect.StructTag) (problem string, isScalar bool) {
+	switch d := dst.(type) {
+	case *later:
+		return laterValue(n, tags.Get("later")), true
+	case *bool:
+		*d = n.text == "true"
+		if n.kind != kindBool {
+			return "must be true or false", true
+		}
+	case *string:
+		return textValue(n, d, tags), true
+	case *Secret:
+		return textValue(n, (*string)(d), tags), true
+	case *int:
+		return number(n, d, tags.Get("range")), true
+	case *uint32:
+		return number(n, d, tags.Get("range")), true
+	case *time.Duration:
+		return duration(n, d, tags), true
+	default:
+		return special(n, dst)
+	}
+	return "", true
+}
+
+// special is the rest of scalar: the types of networking.
+func special(n *node, dst any) (problem string, isScalar bool) {
+	switch d := dst.(type) {
+	case *asn:
+		return asNumber(n, (*uint32)(d)), true
+	case *peerASN:
+		return peerNumber(n, d), true
+	case *peerAddress:
+		if n.text == "gateway" {
+			return "is not supported yet; write the router's address", true
+		}
+		return address(n, &d.Addr), true
+	case *netip.Addr:
+		return address(n, d), true
+	case *netip.Prefix:
+		return prefix(n, d), true
+	case *netip.AddrPort:
+		return addressPort(n, d), true
+	case *community:
+		return oneCommunity(n, d), true
+	case *LargeCommunity:
+		return largeCommunity(n, d), true
+	case *StatusRange:
+		return statusRange(n, d), true
+	case *url.URL:
+		return checkURL(n, d), true
+	}
+	return "", false
+}
+
+func laterValue(n *node, accepted string) string {
+	harmless := n.text == accepted && (n.kind == kindText || n.kind == kindBool)
+	if accepted == "[]" {
+		harmless = n.kind == kindList && len(n.items) == 0
+	}
+	if harmless && accepted != "" {
+		return ""
+	}
+	if accepted != "" {
+		return fmt.Sprintf("is not supported yet, other than %s", accepted)
+	}
+	return "is not supported yet"
+}
+
+func textValue(n *node, d *string, tags reflect.StructTag) string {
+	allowed := strings.Fields(tags.Get("oneof"))
+	switch {
+	case len(allowed) > 0 && (n.kind != kindText || !slices.Contains(allowed, n.text)):
+		if guess := closest(n.text, allowed); guess != "" {
+			return fmt.Sprintf("must be one of %s; did you mean %q?", strings.Join(allowed, ", "), guess)
+		}
+		return "must be one of " + strings.Join(allowed, ", ")
+	case n.kind == kindMapping || n.kind == kindList:
+		return "must be text, not " + n.kind.String()
+	case n.kind != kindText:
+		return fmt.Sprintf("must be text, not %s; put it in quotes", n.kind)
+	case strings.ContainsFunc(n.text, unicode.IsControl):
+		return "must not hold control characters"
+	}
+	*d = n.text
+	return ""
+}
+
+// number decodes a decimal number within the range.
+func number[T int | uint32](n *node, d *T, limits string) string {
+	lowest, highest := int64(0), int64(1<<32-1)
+	if low, high, ok := strings.Cut(limits, ".."); ok {
+		lowest, _ = strconv.ParseInt(low, 10, 64)
+		highest, _ = strconv.ParseInt(high, 10, 64)
+	}
+	want := fmt.Sprintf("must be a number from %d to %d", lowest, highest)
+	digits := strings.TrimPrefix(n.text, "-")
+	switch {
+	case n.kind == kindText && digits != "" && strings.Trim(digits, "0123456789") == "":
+		return want + "; remove the quotes"
+	case n.kind != kindNumber:
+		return want
+	case strings.Trim(digits, "0123456789") != "" || len(digits) > 1 && digits[0] == '0':
+		return want + ", in plain decimal digits"
+	}
+	value, err := strconv.ParseInt(n.text, 10, 64)
+	if err != nil || value < lowest || value > highest {
+		return want
+	}
+	*d = T(value)
+	return ""
+}
+
+func duration(n *node, d *time.Duration, tags reflect.StructTag) string {
+	if n.kind == kindNumber {
+		return fmt.Sprintf("a bare number is not a duration; write %q", n.text+"s")
+	}
+	value, err := time.ParseDuration(n.text)
+	if n.kind != kindText || err != nil {
+		return "must be a duration such as 250ms, 3s or 1m30s"
+	}
+	low, high, limited := strings.Cut(tags.Get("range"), "..")
+	if limited {
+		lowest, _ := time.ParseDuration(low)
+		highest, _ := time.ParseDuration(high)
+		if value < lowest || value > highest {
+			return fmt.Sprintf("must be a duration from %s to %s", low, high)
+		}
+	}
+	if tags.Get("whole") != "" && value%time.Second != 0 {
+		return "must be a whole number of seconds"
+	}
+	*d = value
+	return ""
+}
+
+func asNumber(n *node, d *uint32) string {
+	var value uint32
+	if problem := number(n, &value, "1..4294967294"); problem != "" {
+		return strings.Replace(problem, "a number", "an AS number", 1)
+	}
+	switch value {
+	case 23456:
+		return "is AS_TRANS (RFC 6793), which no network has; write the network's own AS number"
+	case 65535:
+		return "is reserved (RFC 7300); private AS numbers are 64512 to 65534 and 4200000000 to 4294967294"
+	}
+	*d = value
+	return ""
+}
+
+func peerNumber(n *node, d *peerASN) string {
+	switch {
+	case n.text == "internal":
+		d.internal = true
+		return ""
+	case n.text == "external":
+		return "is not supported yet; write the peer's AS number"
+	case n.kind == kindText:
+		return "must be an AS number from 1 to 4294967294 without quotes, or internal"
+	}
+	return asNumber(n, &d.number)
+}
+
+func address(n *node, d *netip.Addr) string {
+	value, err := netip.ParseAddr(n.text)
+	switch {
+	case err != nil:
+		return "must be an IP address such as 192.0.2.1 or 2001:db8::1"
+	case value.Zone() != "":
+		return "must not have a zone; the interface tells it"
+	case value.Is4In6():
+		return fmt.Sprintf("must not be an IPv4 address inside an IPv6 one; write %s", value.Unmap())
+	}
+	*d = value
+	return ""
+}
+
+func prefix(n *node, d *netip.Prefix) string {
+	const want = "must be an address or a prefix such as 192.0.2.1 or 2001:db8::/64"
+	value, err := netip.ParsePrefix(n.text)
+	if !strings.Contains(n.text, "/") {
+		var addr netip.Addr
+		if problem := address(n, &addr); problem != "" {
+			return strings.Replace(problem, "must be an IP address such as 192.0.2.1 or 2001:db8::1", want, 1)
+		}
+		value, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	switch {
+	case err != nil:
+		return want
+	case value.Addr().Is4In6():
+		return "must not be an IPv4 prefix inside an IPv6 one"
+	case value != value.Masked():
+		return fmt.Sprintf("has host bits set; write %s for the prefix or %s/%d for the one address",
+			value.Masked(), value.Addr(), value.Addr().BitLen())
+	}
+	*d = value
+	return ""
+}
+
+func addressPort(n *node, d *netip.AddrPort) string {
+	value, err := netip.ParseAddrPort(n.text)
+	switch {
+	case err != nil:
+		return "must be an IP address with a port such as 192.0.2.1:53 or [2001:db8::1]:53"
+	case value.Port() == 0:
+		return "must have a port from 1 to 65535"
+	case value.Addr().Zone() != "" || value.Addr().Is4In6() || value.Addr().IsUnspecified() || value.Addr().IsMulticast():
+		return "must be one host's address, without a zone"
+	}
+	*d = value
+	return ""
+}
+
+// wellKnown returns the value of a community that has a name: RFC 1997, RFC
+// 3765, RFC 7999 and RFC 8326.
+func wellKnown(name string) (community, bool) {
+	switch name {
+	case "graceful-shutdown":
+		return 0xFFFF0000, true
+	case "blackhole":
+		return 0xFFFF029A, true
+	case "no-export":
+		return 0xFFFFFF01, true
+	case "no-advertise":
+		return 0xFFFFFF02, true
+	case "no-export-subconfed":
+		return 0xFFFFFF03, true
+	case "no-peer":
+		return 0xFFFFFF04, true
+	}
+	return 0, false
+}
+
+func oneCommunity(n *node, d *community) string {
+	if value, ok := wellKnown(n.text); ok {
+		*d = value
+		return ""
+	}
+	parts, ok := numbers(n.text, 2, 16)
+	if !ok || n.kind != kindText {
+		return `must be "65010:100" with numbers from 0 to 65535, or one of no-export, no-advertise, ` +
+			"no-export-subconfed, no-peer, blackhole, graceful-shutdown"
+	}
+	*d = community(parts[0]<<16 | parts[1])
+	return ""
+}
+
+func largeCommunity(n *node, d *LargeCommunity) string {
+	parts, ok := numbers(n.text, 3, 32)
+	if !ok || n.kind != kindText {
+		return `must be "65010:1:2" with three numbers from 0 to 4294967295`
+	}
+	*d = LargeCommunity{Global: parts[0], Local1: parts[1], Local2: parts[2]}
+	return ""
+}
+
+// numbers splits text at colons into count numbers of so many bits.
+func numbers(text string, count, bits int) ([]uint32, bool) {
+	words := strings.Split(text, ":")
+	parts := make([]uint32, 0, count)
+	for _, w := range words {
+		value, err := strconv.ParseUint(w, 10, bits)
+		if err != nil {
+			return nil, false
+		}
+		parts = append(parts, uint32(value)) //nolint:gosec // bits is at most 32
+	}
+	return parts, len(parts) == count
+}
+
+func statusRange(n *node, d *StatusRange) string {
+	low, high, isRange := strings.Cut(n.text, "-")
+	if !isRange {
+		high = low
+	}
+	lowest, err1 := strconv.Atoi(low)
+	highest, err2 := strconv.Atoi(high)
+	if err1 != nil || err2 != nil || lowest < 100 || highest > 599 || lowest > highest || n.kind > kindNumber {
+		return `must be a status code from 100 to 599 or a range such as "200-399"`
+	}
+	*d = StatusRange{Min: lowest, Max: highest}
+	return ""
+}
+
+func checkURL(n *node, d *url.URL) string {
+	value, err := url.Parse(n.text)
+	if err != nil || n.kind != kindText || value.Scheme != "http" && value.Scheme != "https" || value.Host == "" {
+		return "must be a URL such as http://192.0.2.1:8080/healthz"
+	}
+	if value.User != nil {
+		return "must not hold a user or a password; use headers"
+	}
+	host, err := netip.ParseAddr(value.Hostname())
+	if err != nil || host.Zone() != "" || host.Is4In6() || host.IsUnspecified() || host.IsMulticast() {
+		return "must have an IP address as host, so that one family is checked; give the name as the header Host"
+	}
+	if port := value.Port(); port != "" || strings.HasSuffix(value.Host, ":") {
+		if p, err := strconv.Atoi(port); err != nil || p < 1 || p > 65535 {
+			return "must have a port from 1 to 65535"
+		}
+	}
+	*d = *value
+	return ""
+}

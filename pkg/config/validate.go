@@ -1,0 +1,214 @@
+package config
+
+import (
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// quote shows a text in a message.
+func quote(s string) string { return (&node{kind: kindText, text: s}).show() }
+
+// validate reports what contradicts itself. A value that has a mistake already
+// is the zero value or a default, and is not judged again.
+func validate(cfg *Config, r *report) {
+	if id := cfg.BGP.RouterID; r.ok("bgp.router_id") && id.IsValid() && (!id.Is4() || id.IsUnspecified()) {
+		r.add("bgp.router_id", quote(id.String()), "must be an IPv4 address other than 0.0.0.0")
+	}
+	checkTimers(cfg.BGP.Timers, Timers{}, r, "bgp.timers")
+	if name := cfg.VirtualInterface.Name; r.ok("virtual_interface.name") {
+		if problem := badInterfaceName(name); problem != "" {
+			r.add("virtual_interface.name", quote(name), "%s", problem)
+		} else if kind := cfg.VirtualInterface.Kind; name == "lo" && (kind == "dummy" || kind == "bridge") {
+			r.add("virtual_interface.kind", quote(kind), `must be auto or existing, for the kernel owns "lo"`)
+		}
+	}
+	validateInterfaces(cfg, r)
+	validateVIPs(cfg, r)
+	validateExclude(cfg, r)
+	validateHost(cfg, r)
+}
+
+// checkTimers compares hold time and keepalive. What a peer inherits unchanged
+// is reported only where it is set.
+func checkTimers(t, inherited Timers, r *report, path string) {
+	if t == inherited || !r.ok(path, "bgp.timers") || t.HoldTime == 0 {
+		return
+	}
+	if t.Keepalive*3 > t.HoldTime {
+		r.add(path+".keepalive", quote(short(t.Keepalive)), "must be at most a third of the hold time, which is %s", short(t.HoldTime))
+	}
+}
+
+// badInterfaceName says why the kernel refuses the name, or "" (dev_valid_name
+// in net/core/dev.c).
+func badInterfaceName(name string) string {
+	switch {
+	case name == "":
+		return "must not be empty"
+	case len(name) > 15:
+		return "is longer than 15 bytes; the kernel has no such interface names"
+	case name == ".", name == "..", strings.ContainsAny(name, "/:"), strings.ContainsFunc(name, unicode.IsSpace):
+		return "must be an interface name, without blanks, slashes and colons"
+	}
+	return ""
+}
+
+func validateInterfaces(cfg *Config, r *report) {
+	seen := map[string]int{}
+	for i, one := range cfg.Interfaces {
+		path := index("interfaces", i)
+		place := path + ".name"
+		if first, double := seen[one.Name]; r.ok(place) {
+			switch problem := badInterfaceName(one.Name); {
+			case problem != "":
+				r.add(place, quote(one.Name), "%s", problem)
+			case one.Name == "lo":
+				r.add(place, quote(one.Name), "must be an interface that leads to a router")
+			case double:
+				r.add(place, quote(one.Name), "is the name of interfaces[%d] too; list its peers there", first)
+			case one.Name == cfg.VirtualInterface.Name && r.ok("virtual_interface.name"):
+				r.add(place, quote(one.Name), "is the virtual interface; list the interfaces that lead to routers")
+			default:
+				seen[one.Name] = i
+			}
+		}
+		validateGateways(one, r, path)
+		validatePeers(one, cfg, r, path)
+	}
+}
+
+func validateGateways(one Interface, r *report, path string) {
+	families := map[bool]bool{}
+	for k, g := range one.Gateways {
+		place := index(path+".gateway", k)
+		if !g.IsValid() {
+			continue
+		}
+		if _, listed := r.lines[place]; !listed {
+			place = path + ".gateway" // a lone address
+		}
+		switch problem := badHost(g, true); {
+		case problem != "":
+			r.add(place, quote(g.String()), "%s", problem)
+		case families[g.Is4()]:
+			r.add(place, quote(g.String()), "is a second gateway of its family; give one for IPv4 and one for IPv6 at most")
+		}
+		families[g.Is4()] = true
+	}
+}
+
+// badHost says why the address cannot be a router's, or "".
+func badHost(a netip.Addr, linkLocal bool) string {
+	switch {
+	case a.IsLinkLocalUnicast() && linkLocal:
+		return ""
+	case a.IsLinkLocalUnicast():
+		return "is link-local; sessions over link-local addresses are not supported yet"
+	}
+	if name := unusable(netip.PrefixFrom(a, a.BitLen())); name != "" {
+		return "must be the router's own address; this one is " + name
+	}
+	return ""
+}
+
+func validatePeers(one Interface, cfg *Config, r *report, path string) {
+	seen := map[netip.Addr]int{}
+	for j, p := range one.Peers {
+		peerPath := index(path+".peers", j)
+		checkTimers(p.Timers, cfg.BGP.Timers, r, peerPath+".timers")
+		place := peerPath + ".address"
+		if !p.Address.IsValid() {
+			continue
+		}
+		if problem := badHost(p.Address, false); problem != "" {
+			r.add(place, quote(p.Address.String()), "%s", problem)
+			continue
+		}
+		if first, double := seen[p.Address]; double {
+			r.add(place, quote(p.Address.String()), "is the address of peers[%d] of this interface too", first)
+			continue
+		}
+		seen[p.Address] = j
+	}
+}
+
+func validateExclude(cfg *Config, r *report) {
+	seen := map[netip.Prefix]int{}
+	for i, p := range cfg.Egress.Exclude {
+		place := index("egress.exclude", i)
+		if !p.IsValid() {
+			continue
+		}
+		first, double := seen[p]
+		switch {
+		case p.Bits() == 0:
+			r.add(place, quote(p.String()), "would exclude every destination; set preferred_source: false instead")
+		case double:
+			r.add(place, quote(p.String()), "is listed twice, first as exclude[%d]", first)
+		}
+		seen[p] = i
+	}
+}
+
+func validateHost(cfg *Config, r *report) {
+	if l := cfg.HTTP.Listen; l != "" && r.ok("http.listen") {
+		ap, err := netip.ParseAddrPort(l)
+		if err != nil || ap.Port() == 0 {
+			problem := `must be an IP address and a port such as 127.0.0.1:9179, or "off"`
+			if host, port, err := net.SplitHostPort(l); err == nil && host == "" {
+				problem += `; write "0.0.0.0:` + port + `" or "[::]:` + port + `" for all addresses`
+			}
+			r.add("http.listen", quote(l), "%s", problem)
+		}
+	}
+	if s := cfg.Control.Socket; r.ok("control.socket") {
+		switch {
+		case !filepath.IsAbs(s):
+			r.add("control.socket", quote(s), "must be an absolute path")
+		case len(s) > 107:
+			r.add("control.socket", quote(s), "has %d bytes; a Unix socket's path has at most 107", len(s))
+		}
+	}
+	s := cfg.Shutdown
+	if r.ok("shutdown.time", "shutdown.wait") && s.Wait >= s.Time {
+		r.add("shutdown.wait", quote(short(s.Wait)), "must be below shutdown.time, which is %s", short(s.Time))
+	}
+	if r.ok("shutdown.mode", "bgp.graceful_restart") && s.Mode == "restart" && !cfg.BGP.GracefulRestart.Enabled {
+		r.add("shutdown.mode", quote(s.Mode), "needs bgp.graceful_restart.enabled: true, else routers drop the routes")
+	}
+}
+
+// short is d as a user writes it: 1m rather than 1m0s.
+func short(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
+}
+
+// badLabel says why a name of the user's cannot be one, or "". Names are
+// arguments of commands and labels of metrics.
+func badLabel(name string) string {
+	plain := func(c rune) bool {
+		return c > unicode.MaxASCII || !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("._:/-", c)
+	}
+	if name == "" || len(name) > 64 || name[0] == '-' || strings.ContainsFunc(name, plain) {
+		return "must be 1 to 64 letters, digits and . _ : / -, and not begin with -"
+	}
+	return ""
+}
+
+// headerToken tells whether s is a token of RFC 9110 section 5.6.2, as methods
+// and names of headers are.
+func headerToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return c > unicode.MaxASCII || !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("!#$%&'*+-.^_`|~", c)
+	})
+}
