@@ -92,6 +92,9 @@ func (Secret) GoString() string { return "(secret)" }
 // LogValue returns a placeholder.
 func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
 
+// MarshalText returns a placeholder, for JSON and every other text encoding.
+func (Secret) MarshalText() ([]byte, error) { return []byte("(secret)"), nil }
+
 // Path is one announcement with its attributes (RFC 4271 section 5). Two paths
 // of a speaker never have the same prefix.
 type Path struct {
@@ -113,6 +116,14 @@ type Path struct {
 // LargeCommunity is one RFC 8092 value.
 type LargeCommunity struct {
 	Global, Local1, Local2 uint32
+}
+
+// ReceivedPath is one path that a peer sent and a speaker with AcceptPaths took.
+type ReceivedPath struct {
+	Prefix  netip.Prefix
+	NextHop netip.Addr
+	// Peer is the address of the peer that sent it.
+	Peer netip.Addr
 }
 
 // SessionState is a state of the BGP finite state machine (RFC 4271 section 8.2.2).

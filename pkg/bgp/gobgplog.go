@@ -1,0 +1,229 @@
+package bgp
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gobgplog "github.com/osrg/gobgp/v3/pkg/log"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+// maxFaults bounds how many different faults are remembered.
+const maxFaults = 8
+
+// logAdapter is GoBGP's logger. GoBGP v3 gives no reason with its events, only
+// in its log, so the adapter also collects why sessions end. GoBGP calls it
+// with its locks held: it must not call back, and it formats at once because
+// the fields hold live objects.
+type logAdapter struct {
+	log   *slog.Logger
+	debug atomic.Bool
+
+	mu     sync.Mutex
+	notes  map[string]string   // peer address: what was just seen on its connection
+	errs   map[string]lastFall // peer address: why its session last ended or did not come up
+	faults []string
+}
+
+type lastFall struct {
+	text string
+	at   time.Time
+}
+
+func newLogAdapter(log *slog.Logger) *logAdapter {
+	return &logAdapter{log: log, notes: map[string]string{}, errs: map[string]lastFall{}}
+}
+
+// lastError returns why the peer's session last ended or did not come up.
+func (l *logAdapter) lastError(peer string) (string, time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.errs[peer]
+	return e.text, e.at
+}
+
+// explain replaces the reason of a fall that happened for an unknown message.
+func (l *logAdapter) explain(peer, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.errs[peer]; e.text == unexpectedMessage {
+		l.errs[peer] = lastFall{text, e.at}
+	}
+}
+
+// forget drops what is known of a peer.
+func (l *logAdapter) forget(peer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.notes, peer)
+	delete(l.errs, peer)
+}
+
+// clearFaults forgets the faults: what still fails will say so again.
+func (l *logAdapter) clearFaults() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = nil
+}
+
+// fault returns what GoBGP could not do although its calls succeeded.
+func (l *logAdapter) fault() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.faults) == 0 {
+		return nil
+	}
+	return errors.New("gobgp: " + strings.Join(l.faults, "; "))
+}
+
+func (l *logAdapter) addFault(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.faults) < maxFaults && !slices.Contains(l.faults, text) {
+		l.faults = append(l.faults, text)
+	}
+}
+
+func (l *logAdapter) note(peer, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if text == "" {
+		delete(l.notes, peer)
+		return
+	}
+	l.notes[peer] = text
+}
+
+// Panic implements gobgplog.Logger; its callers rely on it not to return.
+func (l *logAdapter) Panic(msg string, fields gobgplog.Fields) {
+	panic(fmt.Sprintf("gobgp: %s %v", msg, attrs(fields)))
+}
+
+// Fatal implements gobgplog.Logger; its callers rely on it not to return.
+func (l *logAdapter) Fatal(msg string, fields gobgplog.Fields) {
+	l.log.Error("gobgp gives up", append([]any{"message", msg}, attrs(fields)...)...)
+	os.Exit(1)
+}
+
+// Error implements gobgplog.Logger.
+func (l *logAdapter) Error(msg string, fields gobgplog.Fields) {
+	l.log.Error("gobgp error", append([]any{"message", msg}, attrs(fields)...)...)
+}
+
+// Warn implements gobgplog.Logger. A peer can cause most of these at will, so
+// they are for debugging; those that mean a broken promise are not.
+func (l *logAdapter) Warn(msg string, fields gobgplog.Fields) {
+	key := fieldText(fields["Key"])
+	switch msg {
+	case "received notification":
+		l.note(key, "received "+notificationOf(fields))
+	case "sent notification":
+		l.note(key, "sent "+notificationOf(fields))
+	case "failed to send":
+		l.note(key, "write: "+fieldText(fields["Data"]))
+	case "failed to serialize", "failed to set md5", "cannot set TTL (255) for TCPListener", "cannot set TTL for peer",
+		"failed to bind Listener to device ", "Failed to AcceptTCP":
+		l.addFault(strings.TrimSpace(msg) + ": " + key + ": " + faultCause(fields))
+		l.log.Warn("gobgp warning", append([]any{"message", msg}, attrs(fields)...)...)
+		return
+	}
+	l.Debug(msg, fields)
+}
+
+// Info implements gobgplog.Logger.
+func (l *logAdapter) Info(msg string, fields gobgplog.Fields) { l.Debug(msg, fields) }
+
+// Debug implements gobgplog.Logger.
+func (l *logAdapter) Debug(msg string, fields gobgplog.Fields) {
+	switch msg {
+	case "failed to connect":
+		if err, ok := fields["Error"].(error); ok {
+			l.fell(fieldText(fields["Key"]), connectText(err))
+		}
+	case "state changed":
+		l.stateChanged(fields)
+	}
+	if l.debug.Load() {
+		l.log.Debug("gobgp", append([]any{"message", msg}, attrs(fields)...)...)
+	}
+}
+
+// SetLevel implements gobgplog.Logger; the level is not GoBGP's to choose.
+func (l *logAdapter) SetLevel(gobgplog.LogLevel) {}
+
+// GetLevel implements gobgplog.Logger. GoBGP reports failed connections only
+// when it believes that debugging is on.
+func (l *logAdapter) GetLevel() gobgplog.LogLevel { return gobgplog.DebugLevel }
+
+// stateChanged turns the end of a connection into a reason.
+func (l *logAdapter) stateChanged(fields gobgplog.Fields) {
+	key, next := fieldText(fields["Key"]), fieldText(fields["new"])
+	if !strings.HasSuffix(next, "IDLE") {
+		if strings.HasSuffix(next, "ACTIVE") {
+			l.note(key, "")
+		}
+		return
+	}
+	l.mu.Lock()
+	text := l.notes[key]
+	l.mu.Unlock()
+	if text == "" {
+		text = fallText(fieldText(fields["old"]), fieldText(fields["reason"]))
+	}
+	if text != "" {
+		l.fell(key, text)
+	}
+	l.note(key, "")
+}
+
+func (l *logAdapter) fell(peer, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errs[peer] = lastFall{text, time.Now()}
+}
+
+// notificationOf reads the NOTIFICATION out of a log line of GoBGP, which has
+// either its code or the error that made it.
+func notificationOf(fields gobgplog.Fields) string {
+	if e, ok := fields["Data"].(*bgp.MessageError); ok {
+		text := notificationText(e.TypeCode, e.SubTypeCode, "")
+		if e.Message != "" {
+			text += " (" + e.Message + ")"
+		}
+		return text
+	}
+	code, _ := fields["Code"].(uint8)
+	sub, _ := fields["Subcode"].(uint8)
+	text, _ := fields["Communicated-Reason"].(string)
+	return notificationText(code, sub, text)
+}
+
+func faultCause(fields gobgplog.Fields) string {
+	for _, k := range []string{"Err", "Error", "Data"} {
+		if v, ok := fields[k]; ok {
+			return fieldText(v)
+		}
+	}
+	return "unknown cause"
+}
+
+// attrs turns GoBGP's fields into slog's, in a stable order.
+func attrs(fields gobgplog.Fields) []any {
+	var out []any
+	for _, k := range slices.Sorted(maps.Keys(fields)) {
+		name := strings.ToLower(strings.NewReplacer(" ", "_", "-", "_").Replace(k))
+		if k == "Key" {
+			name = "peer"
+		}
+		out = append(out, name, fieldText(fields[k]))
+	}
+	return out
+}

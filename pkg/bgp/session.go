@@ -1,0 +1,341 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
+)
+
+// session is what events told of one peer, beyond what GoBGP can be asked.
+type session struct {
+	peer        Peer
+	gr          GracefulRestart
+	state       SessionState
+	since       time.Time
+	transitions uint64
+	wasUp       bool      // established since the speaker started
+	fell        time.Time // when it went to Idle from another state; zero if it did not
+	flaps       int       // falls in quick succession
+	limitHits   int       // ends in a row because the peer sent too many prefixes
+}
+
+// remember notes that a peer was added or changed; fresh means that GoBGP
+// started it anew.
+func (s *Speaker) remember(p Peer, gr GracefulRestart, fresh bool) *session {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	rec := s.sessions[p.Address]
+	if rec == nil {
+		rec = &session{state: Idle, since: time.Now()}
+		s.sessions[p.Address] = rec
+	}
+	rec.peer, rec.gr = p, gr
+	if fresh {
+		s.enter(rec, Idle)
+		rec.fell = time.Time{}
+	}
+	return rec
+}
+
+func (s *Speaker) forget(a netip.Addr) {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if rec := s.sessions[a]; rec != nil {
+		s.enter(rec, Idle)
+	}
+	delete(s.sessions, a)
+	s.adapter.forget(a.String())
+}
+
+// restarting tells whether a peer may still hold routes of the process before
+// us: not once it was up again, nor after the time it keeps them.
+func (s *Speaker) restarting(rec *session) bool {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	return s.opt.Restarting && rec.gr.Enabled && !rec.wasUp && time.Since(s.started) < rec.gr.RestartTime
+}
+
+// enter records that a session entered a state. The caller holds smu.
+func (s *Speaker) enter(rec *session, st SessionState) {
+	if rec.state == st {
+		return
+	}
+	now, old, addr := time.Now(), rec.state, rec.peer.Address.String()
+	lived := now.Sub(rec.since)
+	rec.state, rec.since = st, now
+	switch {
+	case st == Established:
+		rec.transitions++
+		rec.wasUp = true
+		s.log.Info("session established", "peer", addr)
+	case old == Established:
+		rec.transitions++
+		if lived >= s.timing.flapCalm {
+			rec.flaps = 0
+		}
+		if lived >= s.timing.limitMax {
+			rec.limitHits = 0
+		}
+		reason, _ := s.adapter.lastError(addr)
+		s.log.Warn("session ended", "peer", addr, "reason", reason)
+	}
+	if st == Idle {
+		rec.fell = now
+	}
+}
+
+// observe takes GoBGP's events. It runs on a goroutine of its own in front of
+// an unbounded queue and must not block.
+func (s *Speaker) observe(r *api.WatchEventResponse) {
+	ev := r.GetPeer()
+	// A peer that is deleted while established is told as type UNKNOWN; whoever
+	// deleted it has recorded that.
+	if ev != nil && ev.GetType() == api.WatchEventResponse_PeerEvent_STATE {
+		if a, err := netip.ParseAddr(ev.GetPeer().GetState().GetNeighborAddress()); err == nil {
+			s.smu.Lock()
+			if rec := s.session(a); rec != nil {
+				s.enter(rec, stateFromAPI(ev.GetPeer().GetState().GetSessionState()))
+			}
+			s.smu.Unlock()
+		}
+	}
+	s.signal()
+}
+
+// session finds a peer by the address in an event, which has no zone.
+func (s *Speaker) session(a netip.Addr) *session {
+	if rec := s.sessions[a]; rec != nil {
+		return rec
+	}
+	for k, rec := range s.sessions {
+		if k.WithZone("") == a {
+			return rec
+		}
+	}
+	return nil
+}
+
+func (s *Speaker) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run shows every change in State and brings sessions back that fell, until ctx
+// ends. GoBGP would leave them alone for 5 s, and for ever after too many
+// prefixes.
+func (s *Speaker) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-timer.C:
+		}
+		s.publish(ctx)
+		timer.Reset(s.revive(ctx))
+	}
+}
+
+// revive deletes and adds again each peer whose pause is over, and returns when
+// to look again.
+func (s *Speaker) revive(ctx context.Context) time.Duration {
+	next := s.timing.recheck
+	srv := s.server.Load()
+	if srv == nil {
+		return next
+	}
+	peers, err := s.listPeers(ctx, srv)
+	if err != nil {
+		s.log.Warn("peers cannot be listed", "error", err)
+		return next
+	}
+	var due []netip.Addr
+	s.smu.Lock()
+	for a, p := range peers {
+		rec := s.sessions[a]
+		if rec == nil {
+			continue
+		}
+		if wait, fallen := s.pause(rec, p, time.Now()); fallen && wait <= 0 {
+			due = append(due, a)
+		} else if fallen {
+			next = min(next, wait)
+		}
+	}
+	s.smu.Unlock()
+	for _, a := range due {
+		s.rearm(ctx, srv, a)
+	}
+	return next
+}
+
+// pause returns how much longer a session that fell is left alone, or false if
+// it did not fall. The caller holds smu.
+func (s *Speaker) pause(rec *session, p *api.Peer, now time.Time) (time.Duration, bool) {
+	listed := stateFromAPI(p.GetState().GetSessionState())
+	if listed != rec.state && now.Sub(rec.since) > s.timing.recheck {
+		s.enter(rec, listed) // events never miss a state; if one did, this repairs it
+	}
+	if s.lostRestart(rec, p) {
+		return 0, true
+	}
+	if listed != Idle || rec.fell.IsZero() {
+		return 0, false
+	}
+	delay := backoff(rec.flaps, 100*time.Millisecond, s.timing.flapMax)
+	if p.GetState().GetAdminState() == api.PeerState_PFX_CT {
+		delay = backoff(rec.limitHits+1, s.timing.limitRetry, s.timing.limitMax)
+	}
+	return delay - now.Sub(rec.fell), true
+}
+
+// lostRestart tells whether GoBGP has cleared the restart flag of a peer that
+// was not up yet: it does so for all when the first one is in sync, and the
+// others would then take us for newly started and drop our routes.
+func (s *Speaker) lostRestart(rec *session, p *api.Peer) bool {
+	return s.opt.Restarting && rec.gr.Enabled && !rec.wasUp && time.Since(s.started) < rec.gr.RestartTime &&
+		(rec.state == Idle || rec.state == Active) && !p.GetGracefulRestart().GetLocalRestarting()
+}
+
+// backoff is zero for the first time, then first, doubling to longest.
+func backoff(times int, first, longest time.Duration) time.Duration {
+	if times <= 0 {
+		return 0
+	}
+	d := first
+	for i := 1; i < times && d < longest; i++ {
+		d *= 2
+	}
+	return min(d, longest)
+}
+
+// rearm replaces one peer, whose new state machine listens at once.
+func (s *Speaker) rearm(ctx context.Context, srv *server.BgpServer, a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	peers, err := s.listPeers(ctx, srv)
+	p, listed := peers[a]
+	s.smu.Lock()
+	rec := s.sessions[a]
+	if err != nil || s.closed || !listed || rec == nil {
+		s.smu.Unlock()
+		return
+	}
+	if wait, fallen := s.pause(rec, p, time.Now()); !fallen || wait > 0 {
+		s.smu.Unlock()
+		return
+	}
+	if p.GetState().GetMessages().GetReceived().GetNotification() > 0 {
+		s.adapter.explain(a.String(), "peer refused our OPEN with a NOTIFICATION (do AS numbers and router IDs agree?)")
+	}
+	if p.GetState().GetAdminState() == api.PeerState_PFX_CT {
+		rec.limitHits++
+	} else if !rec.fell.IsZero() {
+		rec.flaps++
+	}
+	peer, gr := rec.peer, rec.gr
+	s.smu.Unlock()
+	err = srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: a.String()})
+	if err := errors.Join(err, s.addPeer(ctx, srv, peer, gr)); err != nil {
+		s.log.Warn("peer cannot be armed again", "peer", a, "error", err)
+	}
+}
+
+// publish reads the world and shows it if it changed.
+func (s *Speaker) publish(ctx context.Context) {
+	s.pub.Lock()
+	defer s.pub.Unlock()
+	srv := s.server.Load()
+	next := &SpeakerState{Phase: Running}
+	old := s.state.Load()
+	next.PID, next.Since = old.PID, old.Since
+	var peers map[netip.Addr]*api.Peer
+	var errs []error
+	if srv != nil {
+		var err error
+		peers, err = s.listPeers(ctx, srv)
+		errs = append(errs, err)
+	}
+	s.smu.Lock()
+	for a, rec := range s.sessions {
+		next.Peers = append(next.Peers, s.peerState(rec, peers[a]))
+	}
+	next.Name, next.Announced = s.name, s.announced
+	errs = append(errs, s.applyErr, s.listenErr, s.adapter.fault())
+	s.smu.Unlock()
+	slices.SortFunc(next.Peers, func(a, b PeerState) int { return a.Address.Compare(b.Address) })
+	if err := errors.Join(errs...); err != nil {
+		next.Error = err.Error()
+	}
+	changed := !sameState(old, next)
+	if changed {
+		s.state.Store(next)
+	}
+	if srv != nil && s.opt.AcceptPaths && s.publishReceived(ctx, srv) {
+		changed = true
+	}
+	if changed && s.opt.Poke != nil {
+		s.opt.Poke()
+	}
+}
+
+func sameState(a, b *SpeakerState) bool {
+	return a.Name == b.Name && a.Phase == b.Phase && a.PID == b.PID && a.Error == b.Error && slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Announced, b.Announced)
+}
+
+// peerState renders one session. The caller holds smu.
+func (s *Speaker) peerState(rec *session, p *api.Peer) PeerState {
+	out := PeerState{
+		Address: rec.peer.Address, LocalAddress: rec.peer.LocalAddress, ASN: rec.peer.ASN,
+		State: rec.state, Since: rec.since, Transitions: rec.transitions,
+	}
+	out.LastError, out.LastErrorAt = s.adapter.lastError(rec.peer.Address.String())
+	for _, af := range p.GetAfiSafis() {
+		out.Received += af.GetState().GetReceived()
+	}
+	if rec.state == Established {
+		out.IPv4, out.IPv6 = families(p)
+	}
+	return out
+}
+
+// publishReceived lists what peers sent and tells whether it changed.
+func (s *Speaker) publishReceived(ctx context.Context, srv *server.BgpServer) bool {
+	list := []ReceivedPath{}
+	err := eachPath(ctx, srv, func(prefix netip.Prefix, p *api.Path) {
+		peer, err := netip.ParseAddr(p.GetNeighborIp())
+		if err != nil {
+			return // our own
+		}
+		path, err := pathFromAPI(prefix, p)
+		if err != nil {
+			s.log.Debug("path not understood", "prefix", prefix, "error", err)
+			return
+		}
+		list = append(list, ReceivedPath{Prefix: prefix, NextHop: path.NextHop, Peer: peer})
+	})
+	if err != nil {
+		s.log.Warn("paths cannot be listed", "error", err)
+		return false
+	}
+	slices.SortFunc(list, func(a, b ReceivedPath) int {
+		if c := comparePrefix(a.Prefix, b.Prefix); c != 0 {
+			return c
+		}
+		return a.Peer.Compare(b.Peer)
+	})
+	if slices.Equal(list, s.Received()) {
+		return false
+	}
+	s.received.Store(&list)
+	return true
+}
