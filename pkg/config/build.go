@@ -85,25 +85,25 @@ func peer(raw rawPeer, cfg *Config, maxPrefixes uint32, r *report, path string) 
 // password reads a password file. Messages never show what is in it.
 func password(file string, r *report, path string) Secret {
 	if !filepath.IsAbs(file) {
-		r.add(path, quote(file), "must be an absolute path")
+		r.add(path, "must be an absolute path")
 		return ""
 	}
 	data, err := readLimited(file, 4096)
 	if err != nil {
-		r.add(path, quote(file), "cannot be read: %s", reason(err))
+		r.add(path, "cannot be read: %s", reason(err))
 		return ""
 	}
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o007 != 0 {
-		r.add(path, quote(file), "is open to all users of the host; run chmod o-rwx on it")
+		r.add(path, "is open to all users of the host; run chmod o-rwx on it")
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	switch {
 	case text == "":
-		r.add(path, quote(file), "is empty; it must hold the password on one line")
+		r.add(path, "is empty; it must hold the password on one line")
 	case strings.ContainsAny(text, "\r\n\x00"):
-		r.add(path, quote(file), "must hold the password on one line and nothing else")
+		r.add(path, "must hold the password on one line and nothing else")
 	case len(text) > 80:
-		r.add(path, quote(file), "holds %d bytes; a TCP MD5 password has at most 80", len(text))
+		r.add(path, "holds %d bytes; a TCP MD5 password has at most 80", len(text))
 	}
 	return Secret(text)
 }
@@ -127,6 +127,7 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 	case v.Prefix.IsValid():
 		v.Name = v.Prefix.String()
 	}
+	r.assume(path+".name", v.Name)
 	if raw.Interfaces != nil {
 		v.Interfaces = *raw.Interfaces
 	}
@@ -158,14 +159,15 @@ func check(raw rawCheck, r *report, path string) Check {
 	case len(kinds) == 1:
 		c.Kind = kinds[0]
 	case len(kinds) > 1:
-		r.add(path, "", "has %s; a check has one kind, so make it several checks", strings.Join(kinds, " and "))
+		r.add(path, "has %s; a check has one kind, so make it several checks", strings.Join(kinds, " and "))
 	case len(kinds) == 0 && r.ok(path+".http", path+".tcp", path+".exec", path+".dns", path+".grpc", path+".icmp", path+".listen"):
-		r.add(path, "", "must have one of http, tcp and exec")
+		r.add(path, "must have one of http, tcp and exec")
 	}
 	c.Name = c.Kind
 	if raw.Name != nil {
 		c.Name = *raw.Name
 	}
+	r.assume(path+".name", c.Name)
 	return c
 }
 
@@ -184,11 +186,11 @@ func httpCheck(raw *rawHTTPCheck, r *report, path string) *HTTPCheck {
 		pem, err := readLimited(h.CAFile, 1<<20)
 		switch {
 		case !filepath.IsAbs(h.CAFile):
-			r.add(place, quote(h.CAFile), "must be an absolute path")
+			r.add(place, "must be an absolute path")
 		case err != nil:
-			r.add(place, quote(h.CAFile), "cannot be read: %s", reason(err))
+			r.add(place, "cannot be read: %s", reason(err))
 		case !x509.NewCertPool().AppendCertsFromPEM(pem):
-			r.add(place, quote(h.CAFile), "holds no certificate in PEM")
+			r.add(place, "holds no certificate in PEM")
 		}
 	}
 	return h

@@ -184,8 +184,9 @@ type ExecCheck struct {
 	// Command is the absolute path of the program and its arguments. There is
 	// no shell in between.
 	Command []string
-	// Env are NAME=value entries added to the program's environment.
-	Env []string
+	// Env are NAME=value entries for the program's environment; a value may be a
+	// token, so they are Secrets.
+	Env []Secret
 }
 
 // Egress holds what concerns outgoing traffic.

@@ -12,30 +12,39 @@ import (
 // report collects mistakes, and where things stand in the file.
 type report struct {
 	list []Error
-	// lines holds the line of every path in the file.
-	lines map[string]int
+	// lines holds the line of every path in the file, values what the file has
+	// there or the default, for messages.
+	lines  map[string]int
+	values map[string]string
 	// bad are the paths that have a mistake, around those that have one
 	// somewhere below. What depends on such a value is not judged.
 	bad, around map[string]bool
 }
 
 func newReport() *report {
-	return &report{lines: map[string]int{}, bad: map[string]bool{}, around: map[string]bool{}}
+	return &report{lines: map[string]int{}, values: map[string]string{}, bad: map[string]bool{}, around: map[string]bool{}}
 }
 
-// add records a mistake. Value is as it is to be shown.
-func (r *report) add(path, value, format string, args ...any) {
+// add records a mistake.
+func (r *report) add(path, format string, args ...any) {
 	line, place := 0, path
 	for line == 0 && place != "" {
 		line = r.lines[place]
 		place = parent(place)
 	}
-	r.addAt(line, path, value, fmt.Sprintf(format, args...))
+	r.addAt(line, path, r.values[path], fmt.Sprintf(format, args...))
 }
 
 func (r *report) addAt(line int, path, value, problem string) {
 	r.mark(path)
 	r.list = append(r.list, Error{Path: path, Line: line, Value: value, Problem: problem})
+}
+
+// assume records the default of a key that the file does not have.
+func (r *report) assume(path, value string) {
+	if _, there := r.values[path]; !there {
+		r.values[path] = strconv.Quote(value) + " (the default)"
+	}
 }
 
 // mark says that the value at path is not to be judged.
@@ -82,15 +91,15 @@ func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]
 
 // value decodes n into v. Tags are those of the field that v belongs to.
 func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path string) {
-	r.lines[path] = n.line
+	r.lines[path], r.values[path] = n.line, shown(n, v.Type())
 	if n.kind == kindNull {
-		r.add(path, "", "has no value; give it one or remove the key")
+		r.add(path, "has no value; give it one or remove the key")
 		return
 	}
 	problem, isScalar := scalar(n, v.Addr().Interface(), tags)
 	switch {
 	case problem != "":
-		r.add(path, shown(n, v.Type()), "%s", problem)
+		r.add(path, "%s", problem)
 	case isScalar:
 	case v.Kind() == reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -104,10 +113,8 @@ func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path st
 
 // shown returns the value for a message, unless it may hold a secret.
 func shown(n *node, t reflect.Type) string {
-	switch {
-	case t == reflect.TypeFor[Secret](), t == reflect.TypeFor[later]():
-		return ""
-	case t == reflect.TypeFor[url.URL]() && strings.Contains(n.text, "@"):
+	isURL := t == reflect.TypeFor[url.URL]() && strings.Contains(n.text, "@")
+	if isURL || t == reflect.TypeFor[Secret]() || t == reflect.TypeFor[later]() {
 		return ""
 	}
 	return n.show()
@@ -120,7 +127,7 @@ func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path st
 			if hint := tags.Get("hint"); hint != "" {
 				problem += "; " + hint
 			}
-			r.add(path, n.show(), "%s", problem)
+			r.add(path, "%s", problem)
 			return
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
@@ -129,7 +136,7 @@ func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path st
 		return
 	}
 	if len(n.items) == 0 && tags.Get("required") != "" {
-		r.add(path, "", "must have at least one entry")
+		r.add(path, "must have at least one entry")
 	}
 	for i, one := range n.items {
 		// A bad entry stays, so that the others keep their place.
@@ -142,7 +149,7 @@ func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path st
 // section decodes a mapping into a struct of the schema.
 func (r *report) section(n *node, v reflect.Value, path string) {
 	if n.kind != kindMapping {
-		r.add(path, n.show(), "must be a mapping of keys, not %s", n.kind)
+		r.add(path, "must be a mapping of keys, not %s", n.kind)
 		return
 	}
 	keys := make([]string, 0, v.NumField())
@@ -162,7 +169,7 @@ func (r *report) section(n *node, v reflect.Value, path string) {
 			}
 			r.addAt(p.line, place, "", problem)
 		case i < 0:
-			problem, meant := unknownKey(p, keys)
+			problem, meant := unknownKey(p.key, v.Type())
 			r.addAt(p.line, place, "", problem)
 			if meant != "" {
 				r.mark(join(path, meant))
@@ -195,9 +202,10 @@ func (r *report) absent(v reflect.Value, path string, seen map[string]int) {
 		switch {
 		case hasDefault:
 			scalar(&node{kind: defaultKind(field.Type), text: word}, v.Field(i).Addr().Interface(), "")
+			r.assume(join(path, key), word)
 		case field.Tag.Get("required") != "":
 			if !later && !r.bad[join(path, key)] {
-				r.add(join(path, key), "", "is required")
+				r.add(join(path, key), "is required")
 			}
 		case isSection(field.Type):
 			r.section(&node{kind: kindMapping}, v.Field(i), join(path, key))
@@ -223,16 +231,25 @@ func defaultKind(t reflect.Type) kind {
 	}
 }
 
-// unknownKey says what is wrong with a key that the schema does not have, and
+// unknownKey says what is wrong with a key that the section does not have, and
 // which key was probably meant.
-func unknownKey(p pair, keys []string) (problem, meant string) {
-	if first, rest, dotted := strings.Cut(p.key, "."); dotted && slices.Contains(keys, first) {
+func unknownKey(key string, section reflect.Type) (problem, meant string) {
+	var keys, usable []string
+	for i := range section.NumField() {
+		known := section.Field(i).Tag.Get("key")
+		keys = append(keys, known)
+		if section.Field(i).Type != reflect.TypeFor[later]() {
+			usable = append(usable, known)
+		}
+	}
+	if first, rest, dotted := strings.Cut(key, "."); dotted && slices.Contains(keys, first) {
 		return fmt.Sprintf("unknown key; a dot does not nest keys: write %q below %q", rest, first), first
 	}
-	if guess := closest(p.key, keys); guess != "" {
+	if key == "<<" {
+		return "merge keys are not supported; write the keys out", ""
+	}
+	if guess := closest(key, keys); guess != "" {
 		return fmt.Sprintf("unknown key; did you mean %q?", guess), guess
 	}
-	known := slices.Clone(keys)
-	slices.Sort(known)
-	return "unknown key; the keys here are " + strings.Join(known, ", "), ""
+	return "unknown key; the keys here are " + strings.Join(usable, ", "), ""
 }

@@ -35,7 +35,7 @@ func Parse(data []byte, format, name string) (*Config, error) {
 	if err != nil {
 		one := Error{Problem: err.Error()}
 		if at, ok := errors.AsType[*syntaxError](err); ok {
-			one.Line = at.line
+			one.Line, one.Problem = at.line, at.problem
 		}
 		return nil, &Errors{Name: name, List: []Error{one}}
 	}
@@ -53,7 +53,7 @@ func Parse(data []byte, format, name string) (*Config, error) {
 			return cfg, nil
 		}
 	} else {
-		r.add("", root.show(), "the file must be a mapping of keys, not %s", root.kind)
+		r.add("", "the file must be a mapping of keys, not %s", root.kind)
 	}
 	slices.SortStableFunc(r.list, func(a, b Error) int { return a.Line - b.Line })
 	return nil, &Errors{Name: name, List: r.list}

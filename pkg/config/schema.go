@@ -134,7 +134,7 @@ type rawTCPCheck struct {
 
 type rawExecCheck struct {
 	Command []string `key:"command" required:"true" hint:"there is no shell: write a list such as [\"/usr/bin/dig\", \"+short\", \"example.org\"]"`
-	Env     []string `key:"env" hint:"write a list such as [\"LANG=C\"]"`
+	Env     []Secret `key:"env" hint:"write a list such as [\"LANG=C\"]"`
 }
 
 type rawEgress struct {

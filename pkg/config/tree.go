@@ -284,8 +284,14 @@ func fromTOML(value any) *node {
 		return n
 	case string:
 		return &node{kind: kindText, text: v}
-	case int64, float64:
-		return &node{kind: kindNumber, text: fmt.Sprint(v)}
+	case int64:
+		return &node{kind: kindNumber, text: strconv.FormatInt(v, 10)}
+	case float64:
+		text := strconv.FormatFloat(v, 'f', -1, 64)
+		if !strings.Contains(text, ".") {
+			text += ".0" // not a whole number, as the user wrote it
+		}
+		return &node{kind: kindNumber, text: text}
 	case bool:
 		return &node{kind: kindBool, text: strconv.FormatBool(v)}
 	default:

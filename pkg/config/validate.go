@@ -9,21 +9,18 @@ import (
 	"unicode"
 )
 
-// quote shows a text in a message.
-func quote(s string) string { return (&node{kind: kindText, text: s}).show() }
-
 // validate reports what contradicts itself. A value that has a mistake already
 // is the zero value or a default, and is not judged again.
 func validate(cfg *Config, r *report) {
 	if id := cfg.BGP.RouterID; r.ok("bgp.router_id") && id.IsValid() && (!id.Is4() || id.IsUnspecified()) {
-		r.add("bgp.router_id", quote(id.String()), "must be an IPv4 address other than 0.0.0.0")
+		r.add("bgp.router_id", "must be an IPv4 address other than 0.0.0.0")
 	}
 	checkTimers(cfg.BGP.Timers, Timers{}, r, "bgp.timers")
 	if name := cfg.VirtualInterface.Name; r.ok("virtual_interface.name") {
 		if problem := badInterfaceName(name); problem != "" {
-			r.add("virtual_interface.name", quote(name), "%s", problem)
+			r.add("virtual_interface.name", "%s", problem)
 		} else if kind := cfg.VirtualInterface.Kind; name == "lo" && (kind == "dummy" || kind == "bridge") {
-			r.add("virtual_interface.kind", quote(kind), `must be auto or existing, for the kernel owns "lo"`)
+			r.add("virtual_interface.kind", `must be auto or existing, for the kernel owns "lo"`)
 		}
 	}
 	validateInterfaces(cfg, r)
@@ -39,7 +36,7 @@ func checkTimers(t, inherited Timers, r *report, path string) {
 		return
 	}
 	if t.Keepalive*3 > t.HoldTime {
-		r.add(path+".keepalive", quote(short(t.Keepalive)), "must be at most a third of the hold time, which is %s", short(t.HoldTime))
+		r.add(path+".keepalive", "must be at most a third of the hold time, which is %s", short(t.HoldTime))
 	}
 }
 
@@ -65,13 +62,13 @@ func validateInterfaces(cfg *Config, r *report) {
 		if first, double := seen[one.Name]; r.ok(place) {
 			switch problem := badInterfaceName(one.Name); {
 			case problem != "":
-				r.add(place, quote(one.Name), "%s", problem)
+				r.add(place, "%s", problem)
 			case one.Name == "lo":
-				r.add(place, quote(one.Name), "must be an interface that leads to a router")
+				r.add(place, "must be an interface that leads to a router")
 			case double:
-				r.add(place, quote(one.Name), "is the name of interfaces[%d] too; list its peers there", first)
+				r.add(place, "is the name of interfaces[%d] too; list its peers there", first)
 			case one.Name == cfg.VirtualInterface.Name && r.ok("virtual_interface.name"):
-				r.add(place, quote(one.Name), "is the virtual interface; list the interfaces that lead to routers")
+				r.add(place, "is the virtual interface; list the interfaces that lead to routers")
 			default:
 				seen[one.Name] = i
 			}
@@ -93,9 +90,9 @@ func validateGateways(one Interface, r *report, path string) {
 		}
 		switch problem := badHost(g, true); {
 		case problem != "":
-			r.add(place, quote(g.String()), "%s", problem)
+			r.add(place, "%s", problem)
 		case families[g.Is4()]:
-			r.add(place, quote(g.String()), "is a second gateway of its family; give one for IPv4 and one for IPv6 at most")
+			r.add(place, "is a second gateway of its family; give one for IPv4 and one for IPv6 at most")
 		}
 		families[g.Is4()] = true
 	}
@@ -104,7 +101,7 @@ func validateGateways(one Interface, r *report, path string) {
 // badHost says why the address cannot be a router's, or "".
 func badHost(a netip.Addr, linkLocal bool) string {
 	switch {
-	case a.IsLinkLocalUnicast() && linkLocal:
+	case a.IsLinkLocalUnicast() && (linkLocal || a.Is4()):
 		return ""
 	case a.IsLinkLocalUnicast():
 		return "is link-local; sessions over link-local addresses are not supported yet"
@@ -125,11 +122,11 @@ func validatePeers(one Interface, cfg *Config, r *report, path string) {
 			continue
 		}
 		if problem := badHost(p.Address, false); problem != "" {
-			r.add(place, quote(p.Address.String()), "%s", problem)
+			r.add(place, "%s", problem)
 			continue
 		}
 		if first, double := seen[p.Address]; double {
-			r.add(place, quote(p.Address.String()), "is the address of peers[%d] of this interface too", first)
+			r.add(place, "is the address of peers[%d] of this interface too", first)
 			continue
 		}
 		seen[p.Address] = j
@@ -146,9 +143,9 @@ func validateExclude(cfg *Config, r *report) {
 		first, double := seen[p]
 		switch {
 		case p.Bits() == 0:
-			r.add(place, quote(p.String()), "would exclude every destination; set preferred_source: false instead")
+			r.add(place, "would exclude every destination; set preferred_source: false instead")
 		case double:
-			r.add(place, quote(p.String()), "is listed twice, first as exclude[%d]", first)
+			r.add(place, "is listed twice, first as exclude[%d]", first)
 		}
 		seen[p] = i
 	}
@@ -162,23 +159,23 @@ func validateHost(cfg *Config, r *report) {
 			if host, port, err := net.SplitHostPort(l); err == nil && host == "" {
 				problem += `; write "0.0.0.0:` + port + `" or "[::]:` + port + `" for all addresses`
 			}
-			r.add("http.listen", quote(l), "%s", problem)
+			r.add("http.listen", "%s", problem)
 		}
 	}
 	if s := cfg.Control.Socket; r.ok("control.socket") {
 		switch {
 		case !filepath.IsAbs(s):
-			r.add("control.socket", quote(s), "must be an absolute path")
+			r.add("control.socket", "must be an absolute path")
 		case len(s) > 107:
-			r.add("control.socket", quote(s), "has %d bytes; a Unix socket's path has at most 107", len(s))
+			r.add("control.socket", "has %d bytes; a Unix socket's path has at most 107", len(s))
 		}
 	}
 	s := cfg.Shutdown
 	if r.ok("shutdown.time", "shutdown.wait") && s.Wait >= s.Time {
-		r.add("shutdown.wait", quote(short(s.Wait)), "must be below shutdown.time, which is %s", short(s.Time))
+		r.add("shutdown.wait", "must be below shutdown.time, which is %s", short(s.Time))
 	}
 	if r.ok("shutdown.mode", "bgp.graceful_restart") && s.Mode == "restart" && !cfg.BGP.GracefulRestart.Enabled {
-		r.add("shutdown.mode", quote(s.Mode), "needs bgp.graceful_restart.enabled: true, else routers drop the routes")
+		r.add("shutdown.mode", "needs bgp.graceful_restart.enabled: true, else routers drop the routes")
 	}
 }
 

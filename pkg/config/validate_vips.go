@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -20,9 +21,9 @@ func validateVIPs(cfg *Config, r *report) {
 			switch problem := badLabel(v.Name); {
 			case v.Name == "": // no name and no good address
 			case problem != "":
-				r.add(path+".name", quote(v.Name), "%s", problem)
+				r.add(path+".name", "%s", problem)
 			case double && cfg.VIPs[first].Prefix != v.Prefix:
-				r.add(path+".name", quote(v.Name), "is the name of %s too", index("vips", first))
+				r.add(path+".name", "is the name of %s too", index("vips", first))
 			default:
 				names[v.Name] = i
 			}
@@ -40,24 +41,23 @@ func validateVIPs(cfg *Config, r *report) {
 
 // validatePrefix refuses what cannot be a VIP.
 func validatePrefix(v VIP, cfg *Config, r *report, path string) {
-	value := quote(v.Prefix.String())
 	if v.Prefix.Bits() == 0 {
-		r.add(path, value, "is a default route, which is never announced")
+		r.add(path, "is a default route, which is never announced")
 		return
 	}
 	if name := unusable(v.Prefix); name != "" {
-		r.add(path, value, "must not touch the %s addresses", name)
+		r.add(path, "must not touch the %s addresses", name)
 		return
 	}
 	for j, one := range cfg.Interfaces {
 		for k, p := range one.Peers {
 			if p.Address.IsValid() && v.Prefix.Contains(p.Address) {
-				r.add(path, value, "holds the address of interfaces[%d].peers[%d], which would not be reached any more", j, k)
+				r.add(path, "holds the address of interfaces[%d].peers[%d], which would not be reached any more", j, k)
 			}
 		}
 		for _, g := range one.Gateways {
 			if g.IsValid() && v.Prefix.Contains(g) && !isPeer(one, g) {
-				r.add(path, value, "holds the gateway of interfaces[%d], which would not be reached any more", j)
+				r.add(path, "holds the gateway of interfaces[%d], which would not be reached any more", j)
 			}
 		}
 	}
@@ -72,21 +72,21 @@ func validateSelection(v VIP, listed []string, r *report, path string) {
 		return
 	}
 	if len(v.Interfaces) == 0 {
-		r.add(path, "", "must have at least one entry; remove the key for all interfaces")
+		r.add(path, "must have at least one entry; remove the key for all interfaces")
 	}
 	for k, name := range v.Interfaces {
 		place := index(path, k)
 		switch {
 		case !r.ok(place):
 		case slices.Contains(v.Interfaces[:k], name):
-			r.add(place, quote(name), "is listed twice")
+			r.add(place, "is listed twice")
 		case slices.Contains(listed, name):
 		default:
 			known := "; the interfaces are " + strings.Join(listed, ", ")
 			if guess := closest(name, listed); guess != "" {
-				known = "; did you mean " + quote(guess) + "?"
+				known = "; did you mean " + strconv.Quote(guess) + "?"
 			}
-			r.add(place, quote(name), "is not the name of a listed interface%s", known)
+			r.add(place, "is not the name of a listed interface%s", known)
 		}
 	}
 }
@@ -95,13 +95,13 @@ func validateAnnounce(a Announce, r *report, path string) {
 	for k, c := range a.Communities {
 		place := index(path+".communities", k)
 		if first := slices.Index(a.Communities, c); first < k && r.ok(place) && r.ok(index(path+".communities", first)) {
-			r.add(place, "", "is the same as communities[%d]", first)
+			r.add(place, "is the same as communities[%d]", first)
 		}
 	}
 	for k, c := range a.LargeCommunities {
 		place := index(path+".large_communities", k)
 		if first := slices.Index(a.LargeCommunities, c); first < k && r.ok(place) && r.ok(index(path+".large_communities", first)) {
-			r.add(place, "", "is the same as large_communities[%d]", first)
+			r.add(place, "is the same as large_communities[%d]", first)
 		}
 	}
 }
@@ -132,10 +132,10 @@ func validateOverlaps(cfg *Config, r *report) {
 		case !p.Overlaps(q):
 			outer = n
 		case p == q:
-			r.add(index("vips", second)+".address", quote(q.String()), "is the address of %s too", index("vips", first))
+			r.add(index("vips", second)+".address", "is the address of %s too", index("vips", first))
 		default:
 			first, second = min(first, second), max(first, second)
-			r.add(index("vips", second)+".address", quote(cfg.VIPs[second].Prefix.String()), "overlaps %s, which is %s",
+			r.add(index("vips", second)+".address", "overlaps %s, which is %s",
 				index("vips", first), cfg.VIPs[first].Prefix)
 		}
 	}
@@ -154,7 +154,7 @@ func validateSources(cfg *Config, r *report) {
 			continue
 		}
 		if !v.Prefix.IsSingleIP() {
-			r.add(path+".preferred_source", "true", "needs a single address, and %s is a whole prefix", v.Prefix)
+			r.add(path+".preferred_source", "needs a single address, and %s is a whole prefix", v.Prefix)
 			continue
 		}
 		for _, name := range v.Interfaces {
@@ -169,8 +169,8 @@ func validateSources(cfg *Config, r *report) {
 				family = "IPv4"
 			}
 			if other != i {
-				r.add(path+".preferred_source", "true", "is set for %s on interface %s by %s already; one VIP per interface and family can have it",
-					family, quote(name), index("vips", other))
+				r.add(path+".preferred_source", "is set for %s on interface %s by %s already; one VIP per interface and family can have it",
+					family, strconv.Quote(name), index("vips", other))
 				break
 			}
 		}
@@ -186,15 +186,15 @@ func validateChecks(v VIP, r *report, path string) {
 			switch problem := badLabel(c.Name); {
 			case c.Kind == "" && c.Name == "":
 			case problem != "":
-				r.add(place+".name", quote(c.Name), "%s", problem)
+				r.add(place+".name", "%s", problem)
 			case double:
-				r.add(place+".name", quote(c.Name), "is the name of checks[%d] too; give each check of a VIP its own", first)
+				r.add(place+".name", "is the name of checks[%d] too; give each check of a VIP its own", first)
 			default:
 				names[c.Name] = k
 			}
 		}
 		if r.ok(place+".interval", place+".timeout") && c.Timeout > c.Interval {
-			r.add(place+".timeout", quote(short(c.Timeout)), "must be at most the interval, which is %s", short(c.Interval))
+			r.add(place+".timeout", "must be at most the interval, which is %s", short(c.Interval))
 		}
 		if c.HTTP != nil {
 			validateHTTP(c.HTTP, r, place+".http")
@@ -207,32 +207,32 @@ func validateChecks(v VIP, r *report, path string) {
 
 func validateHTTP(h *HTTPCheck, r *report, path string) {
 	if r.ok(path+".method") && (!headerToken(h.Method) || h.Method != strings.ToUpper(h.Method)) {
-		r.add(path+".method", quote(h.Method), "must be an HTTP method in capitals such as GET or HEAD")
+		r.add(path+".method", "must be an HTTP method in capitals such as GET or HEAD")
 	}
 	for k, one := range h.Headers {
 		if place := index(path+".headers", k) + ".name"; r.ok(place) && !headerToken(one.Name) {
-			r.add(place, quote(one.Name), "must be the name of a header, without blanks and colons")
+			r.add(place, "must be the name of a header, without blanks and colons")
 		}
 	}
 	if r.ok(path+".insecure", path+".url", path+".ca_file") && h.URL != nil {
 		switch {
 		case h.URL.Scheme == "http" && h.Insecure:
-			r.add(path+".insecure", "true", "concerns certificates, and the URL is not https")
+			r.add(path+".insecure", "concerns certificates, and the URL is not https")
 		case h.URL.Scheme == "http" && h.CAFile != "":
-			r.add(path+".ca_file", quote(h.CAFile), "concerns certificates, and the URL is not https")
+			r.add(path+".ca_file", "concerns certificates, and the URL is not https")
 		case h.Insecure && h.CAFile != "":
-			r.add(path+".ca_file", quote(h.CAFile), "is never used with insecure: true")
+			r.add(path+".ca_file", "is never used with insecure: true")
 		}
 	}
 }
 
 func validateExec(e *ExecCheck, r *report, path string) {
 	if place := index(path+".command", 0); len(e.Command) > 0 && r.ok(place) && !filepath.IsAbs(e.Command[0]) {
-		r.add(place, quote(e.Command[0]), "must be the absolute path of a program; there is no shell and no PATH")
+		r.add(place, "must be the absolute path of a program; there is no shell and no PATH")
 	}
 	for k, one := range e.Env {
-		if name, _, ok := strings.Cut(one, "="); r.ok(index(path+".env", k)) && (!ok || name == "") {
-			r.add(index(path+".env", k), "", "must be NAME=value")
+		if name, _, ok := strings.Cut(string(one), "="); r.ok(index(path+".env", k)) && (!ok || name == "") {
+			r.add(index(path+".env", k), "must be NAME=value")
 		}
 	}
 }
