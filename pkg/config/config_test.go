@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // secrets makes a directory with the files that configurations under testdata
 // name, and returns it. Git keeps neither modes nor secrets.
-func secrets(t testing.TB) string {
+func secrets(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, f := range map[string]struct {
@@ -92,8 +92,8 @@ func TestBroken(t *testing.T) {
 			}
 			golden := path + ".txt"
 			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
+				if werr := os.WriteFile(golden, []byte(got), 0o644); werr != nil {
+					t.Fatal(werr)
 				}
 			}
 			want, err := os.ReadFile(golden)

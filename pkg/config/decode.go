@@ -91,7 +91,7 @@ func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]
 
 // value decodes n into v. Tags are those of the field that v belongs to.
 func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path string) {
-	r.lines[path], r.values[path] = n.line, shown(n, v.Type())
+	r.lines[path], r.values[path] = n.line, shown(n, v.Type(), tags)
 	if n.kind == kindNull {
 		r.add(path, "has no value; give it one or remove the key")
 		return
@@ -112,9 +112,9 @@ func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path st
 }
 
 // shown returns the value for a message, unless it may hold a secret.
-func shown(n *node, t reflect.Type) string {
-	isURL := t == reflect.TypeFor[url.URL]() && strings.Contains(n.text, "@")
-	if isURL || t == reflect.TypeFor[Secret]() || t == reflect.TypeFor[later]() {
+func shown(n *node, t reflect.Type, tags reflect.StructTag) string {
+	hasUser := t == reflect.TypeFor[url.URL]() && strings.Contains(n.text, "@")
+	if hasUser || tags.Get("secret") != "" || t == reflect.TypeFor[later]() {
 		return ""
 	}
 	return n.show()
@@ -186,11 +186,11 @@ func (r *report) section(n *node, v reflect.Value, path string) {
 // absent fills in the defaults of the keys that are not there and reports those
 // that must be.
 func (r *report) absent(v reflect.Value, path string, seen map[string]int) {
-	later := false // then this entry is of another shape, not incomplete
+	reserved := false // then this entry is of another shape, not incomplete
 	for i := range v.NumField() {
 		key := v.Type().Field(i).Tag.Get("key")
 		_, there := seen[key]
-		later = later || there && isLater(v.Field(i)) && r.bad[join(path, key)]
+		reserved = reserved || there && isLater(v.Field(i)) && r.bad[join(path, key)]
 	}
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
@@ -204,7 +204,7 @@ func (r *report) absent(v reflect.Value, path string, seen map[string]int) {
 			scalar(&node{kind: defaultKind(field.Type), text: word}, v.Field(i).Addr().Interface(), "")
 			r.assume(join(path, key), word)
 		case field.Tag.Get("required") != "":
-			if !later && !r.bad[join(path, key)] {
+			if !reserved && !r.bad[join(path, key)] {
 				r.add(join(path, key), "is required")
 			}
 		case isSection(field.Type):
@@ -235,10 +235,10 @@ func defaultKind(t reflect.Type) kind {
 // which key was probably meant.
 func unknownKey(key string, section reflect.Type) (problem, meant string) {
 	var keys, usable []string
-	for i := range section.NumField() {
-		known := section.Field(i).Tag.Get("key")
+	for field := range section.Fields() {
+		known := field.Tag.Get("key")
 		keys = append(keys, known)
-		if section.Field(i).Type != reflect.TypeFor[later]() {
+		if field.Type != reflect.TypeFor[later]() {
 			usable = append(usable, known)
 		}
 	}

@@ -20,8 +20,7 @@ type schemaKey struct {
 // schemaKeys lists the leaves below t, a section.
 func schemaKeys(t reflect.Type, path string) []schemaKey {
 	var keys []schemaKey
-	for i := range t.NumField() {
-		field := t.Field(i)
+	for field := range t.Fields() {
 		place := strings.TrimPrefix(path+"."+field.Tag.Get("key"), ".")
 		inner := field.Type
 		if inner.Kind() == reflect.Pointer {
@@ -119,7 +118,7 @@ func TestReferenceMessages(t *testing.T) {
 	}
 	_, shown, _ := strings.Cut(string(text), "```text\n")
 	shown, _, _ = strings.Cut(shown, "```")
-	file := "bgp:\n  asn: -1\n\ninterfaces:\n  - name: en1\n\n    peers:\n\n      - {adress: 10.68.1.2, asn: 65001}\n\n" +
+	file := "bgp:\n  asn: -1\n\ninterfaces:\n  - name: en1\n\n    peers:\n\n      - {address: 10.68.1.2, asn: 65001, prot: 179}\n\n" +
 		"vips:\n  - address: 10.68.6.1\n    checks:\n      - tcp: {address: 10.68.6.1:80}\n        interval: 5\n"
 	if _, err := Parse([]byte(file), "yaml", "vipspeaker.yaml"); err == nil || err.Error()+"\n" != shown {
 		t.Errorf("messages are\n%v\nwant\n%s", err, shown)

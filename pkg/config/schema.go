@@ -17,6 +17,7 @@ import (
 //	oneof     the words that are allowed
 //	later     the value that changes nothing; any other is not supported yet
 //	single    a lone value is a list of one
+//	secret    the value is not shown in messages
 //	hint      what to say when the value is not even of the right type
 //
 // A pointer is nil without the key.
@@ -116,7 +117,7 @@ type rawCheck struct {
 type rawHTTPCheck struct {
 	URL          *url.URL      `key:"url" required:"true"`
 	Method       string        `key:"method" default:"GET"`
-	Headers      []rawHeader   `key:"headers"`
+	Headers      []rawHeader   `key:"headers" secret:"true"`
 	ExpectStatus []StatusRange `key:"expect_status" single:"true"`
 	ExpectBody   string        `key:"expect_body" default:""`
 	Insecure     bool          `key:"insecure" default:"false"`
@@ -125,7 +126,7 @@ type rawHTTPCheck struct {
 
 type rawHeader struct {
 	Name  string `key:"name" required:"true"`
-	Value Secret `key:"value" required:"true"`
+	Value Secret `key:"value" required:"true" secret:"true"`
 }
 
 type rawTCPCheck struct {
@@ -134,7 +135,7 @@ type rawTCPCheck struct {
 
 type rawExecCheck struct {
 	Command []string `key:"command" required:"true" hint:"there is no shell: write a list such as [\"/usr/bin/dig\", \"+short\", \"example.org\"]"`
-	Env     []Secret `key:"env" hint:"write a list such as [\"LANG=C\"]"`
+	Env     []Secret `key:"env" secret:"true" hint:"write a list such as [\"LANG=C\"]"`
 }
 
 type rawEgress struct {
