@@ -1,0 +1,176 @@
+package vip
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// mainPriority is that of the rule for the main table.
+const mainPriority = 32766
+
+// finish tells what the kernel holds after the call, and logs what turned.
+func (p *pass) finish() {
+	p.a.DeviceName = p.deviceName()
+	if l, ok := p.s.link(p.a.DeviceName); ok {
+		p.a.DeviceKind = l.kind
+		if l.name == loopback {
+			p.a.DeviceKind = loopback
+		}
+	}
+	p.a.Bound = p.boundVIPs()
+	for _, v := range p.a.Bound {
+		p.m.placed.addresses[v] = true
+	}
+	p.a.Sources = p.sourcesInEffect()
+	for _, text := range p.m.problems {
+		if !slices.Contains(p.a.Problems, text) {
+			p.a.Problems = append(p.a.Problems, text)
+		}
+	}
+	p.logTurns()
+}
+
+func (p *pass) logTurns() {
+	for _, object := range slices.Sorted(maps.Keys(p.a.Repaired)) {
+		p.m.log.Warn("drift repaired", "object", object, "count", p.a.Repaired[object])
+	}
+	for _, s := range p.a.Sources {
+		if !slices.Contains(p.m.logged, s) {
+			p.m.log.Info("preferred source on", "interface", s.Interface, "vip", s.Address)
+		}
+	}
+	for _, s := range p.m.logged {
+		if !slices.Contains(p.a.Sources, s) {
+			p.m.log.Info("preferred source off", "interface", s.Interface, "vip", s.Address)
+		}
+	}
+	p.m.logged = p.a.Sources
+}
+
+// sourcesInEffect are the preferred sources of the routes through each listed
+// interface in tables that a rule leads to.
+func (p *pass) sourcesInEffect() []SourceState {
+	live := map[tableKey]bool{}
+	for _, r := range p.s.rules {
+		if r.proto == Protocol && r.table != 0 {
+			live[tableKey{r.family, r.table}] = true
+		}
+	}
+	type use struct {
+		index  int
+		source netip.Addr
+	}
+	var found []use
+	for i := range p.s.own {
+		r := &p.s.own[i]
+		if !r.prefsrc.IsValid() || !r.tabled() || !live[tableKey{r.family(), r.table}] {
+			continue
+		}
+		for _, l := range r.legs {
+			if u := (use{l.index, r.prefsrc}); !slices.Contains(found, u) {
+				found = append(found, u)
+			}
+		}
+	}
+	var out []SourceState
+	for i := range p.ports {
+		for _, u := range found { // IPv4 was read first
+			if u.index == p.ports[i].index {
+				out = append(out, SourceState{p.ports[i].Name, u.source})
+			}
+		}
+	}
+	return out
+}
+
+// tableKey names a routing table: the families have tables of their own.
+type tableKey struct {
+	family uint8
+	table  uint32
+}
+
+// inspect looks for conditions that break a promise and are cheap to see. What
+// it finds is told until the next Steer.
+func (p *pass) inspect() {
+	p.inspectRules()
+	p.inspectAddresses()
+	p.inspectHashPolicy()
+	p.m.problems = p.a.Problems
+}
+
+// inspectRules reports rules of others that win over ours.
+func (p *pass) inspectRules() {
+	for _, r := range p.s.rules {
+		if r.proto != Protocol && r.pref < p.m.opts.BasePriority && r.table != unix.RT_TABLE_LOCAL {
+			p.problem("%s of another owner comes before ours: no VIP as source where it applies", &r)
+		}
+	}
+	if len(p.s.rules) > 0 && p.m.opts.BasePriority+offsetEnd >= mainPriority {
+		p.problem("base priority %d is not below that of the main table, %d: no VIP as source", p.m.opts.BasePriority, mainPriority)
+	}
+}
+
+// inspectAddresses reports VIPs that are elsewhere too, or within the network of
+// an interface, where hosts would look for them by ARP.
+func (p *pass) inspectAddresses() {
+	vips := make(map[netip.Addr]bool, len(p.d.VIPs))
+	for _, v := range p.d.VIPs {
+		if v.IsSingleIP() {
+			vips[v.Addr()] = true
+		}
+	}
+	current, former := p.devices()
+	ours := map[int]bool{}
+	for _, l := range slices.Concat(current, former) {
+		ours[l.index] = true
+		if l.name == p.d.Device.Name && p.given() && !l.up() {
+			p.problem("device %s is down", l.name)
+		}
+	}
+	for _, a := range p.s.addresses {
+		switch {
+		case !vips[a.prefix.Addr()]:
+		case !ours[a.index]:
+			p.problem("vip %s is also on %s", a.prefix.Addr(), p.s.linkName(a.index))
+		case !a.ours():
+			p.problem("vip %s on %s was bound by another owner: it is used and never removed", a.prefix.Addr(), p.s.linkName(a.index))
+		case !a.usable():
+			p.problem("vip %s is tentative or failed duplicate address detection", a.prefix.Addr())
+		}
+	}
+	for i := range p.s.main {
+		r := &p.s.main[i]
+		if r.kind != unix.RTN_UNICAST || r.dst.Bits() == 0 || r.dst.IsSingleIP() || len(r.legs) == 0 || r.legs[0].gateway.IsValid() {
+			continue
+		}
+		for _, v := range p.d.VIPs {
+			if r.dst.Overlaps(v) {
+				p.problem("vip %s is inside the network %s of %s: hosts there will not use the announced route",
+					v, r.dst, p.s.linkName(r.legs[0].index))
+			}
+		}
+	}
+}
+
+// inspectHashPolicy reports a multipath hash that keeps all flows between two
+// hosts on one interface.
+func (p *pass) inspectHashPolicy() {
+	usable := 0
+	for i := range p.ports {
+		if p.ports[i].usable {
+			usable++
+		}
+	}
+	if usable < 2 {
+		return
+	}
+	for _, family := range []string{"ipv4", "ipv6"} {
+		policy, err := readFile("/proc/sys/net/" + family + "/fib_multipath_hash_policy")
+		if err == nil && policy == "0" {
+			p.problem("net.%s.fib_multipath_hash_policy is 0: all connections between two addresses use one interface; 1 spreads them", family)
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Defaults of Options.
+const (
+	DefaultBaseTable    = 6801
+	DefaultBasePriority = 32100
+)
+
+// Options are what a Manager needs.
+type Options struct {
+	Log *slog.Logger
+	// StateDir is made if absent; the state file in it exists while anything of
+	// ours is on the host. It must not survive a reboot: /run/vipspeaker.
+	StateDir string
+	// BaseTable is the first of our routing tables: the return table, followed
+	// by one per distinct source VIP. Default 6801.
+	BaseTable uint32
+	// BasePriority is the first priority of our policy rules, which take up to
+	// 100 from there; it must be below that of the main table (32766). Default
+	// 32100.
+	BasePriority uint32
+}
+
+// Manager is the one writer to the kernel. Its calls exclude each other; a call
+// that waits for another gives up with its context.
+type Manager struct {
+	log     *slog.Logger
+	opts    Options
+	turn    chan struct{} // capacity 1: held by the call that runs
+	conn    *conn
+	state   *stateFile
+	adopted bool
+	sources []netip.Addr
+	placed  placed
+	// flush are the devices whose unresolved neighbours must still be deleted.
+	flush map[int]bool
+	// problems are those of the last Steer, the one call that looks for all.
+	problems []string
+	// logged are the sources that were in effect when they were last logged.
+	logged []SourceState
+}
+
+// New opens the kernel in the network namespace of the calling thread and reads
+// the state file of a former process. It changes nothing of the network.
+func New(o Options) (*Manager, error) {
+	if o.BaseTable == 0 {
+		o.BaseTable = DefaultBaseTable
+	}
+	if o.BasePriority == 0 {
+		o.BasePriority = DefaultBasePriority
+	}
+	m := &Manager{
+		log: o.Log, opts: o, turn: make(chan struct{}, 1), placed: newPlaced(), flush: map[int]bool{},
+	}
+	var err error
+	if m.conn, err = dial(); err != nil {
+		return nil, fmt.Errorf("vip: %w", err)
+	}
+	m.state, m.adopted, err = openState(o.StateDir)
+	if m.state == nil {
+		m.conn.close()
+		return nil, fmt.Errorf("vip: %w", err)
+	}
+	if err != nil { // what it said is lost, what is marked is not
+		m.log.Warn("state file of a former process is not readable", "error", err)
+	}
+	m.state.allow = m.conn.allow
+	if m.adopted {
+		m.adoptSources()
+	}
+	return m, nil
+}
+
+// Close gives back the netlink socket. It leaves the kernel's state as it is.
+func (m *Manager) Close() {
+	m.conn.close()
+}
+
+// adoptSources reads which sources a former process left in effect.
+func (m *Manager) adoptSources() {
+	ctx, cancel := context.WithTimeout(context.Background(), socketTimeout)
+	defer cancel()
+	s := &snapshot{}
+	if err := m.conn.readOwn(ctx, s); err != nil {
+		m.log.Warn("sources of a former process are not readable", "error", err)
+		return
+	}
+	for i := range s.own {
+		r := &s.own[i]
+		if r.tabled() && r.prefsrc.IsValid() && s.looksUp(r.family(), r.table) && !slices.Contains(m.sources, r.prefsrc) {
+			m.sources = append(m.sources, r.prefsrc)
+		}
+	}
+}
+
+// Adopted tells whether a former process left without Restore: New found its
+// state file.
+func (m *Manager) Adopted() bool { return m.adopted }
+
+// AdoptedSources are the preferred sources that a former process left in
+// effect, as New found them.
+func (m *Manager) AdoptedSources() []netip.Addr { return slices.Clone(m.sources) }
+
+// Steer makes the source tables, the rules and the sysctls right for the VIPs
+// that are bound now: it moves legs between interfaces and turns sources on and
+// off. A source that is not bound is not turned on. The order is that in which
+// traffic moves soonest.
+func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
+	return m.run(ctx, d, true, func(p *pass) {
+		p.steer(p.servedVIPs())
+		p.sysctls()
+		p.inspect()
+	})
+}
+
+// Bind makes the virtual interface and the VIPs on it. It adds only. What it
+// bound gets its rules at once, so that replies take the right path before
+// anybody is told of the VIP.
+func (m *Manager) Bind(ctx context.Context, d Desired) (Actual, error) {
+	return m.run(ctx, d, false, func(p *pass) {
+		if !p.bind() || !p.reread() {
+			return
+		}
+		p.steer(p.servedVIPs())
+	})
+}
+
+// Unbind removes our addresses that are not in Desired, after their source and
+// rules, and devices of ours that are empty then.
+func (m *Manager) Unbind(ctx context.Context, d Desired) (Actual, error) {
+	return m.run(ctx, d, false, func(p *pass) {
+		if p.unbind() {
+			p.reread()
+		}
+	})
+}
+
+// Read only tells what the kernel holds.
+func (m *Manager) Read(ctx context.Context, d Desired) (Actual, error) {
+	return m.run(ctx, d, false, func(*pass) {})
+}
+
+// Restore removes everything of ours: rules, routes, addresses, devices; gives
+// back the sysctls that are still as we set them; and removes the state file.
+// It also does so for what a former process left. Called at a clean stop.
+func (m *Manager) Restore(ctx context.Context) error {
+	_, err := m.run(ctx, Desired{Sysctls: SysctlOff}, false, (*pass).restore)
+	return err
+}
+
+// run is the frame of every call: wait for the turn, read, do, tell.
+func (m *Manager) run(ctx context.Context, d Desired, main bool, do func(*pass)) (Actual, error) {
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return Actual{}, fmt.Errorf("vip: wait for the call before: %w", ctx.Err())
+	}
+	p := &pass{ctx: ctx, m: m, d: d, a: Actual{Repaired: map[string]int{}}}
+	if err := p.read(main); err != nil {
+		return p.a, fmt.Errorf("vip: %w", err)
+	}
+	p.resolve()
+	do(p)
+	p.finish()
+	if err := errors.Join(p.errs...); err != nil {
+		return p.a, fmt.Errorf("vip: %w", err)
+	}
+	return p.a, nil
+}
+
+// read takes the snapshot; main tells whether the main table is needed.
+func (p *pass) read(main bool) error {
+	s, err := p.m.conn.readHosts(p.ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.m.conn.readLocal(p.ctx, s, p.d.VIPs); err != nil {
+		return err
+	}
+	if main {
+		if err := p.m.conn.readMain(p.ctx, s); err != nil {
+			return err
+		}
+	}
+	p.s, p.a.Read = s, time.Now()
+	return nil
+}
+
+// reread is read after changes; an error is kept.
+func (p *pass) reread() bool {
+	if err := p.read(true); err != nil {
+		p.fail(err)
+		return false
+	}
+	return true
+}

@@ -1,0 +1,207 @@
+package vip
+
+import (
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// ipv6DefaultMetric is the metric of IPv6 routes that name none.
+const ipv6DefaultMetric = 1024
+
+// role is what a table does with the legs of the main table that use a device.
+type role uint8
+
+const (
+	roleUnlisted role = iota // not a listed interface: left to the main table
+	roleOther                // listed, but for another table
+	roleFailed               // listed, not usable: left out
+	roleKeep                 // mirrored
+)
+
+// view is a table of ours: main seen through some of the listed interfaces.
+//
+// The return table (source zero) serves look-ups that have a VIP as source
+// already, through all usable interfaces. A source table gives look-ups without
+// a source its VIP, through the usable interfaces that have this VIP.
+type view struct {
+	family uint8
+	table  uint32
+	source netip.Addr
+	ports  []port
+	roles  map[int]role
+	// own are the addresses of the listed interfaces: a preferred source of
+	// these in main is the kernel's own choice, any other is the
+	// administrator's and is respected.
+	own map[netip.Addr]bool
+}
+
+func newView(family uint8, table uint32, source netip.Addr, ports []port, s *snapshot) *view {
+	v := &view{family: family, table: table, source: source, ports: ports, roles: map[int]role{}, own: map[netip.Addr]bool{}}
+	for i := range ports {
+		q := &ports[i]
+		switch {
+		case !q.usable:
+			v.roles[q.index] = roleFailed
+		case source.IsValid() && q.source(family) != source:
+			v.roles[q.index] = roleOther
+		default:
+			v.roles[q.index] = roleKeep
+		}
+	}
+	for _, a := range s.addresses {
+		if v.roles[a.index] != roleUnlisted {
+			v.own[a.prefix.Addr()] = true
+		}
+	}
+	return v
+}
+
+// mirror projects the main table. A route with no listed leg becomes a throw,
+// so that the look-up goes on in main. Main's default is not copied: see
+// defaultRoute.
+func (v *view) mirror(main []route) []*route {
+	seen := map[routeKey]bool{}
+	var out []*route
+	for i := range main {
+		r := &main[i]
+		if r.family() != v.family || r.dst.Bits() == 0 || r.from.IsValid() || handledByRule(r.dst) {
+			continue
+		}
+		if made := v.project(r); made != nil && !seen[made.routeKey] { // the first of equal ones is used
+			seen[made.routeKey] = true
+			out = append(out, made)
+		}
+	}
+	return out
+}
+
+// handledByRule tells the IPv6 destinations that a rule sends past our tables:
+// a throw would not stop look-ups that are bound to a device.
+func handledByRule(dst netip.Prefix) bool {
+	a := dst.Addr()
+	return a.Is6() && (a.IsLinkLocalUnicast() || a.IsMulticast())
+}
+
+func (v *view) project(r *route) *route {
+	out := *r
+	out.table, out.proto, out.prefsrc = v.table, Protocol, v.source
+	switch r.kind {
+	case unix.RTN_UNICAST:
+	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
+		return out.throw()
+	default:
+		return nil
+	}
+	out.legs = nil
+	failed := false
+	for _, l := range r.legs {
+		switch v.roles[l.index] {
+		case roleUnlisted:
+			return out.throw()
+		case roleKeep:
+			out.legs = append(out.legs, l)
+		case roleFailed:
+			failed = true
+		case roleOther:
+		}
+	}
+	switch {
+	case v.source.IsValid() && r.prefsrc.IsValid() && !v.own[r.prefsrc]:
+		return out.throw()
+	case len(out.legs) == 0 && failed:
+		return nil // so the destination is reached by the default route
+	case len(out.legs) == 0:
+		return out.throw()
+	case len(out.legs) < len(r.legs):
+		out.nexthops = 0
+	}
+	return &out
+}
+
+// throw makes it a route that sends the look-up on to the next rule.
+func (r *route) throw() *route {
+	r.kind, r.scope, r.prefsrc, r.nexthops, r.legs, r.rest = unix.RTN_THROW, unix.RT_SCOPE_UNIVERSE, netip.Addr{}, 0, nil, ""
+	return r
+}
+
+// defaultRoute is the multipath default over the view's interfaces, by their
+// configured gateways, else by those of main's default through them; nil if
+// there is none. skipped are configured gateways that are not on-link.
+func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
+	r := route{
+		routeKey: routeKey{table: v.table, dst: netip.PrefixFrom(anyOf(v.family), 0)},
+		proto:    Protocol, kind: unix.RTN_UNICAST, prefsrc: v.source,
+	}
+	if v.family == unix.AF_INET6 {
+		r.metric = ipv6DefaultMetric
+	}
+	for i := range v.ports {
+		q := &v.ports[i]
+		if v.roles[q.index] != roleKeep {
+			continue
+		}
+		configured := false
+		for _, g := range q.Gateways {
+			if familyOf(g) != v.family {
+				continue
+			}
+			configured = true
+			if onLink(main, q.index, g) {
+				r.legs = append(r.legs, leg{index: q.index, gateway: g})
+			} else {
+				skipped = append(skipped, gatewayError{q.Name, g})
+			}
+		}
+		if !configured {
+			r.inheritDefault(main, v.family, q.index)
+		}
+	}
+	if len(r.legs) == 0 {
+		return nil, skipped
+	}
+	if v.family == unix.AF_INET && !slices.ContainsFunc(r.legs, func(l leg) bool { return l.gateway.IsValid() }) {
+		r.scope = unix.RT_SCOPE_LINK
+	}
+	return &r, skipped
+}
+
+// gatewayError is a configured gateway that no connected route covers.
+type gatewayError struct {
+	name    string
+	gateway netip.Addr
+}
+
+// inheritDefault takes the legs of main's best default route through a device,
+// and its metrics (MTU, initial window).
+func (r *route) inheritDefault(main []route, family uint8, index int) {
+	for i := range main {
+		m := &main[i]
+		if m.family() != family || m.dst.Bits() != 0 || m.kind != unix.RTN_UNICAST || m.from.IsValid() || !m.via(index) {
+			continue
+		}
+		for _, l := range m.legs {
+			if l.index == index {
+				r.legs = append(r.legs, l)
+			}
+		}
+		if r.rest == "" {
+			r.rest = m.rest
+		}
+		return
+	}
+}
+
+// onLink tells whether the kernel would accept the gateway on the device: a
+// connected route covers it, or it is an IPv6 link-local address.
+func onLink(main []route, index int, g netip.Addr) bool {
+	if g.Is6() && g.IsLinkLocalUnicast() {
+		return true
+	}
+	return slices.ContainsFunc(main, func(r route) bool {
+		return r.kind == unix.RTN_UNICAST && r.dst.Contains(g) && slices.ContainsFunc(r.legs, func(l leg) bool {
+			return l.index == index && !l.gateway.IsValid()
+		})
+	})
+}

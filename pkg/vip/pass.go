@@ -1,0 +1,130 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// The objects that Actual.Repaired counts.
+const (
+	objectAddress = "address"
+	objectRoute   = "route"
+	objectRule    = "rule"
+	objectLink    = "link"
+	objectSysctl  = "sysctl"
+)
+
+// placed is what was in place after our last call. It decides nothing but
+// whether something that is missing now counts as repaired.
+type placed struct {
+	addresses map[netip.Prefix]bool
+	routes    map[routeKey]*route
+	rules     map[rule]bool
+	links     map[string]bool
+	sysctls   map[string]bool
+}
+
+func newPlaced() placed {
+	return placed{
+		addresses: map[netip.Prefix]bool{}, routes: map[routeKey]*route{}, rules: map[rule]bool{},
+		links: map[string]bool{}, sysctls: map[string]bool{},
+	}
+}
+
+// pass is one call: what is wanted, what was read, what came of it.
+type pass struct {
+	//nolint:containedctx // the context of this one call, which all of its steps need
+	ctx   context.Context
+	m     *Manager
+	d     Desired
+	s     *snapshot
+	ports []port
+	a     Actual
+	errs  []error
+}
+
+// port is a listed interface that exists.
+type port struct {
+	Interface
+
+	index  int
+	usable bool
+}
+
+func (p *port) source(family uint8) netip.Addr {
+	if family == unix.AF_INET {
+		return p.Source4
+	}
+	return p.Source6
+}
+
+func (p *pass) fail(err error) { p.errs = append(p.errs, err) }
+
+func (p *pass) problem(format string, args ...any) {
+	p.a.Problems = append(p.a.Problems, fmt.Sprintf(format, args...))
+}
+
+func (p *pass) repaired(object string) { p.a.Repaired[object]++ }
+
+// change is an operation with what is needed when it was done.
+type change struct {
+	operation
+
+	// what names the change in errors. tolerate are errors that mean that
+	// nothing was left to do. done, if set, is called when it is in place, and
+	// told whether by us.
+	what     func() string
+	tolerate []unix.Errno
+	done     func(written bool)
+}
+
+// apply does the changes in their order; each failure is kept, none stops the
+// later ones. It returns how many are in place.
+func (p *pass) apply(changes []change) int {
+	ops := make([]operation, len(changes))
+	for i := range changes {
+		ops[i] = changes[i].operation
+	}
+	count := 0
+	for i, err := range p.m.conn.execute(p.ctx, ops) {
+		c := &changes[i]
+		if err == nil {
+			p.a.Writes++
+		}
+		if err != nil && !slices.ContainsFunc(c.tolerate, func(e unix.Errno) bool { return errors.Is(err, e) }) {
+			p.fail(fmt.Errorf("%s: %w", c.what(), err))
+			continue
+		}
+		count++
+		if c.done != nil {
+			c.done(err == nil)
+		}
+	}
+	return count
+}
+
+// resolve finds the listed interfaces and which of them can carry traffic.
+func (p *pass) resolve() {
+	p.ports = nil
+	for _, want := range p.d.Interfaces {
+		l, ok := p.s.link(want.Name)
+		if !ok {
+			p.problem("interface %s does not exist", want.Name)
+			continue
+		}
+		// The kernel refuses routes through a device that is down, and with one
+		// such leg the whole route, whatever the caller knew when it decided.
+		p.ports = append(p.ports, port{Interface: want, index: l.index, usable: want.Usable && l.up()})
+	}
+	if !slices.ContainsFunc(p.ports, func(q port) bool { return q.usable }) {
+		for i := range p.ports {
+			l, _ := p.s.link(p.ports[i].Name)
+			p.ports[i].usable = l.up()
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package vip
+
+import (
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// tableCount bounds the numbers that our tables take from the base on: the
+// return table and one per source VIP.
+const tableCount = 64
+
+// Offsets of the rules' priorities from the base priority. Rules of IPv4 that
+// match "from 0.0.0.0/32" apply only while no source is chosen yet. IPv6 has no
+// such match (a rule with a source prefix is skipped for look-ups without
+// one), so there two halves of the address space sort out the others.
+const (
+	offsetLinkLocal = 0  // IPv6: to link-local and multicast: past our tables
+	offsetReturn    = 1  // from a VIP: return table
+	offsetExclude   = 2  // to an excluded destination: past our tables
+	offsetChosen    = 3  // IPv6: any source chosen: past our tables
+	offsetSource    = 10 // one per source table
+	offsetEnd       = 99 // our own target of all jumps
+)
+
+// fallbackPriority is that of the fallback rules: after those of the main
+// (32766) and the default table (32767).
+const fallbackPriority = 32800
+
+// dhcpClientPort is where a DHCP client sends from; the server answers to the
+// address of the interface.
+const dhcpClientPort = 68
+
+// excluded destinations that never get a VIP as source: link-local (instance
+// metadata services), multicast and broadcast.
+func excluded(family uint8) []netip.Prefix {
+	if family == unix.AF_INET {
+		return []netip.Prefix{
+			netip.MustParsePrefix("169.254.0.0/16"),
+			netip.MustParsePrefix("224.0.0.0/4"),
+			netip.MustParsePrefix("255.255.255.255/32"),
+		}
+	}
+	return []netip.Prefix{netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8")}
+}
+
+// plan is what our tables and rules should hold.
+type plan struct {
+	routes []*route // in the order in which the kernel accepts them
+	rules  []rule   // targets of jumps first
+}
+
+// plan makes the tables and rules for the VIPs that are bound.
+func (p *pass) plan(bound []netip.Prefix) (plan, error) {
+	var out plan
+	for _, family := range families() {
+		if err := p.planFamily(&out, family, bound); err != nil {
+			return plan{}, err
+		}
+	}
+	// Connected routes before those with a gateway, which IPv6 looks up in the
+	// tables as they are at that moment; defaults last.
+	slices.SortStableFunc(out.routes, func(a, b *route) int { return a.stage() - b.stage() })
+	return out, nil
+}
+
+func (r *route) stage() int {
+	switch {
+	case r.dst.Bits() == 0:
+		return 2
+	case slices.ContainsFunc(r.legs, func(l leg) bool { return l.gateway.IsValid() }):
+		return 1
+	default:
+		return 0
+	}
+}
+
+func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
+	var vips []netip.Prefix
+	for _, v := range bound {
+		if familyOf(v.Addr()) == family {
+			vips = append(vips, v)
+		}
+	}
+	fallbacks := slices.DeleteFunc(slices.Clone(p.d.Fallbacks), func(f Fallback) bool { return familyOf(f.Local) != family })
+	if len(vips) == 0 && len(fallbacks) == 0 {
+		return nil
+	}
+	base := p.m.opts.BaseTable
+	sources := p.sources(family, vips)
+	tables := p.sourceTables(family, sources)
+	for i, table := range slices.Concat([]uint32{base}, tables) {
+		if err := p.checkTable(family, table); err != nil {
+			return err
+		}
+		v := newView(family, table, netip.Addr{}, p.ports, p.s)
+		if i > 0 {
+			v = newView(family, table, sources[i-1], p.ports, p.s)
+		}
+		out.routes = append(out.routes, v.mirror(p.s.main)...)
+		def, skipped := v.defaultRoute(p.s.main)
+		if def != nil {
+			out.routes = append(out.routes, def)
+		}
+		if i == 0 {
+			for _, g := range skipped {
+				p.problem("gateway %s of interface %s is not on-link and is not used", g.gateway, g.name)
+			}
+		}
+	}
+	out.rules = append(out.rules, p.planRules(family, vips, tables, fallbacks)...)
+	return nil
+}
+
+// sources are the distinct source VIPs of a family that are bound, in the order
+// of the configuration.
+func (p *pass) sources(family uint8, vips []netip.Prefix) []netip.Addr {
+	var out []netip.Addr
+	for i := range p.ports {
+		a := p.ports[i].source(family)
+		if isSource(a, vips) && !slices.Contains(out, a) && len(out) < tableCount-1 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// sourceTables gives each source a table: the one that holds its routes
+// already, so that a change elsewhere does not move it, else a free one.
+func (p *pass) sourceTables(family uint8, sources []netip.Addr) []uint32 {
+	base := p.m.opts.BaseTable
+	held := map[netip.Addr]uint32{}
+	taken := map[uint32]bool{}
+	for i := range p.s.own {
+		r := &p.s.own[i]
+		if r.family() != family || !slices.Contains(sources, r.prefsrc) || r.table <= base || r.table >= base+tableCount {
+			continue
+		}
+		if held[r.prefsrc] == 0 && !taken[r.table] {
+			held[r.prefsrc], taken[r.table] = r.table, true
+		}
+	}
+	out := make([]uint32, len(sources))
+	next := base + 1
+	for i, s := range sources {
+		if out[i] = held[s]; out[i] != 0 {
+			continue
+		}
+		for taken[next] {
+			next++
+		}
+		out[i], taken[next] = next, true
+	}
+	return out
+}
+
+func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []uint32, fallbacks []Fallback) []rule {
+	base := p.m.opts.BasePriority
+	end := base + offsetEnd
+	lookup := func(offset, table uint32, src netip.Prefix) rule {
+		return rule{family: family, pref: base + offset, action: unix.FR_ACT_TO_TBL, table: table, src: src, proto: Protocol}
+	}
+	jump := func(offset uint32, src, dst netip.Prefix) rule {
+		return rule{family: family, pref: base + offset, action: unix.FR_ACT_GOTO, target: end, src: src, dst: dst, proto: Protocol}
+	}
+	var out []rule
+	if family == unix.AF_INET6 || len(tables) > 0 {
+		out = append(out, rule{family: family, pref: end, action: unix.FR_ACT_NOP, proto: Protocol})
+	}
+	if family == unix.AF_INET6 {
+		for _, dst := range excluded(family) {
+			out = append(out, jump(offsetLinkLocal, netip.Prefix{}, dst))
+		}
+	}
+	for _, v := range aggregate(vips) {
+		out = append(out, lookup(offsetReturn, p.m.opts.BaseTable, v))
+	}
+	if len(tables) > 0 {
+		out = append(out, p.selectionRules(family, jump)...)
+	}
+	unset := netip.Prefix{}
+	if family == unix.AF_INET {
+		unset = host(netip.IPv4Unspecified())
+	}
+	for i, table := range tables {
+		out = append(out, lookup(u32(offsetSource+i), table, unset))
+	}
+	for _, f := range fallbacks {
+		r := lookup(0, p.m.opts.BaseTable, host(f.Local))
+		r.pref, r.dst = fallbackPriority, host(f.Peer)
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// selectionRules keep what must not get a VIP as source away from the source
+// tables.
+func (p *pass) selectionRules(family uint8, jump func(offset uint32, src, dst netip.Prefix) rule) []rule {
+	var destinations []netip.Prefix
+	for _, e := range p.d.Exclude {
+		if familyOf(e.Addr()) == family {
+			destinations = append(destinations, e)
+		}
+	}
+	var out []rule
+	if family == unix.AF_INET {
+		unset := host(netip.IPv4Unspecified())
+		for _, dst := range aggregate(append(destinations, excluded(family)...)) {
+			out = append(out, jump(offsetExclude, unset, dst))
+		}
+		dhcp := jump(offsetExclude, unset, netip.Prefix{})
+		dhcp.ipproto, dhcp.sport = unix.IPPROTO_UDP, dhcpClientPort
+		return append(out, dhcp)
+	}
+	for _, dst := range aggregate(destinations) {
+		out = append(out, jump(offsetExclude, netip.Prefix{}, dst))
+	}
+	for _, half := range []string{"::/1", "8000::/1"} {
+		out = append(out, jump(offsetChosen, netip.MustParsePrefix(half), netip.Prefix{}))
+	}
+	return out
+}

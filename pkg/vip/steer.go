@@ -1,0 +1,196 @@
+package vip
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// errForeignTable tells that a routing table that should be ours is in use.
+var errForeignTable = errors.New("routing table holds routes of another owner")
+
+// steer makes tables and rules right for the VIPs that are bound. New routes
+// come first and rules that use them next; rules go before their routes.
+func (p *pass) steer(bound []netip.Prefix) {
+	plan, err := p.plan(bound)
+	if err != nil {
+		p.fail(err)
+		return
+	}
+	leaving := p.leaving()
+	upserts, deletes := p.diffRoutes(plan.routes)
+	ruleAdds, ruleDeletes := p.diffRules(plan.rules)
+	changes := slices.Concat(upserts, ruleAdds, ruleDeletes, deletes)
+	if len(changes) > 0 {
+		if err := p.m.state.touch(); err != nil {
+			p.fail(err)
+			return
+		}
+		p.apply(changes)
+	}
+	p.flushNeighbours(leaving)
+	if len(changes) == 0 {
+		return
+	}
+	if err := p.m.conn.readOwn(p.ctx, p.s); err != nil {
+		p.fail(err)
+	}
+}
+
+// ours tells whether a route of protocol 68 is one of ours: we write to tables
+// of our own and local routes, never to the main table.
+func (r *route) ours() bool {
+	switch r.table {
+	case unix.RT_TABLE_MAIN, unix.RT_TABLE_DEFAULT:
+		return false
+	case unix.RT_TABLE_LOCAL:
+		return r.kind == unix.RTN_LOCAL && r.proto == Protocol
+	default:
+		return r.proto == Protocol
+	}
+}
+
+// tabled tells whether it is a route of one of our tables.
+func (r *route) tabled() bool { return r.ours() && r.table != unix.RT_TABLE_LOCAL }
+
+func (p *pass) diffRoutes(want []*route) (upserts, deletes []change) {
+	have := make(map[routeKey]*route, len(p.s.own))
+	for i := range p.s.own {
+		if r := &p.s.own[i]; r.tabled() {
+			have[r.routeKey] = r
+		}
+	}
+	wanted := make(map[routeKey]bool, len(want))
+	for _, r := range want {
+		wanted[r.routeKey] = true
+		if h := have[r.routeKey]; h != nil && r.equal(h) {
+			p.m.placed.routes[r.routeKey] = r
+			continue
+		}
+		upserts = append(upserts, p.upsertRoute(r))
+	}
+	for i := range p.s.own {
+		if r := &p.s.own[i]; r.tabled() && !wanted[r.routeKey] {
+			deletes = append(deletes, p.deleteRoute(r))
+		}
+	}
+	for key := range p.m.placed.routes {
+		if !wanted[key] {
+			delete(p.m.placed.routes, key)
+		}
+	}
+	return upserts, deletes
+}
+
+func (p *pass) upsertRoute(r *route) change {
+	return change{
+		operation: opReplaceRoute(r),
+		what:      func() string { return "put " + r.String() },
+		done: func(written bool) {
+			if before := p.m.placed.routes[r.routeKey]; written && before != nil && before.equal(r) {
+				p.repaired(objectRoute)
+			}
+			p.m.placed.routes[r.routeKey] = r
+		},
+	}
+}
+
+func (p *pass) deleteRoute(r *route) change {
+	return change{
+		operation: opDeleteRoute(r),
+		what:      func() string { return "remove " + r.String() },
+		tolerate:  []unix.Errno{unix.ESRCH, unix.ENOENT},
+	}
+}
+
+func (r *route) String() string {
+	return "route " + r.dst.String() + " in table " + strconv.FormatUint(uint64(r.table), 10)
+}
+
+func (p *pass) diffRules(want []rule) (adds, deletes []change) {
+	// A rule of somebody else that is the same but for its owner serves as well,
+	// and the kernel would refuse a second one.
+	have := make(map[rule]bool, len(p.s.rules))
+	for _, r := range p.s.rules {
+		r.proto = Protocol
+		have[r] = true
+	}
+	wanted := make(map[rule]bool, len(want))
+	for _, r := range want {
+		wanted[r] = true
+		if have[r] {
+			p.m.placed.rules[r] = true
+			continue
+		}
+		adds = append(adds, p.addRule(r))
+	}
+	for _, r := range p.s.rules {
+		if r.proto == Protocol && !wanted[r] {
+			deletes = append(deletes, p.deleteRule(r))
+		}
+	}
+	for r := range p.m.placed.rules {
+		if !wanted[r] {
+			delete(p.m.placed.rules, r)
+		}
+	}
+	return adds, deletes
+}
+
+func (p *pass) addRule(r rule) change {
+	return change{
+		operation: opAddRule(&r),
+		what:      func() string { return "add " + r.String() },
+		tolerate:  []unix.Errno{unix.EEXIST},
+		done: func(written bool) {
+			if written && p.m.placed.rules[r] {
+				p.repaired(objectRule)
+			}
+			p.m.placed.rules[r] = true
+		},
+	}
+}
+
+func (p *pass) deleteRule(r rule) change {
+	return change{
+		operation: opDeleteRule(&r),
+		what:      func() string { return "remove " + r.String() },
+		tolerate:  []unix.Errno{unix.ENOENT},
+	}
+}
+
+func (r *rule) String() string {
+	s := fmt.Sprintf("rule %d", r.pref)
+	if r.src.IsValid() {
+		s += " from " + r.src.String()
+	}
+	if r.dst.IsValid() {
+		s += " to " + r.dst.String()
+	}
+	if r.table != 0 {
+		s += " lookup " + strconv.FormatUint(uint64(r.table), 10)
+	}
+	return s
+}
+
+// checkTable refuses a table that somebody else uses. It is asked only when we
+// have nothing in it.
+func (p *pass) checkTable(family uint8, table uint32) error {
+	for i := range p.s.own {
+		if r := &p.s.own[i]; r.table == table && r.family() == family {
+			return nil
+		}
+	}
+	all, err := p.m.conn.routes(p.ctx, family, table, 0)
+	if err != nil {
+		return fmt.Errorf("read routing table %d: %w", table, err)
+	}
+	if slices.ContainsFunc(all, func(r route) bool { return r.proto != Protocol }) {
+		return fmt.Errorf("%w: table %d", errForeignTable, table)
+	}
+	return nil
+}

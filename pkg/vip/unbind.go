@@ -1,0 +1,182 @@
+package vip
+
+import (
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// unbind removes what is bound and no longer wanted: its source and its rules
+// first, the address last, because the kernel deletes every IPv4 route whose
+// preferred source goes away. It tells whether there was anything to remove.
+func (p *pass) unbind() bool {
+	addresses, prefixes, devices := p.surplus()
+	if len(addresses)+len(prefixes)+len(devices) == 0 {
+		return false
+	}
+	if err := p.m.conn.readMain(p.ctx, p.s); err != nil {
+		p.fail(err)
+		return true
+	}
+	p.steer(p.boundVIPs())
+	p.remove(addresses, prefixes, devices)
+	return true
+}
+
+// surplus are our addresses and whole prefixes that are not wanted, or not where
+// they should be, and our devices that hold nothing then.
+func (p *pass) surplus() (addresses []address, prefixes []route, devices []link) {
+	wanted := make(map[netip.Prefix]bool, len(p.d.VIPs))
+	for _, v := range p.d.VIPs {
+		wanted[v.Masked()] = true
+	}
+	current, former := p.devices()
+	here, elsewhere := map[netip.Prefix]bool{}, map[int]bool{}
+	for _, a := range p.s.addresses {
+		if slices.ContainsFunc(current, func(l link) bool { return l.index == a.index }) {
+			here[a.prefix] = true
+		} else {
+			elsewhere[a.index] = true
+		}
+	}
+	used := map[int]bool{}
+	for _, a := range p.s.addresses {
+		// One of a former device goes when its place on the present one is taken.
+		if a.ours() && (!wanted[a.prefix] || elsewhere[a.index] && here[a.prefix]) {
+			addresses = append(addresses, a)
+			continue
+		}
+		used[a.index] = true
+	}
+	for _, r := range p.s.local {
+		if r.ours() && !wanted[r.dst] {
+			prefixes = append(prefixes, r)
+			continue
+		}
+		for _, l := range r.legs {
+			used[l.index] = true
+		}
+	}
+	for _, l := range slices.Concat(current, former) {
+		if p.ourDevice(l) && l.name != p.d.Device.Name && !used[l.index] {
+			devices = append(devices, l)
+		}
+	}
+	return addresses, prefixes, devices
+}
+
+// remove takes away addresses, local routes and devices, except addresses that a
+// route of somebody else names as its source: the kernel would delete that
+// route, maybe the host's default.
+func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
+	kept := p.neededByOthers(addresses)
+	var changes []change
+	for _, a := range addresses {
+		if kept[a.prefix.Addr()] {
+			continue
+		}
+		if slices.ContainsFunc(devices, func(l link) bool { return l.index == a.index }) {
+			delete(p.m.placed.addresses, a.prefix)
+			continue // goes with its device
+		}
+		changes = append(changes, change{
+			operation: opDeleteAddress(a),
+			what:      func() string { return "unbind " + a.prefix.String() },
+			tolerate:  []unix.Errno{unix.EADDRNOTAVAIL, unix.ENODEV},
+			done:      func(bool) { delete(p.m.placed.addresses, a.prefix) },
+		})
+	}
+	for i := range prefixes {
+		c := p.deleteRoute(&prefixes[i])
+		c.done = func(bool) { delete(p.m.placed.addresses, prefixes[i].dst) }
+		changes = append(changes, c)
+	}
+	p.apply(changes)
+	for _, l := range devices {
+		if !slices.ContainsFunc(addresses, func(a address) bool { return a.index == l.index && kept[a.prefix.Addr()] }) {
+			p.removeDevice(l)
+		}
+	}
+}
+
+func (p *pass) removeDevice(l link) {
+	p.apply([]change{{
+		operation: opDeleteLink(l),
+		what:      func() string { return "delete device " + l.name },
+		tolerate:  []unix.Errno{unix.ENODEV},
+		done: func(bool) {
+			delete(p.m.placed.links, l.name)
+			p.m.log.Info("virtual interface deleted", "device", l.name)
+			if err := p.m.state.dropDevice(l.name); err != nil {
+				p.fail(err)
+			}
+		},
+	}})
+}
+
+// neededByOthers are the addresses that IPv4 routes of others have as preferred
+// source. (An IPv6 route survives the loss of it.)
+func (p *pass) neededByOthers(addresses []address) map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	if !slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr().Is4() }) {
+		return out
+	}
+	all, err := p.m.conn.routes(p.ctx, unix.AF_INET, 0, 0)
+	if err != nil {
+		p.fail(err)
+	}
+	for i := range all {
+		r := &all[i]
+		if r.table == unix.RT_TABLE_LOCAL || r.ours() || !r.prefsrc.IsValid() {
+			continue
+		}
+		if slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr() == r.prefsrc }) {
+			out[r.prefsrc] = true
+			p.problem("%s is not unbound: %s of another owner has it as source and would be deleted", r.prefsrc, r)
+		}
+	}
+	return out
+}
+
+// restore removes all of ours, in the order rules, routes, addresses, devices,
+// sysctls, state file. The file stays when something is left to be done.
+func (p *pass) restore() {
+	var changes []change
+	for _, r := range p.s.rules {
+		if r.proto == Protocol {
+			changes = append(changes, p.deleteRule(r))
+		}
+	}
+	var prefixes []route
+	for i := range p.s.own {
+		switch r := &p.s.own[i]; {
+		case r.tabled():
+			changes = append(changes, p.deleteRoute(r))
+		case r.ours():
+			prefixes = append(prefixes, *r)
+		}
+	}
+	p.apply(changes)
+	var addresses []address
+	for _, a := range p.s.addresses {
+		if a.ours() {
+			addresses = append(addresses, a)
+		}
+	}
+	var devices []link
+	for _, l := range p.s.links {
+		if p.ourDevice(l) {
+			devices = append(devices, l)
+		}
+	}
+	p.remove(addresses, prefixes, devices)
+	p.sysctls()
+	if len(p.errs) > 0 {
+		return
+	}
+	p.m.placed = newPlaced()
+	if err := p.m.state.remove(); err != nil {
+		p.fail(err)
+	}
+}
