@@ -1,0 +1,132 @@
+package speaker
+
+import (
+	"net/netip"
+	"slices"
+
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
+)
+
+// kernel makes the wanted state of the kernel. VIPs are bound whenever they are
+// configured: a VIP that is withheld stays bound, so that what routers still
+// send is served.
+func (p *planner) kernel() {
+	c := p.in.Config
+	k := &p.out.Kernel
+	k.Device = vip.Device{Name: c.VirtualInterface.Name, Kind: vip.DeviceKind(c.VirtualInterface.Kind)}
+	k.Sysctls = vip.SysctlMode(c.Host.Sysctls)
+	k.VIPs = make([]netip.Prefix, 0, len(c.VIPs))
+	for i := range c.VIPs {
+		k.VIPs = append(k.VIPs, c.VIPs[i].Prefix)
+	}
+	k.VIPs = append(k.VIPs, p.lingering()...)
+
+	k.Interfaces = make([]vip.Interface, len(c.Interfaces))
+	for i := range c.Interfaces {
+		k.Interfaces[i] = vip.Interface{Name: c.Interfaces[i].Name, Usable: p.out.Interfaces[i].Leg, Gateways: c.Interfaces[i].Gateways}
+	}
+	for i := range c.VIPs {
+		p.source(&c.VIPs[i], &p.out.VIPs[i])
+	}
+	p.exempt()
+}
+
+// lingering are the VIPs that are no longer configured but stay bound, because a
+// speaker still announces them or did so until just now. They are sorted.
+func (p *planner) lingering() []netip.Prefix {
+	keep := map[netip.Prefix]bool{}
+	for prefix, until := range p.in.Lingering {
+		if until.After(p.now) && !p.configured[prefix] {
+			keep[prefix] = true
+			p.mayChange(until)
+		}
+	}
+	for _, rib := range p.carried {
+		for prefix := range rib {
+			if !p.configured[prefix] {
+				keep[prefix] = true
+			}
+		}
+	}
+	list := make([]netip.Prefix, 0, len(keep))
+	for prefix := range keep {
+		list = append(list, prefix)
+	}
+	slices.SortFunc(list, comparePrefix)
+	return list
+}
+
+// source makes the VIP the preferred source on its interfaces if it may be: a
+// source that the network does not route back to cuts the host off. So it must
+// be announced now, and go on being so.
+func (p *planner) source(c *config.VIP, v *VIP) {
+	if !c.PreferredSource || !c.Prefix.IsSingleIP() {
+		return
+	}
+	if !(v.Bound && v.Wanted && v.Announced) && !p.adopted(c, v) {
+		return
+	}
+	addr := c.Prefix.Addr()
+	for _, name := range c.Interfaces {
+		at, ok := p.byName[name]
+		if !ok {
+			continue
+		}
+		n := &p.out.Kernel.Interfaces[at]
+		if addr.Is4() && !n.Source4.IsValid() {
+			n.Source4 = addr
+		}
+		if addr.Is6() && !n.Source6.IsValid() {
+			n.Source6 = addr
+		}
+	}
+}
+
+// adopted tells whether the VIP stays source because it was under a former
+// process and its routers keep the routes until our sessions are back. A verdict
+// against it ends that.
+func (p *planner) adopted(c *config.VIP, v *VIP) bool {
+	if !p.graceUntil.After(p.now) || !slices.Contains(p.in.AdoptedSources, c.Prefix.Addr()) {
+		return false
+	}
+	switch v.Reason {
+	case status.Shutdown, status.CheckFailed, status.CheckStale:
+		return false
+	default:
+	}
+	for _, name := range c.Interfaces {
+		if at, ok := p.byName[name]; ok && p.out.Interfaces[at].established {
+			return false
+		}
+	}
+	return true
+}
+
+// exempt lists the destinations that never get a VIP as source, and the pairs
+// of addresses whose last words may leave by any path.
+func (p *planner) exempt() {
+	k := &p.out.Kernel
+	seen := map[netip.Prefix]bool{}
+	add := func(prefix netip.Prefix) {
+		if !seen[prefix] {
+			seen[prefix] = true
+			k.Exclude = append(k.Exclude, prefix)
+		}
+	}
+	// Addresses of the link, such as a cloud's metadata service (RFC 3927).
+	add(netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254}), 16))
+	for _, prefix := range p.in.Config.Egress.Exclude {
+		add(prefix)
+	}
+	for i := range p.out.Interfaces {
+		for j := range p.out.Interfaces[i].Peers {
+			peer := &p.out.Interfaces[i].Peers[j]
+			add(netip.PrefixFrom(peer.Address, peer.Address.BitLen()))
+			if peer.LocalAddress.IsValid() && peer.ASN != p.in.Config.BGP.ASN {
+				k.Fallbacks = append(k.Fallbacks, vip.Fallback{Local: peer.LocalAddress, Peer: peer.Address})
+			}
+		}
+	}
+}

@@ -1,0 +1,290 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
+)
+
+// The times of the control loop.
+const (
+	// spacing is the least time between two passes, unless there is bad news.
+	spacing = 5 * time.Millisecond
+	// looks is how often one spacing is broken off to see whether news is bad.
+	looks = 3
+	// resync is the time after which a pass runs without a wake-up.
+	resync = 30 * time.Second
+	// steerBound is how long a withdraw waits for the kernel.
+	steerBound = 200 * time.Millisecond
+	// backoffMin and backoffMax bound the time to the next try after an error.
+	backoffMin = 250 * time.Millisecond
+	backoffMax = 15 * time.Second
+	// restless is how many passes in a row may ask for another one at once.
+	restless = 3
+)
+
+// Network tells what links and addresses exist. *netmon.Monitor is one.
+type Network interface {
+	// State is nil before the first reading.
+	State() *netmon.State
+	Watch(names []string)
+	Resyncs() map[string]uint64
+}
+
+// Checks runs service checks. *health.Manager is one.
+type Checks interface {
+	Set(specs []health.Spec)
+	Results() health.Results
+}
+
+// Kernel holds VIPs and their routes. *vip.Manager is one. Its calls are never
+// made two at a time.
+type Kernel interface {
+	Steer(ctx context.Context, want vip.Desired) (vip.Actual, error)
+	Bind(ctx context.Context, want vip.Desired) (vip.Actual, error)
+	Unbind(ctx context.Context, want vip.Desired) (vip.Actual, error)
+	Restore(ctx context.Context) error
+}
+
+// Sessions holds BGP peers and paths. *bgp.Manager is one. Withdraw and
+// Announce take an order and never block.
+type Sessions interface {
+	Withdraw(want bgp.Desired)
+	Announce(want bgp.Desired)
+	State() *bgp.State
+	Stop(ctx context.Context, mode bgp.StopMode, text string) error
+}
+
+// Signal wakes the loop. All sources share one, and may have it before the loop
+// exists.
+type Signal chan struct{}
+
+// NewSignal returns a signal.
+func NewSignal() Signal { return make(Signal, 1) }
+
+// Poke asks for a pass. It never blocks and says nothing but "look again".
+func (s Signal) Poke() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
+
+// Options are what a loop needs. All of it is required unless it says otherwise.
+type Options struct {
+	Log    *slog.Logger
+	Config *config.Config
+	// Signal is what the sources poke.
+	Signal   Signal
+	Network  Network
+	Checks   Checks
+	Kernel   Kernel
+	Sessions Sessions
+	// NewChecker makes the checker of a configured check.
+	NewChecker func(config.Check) (health.Checker, error)
+	// Publish gets the picture of every pass. It must not block or change it.
+	Publish func(*status.Status)
+	// ConfigStatus tells about the configuration file; may be nil.
+	ConfigStatus func() status.Config
+	Version      string
+	// Adopted and AdoptedSources are what the kernel writer found of a former
+	// process, see Inputs.
+	Adopted        bool
+	AdoptedSources []netip.Addr
+}
+
+// Loop is the control loop. One goroutine makes all decisions and calls all
+// writers.
+type Loop struct {
+	opt       Options
+	startedAt time.Time
+	setup     atomic.Pointer[setup]
+	order     sync.Once     // closes stop
+	stop      chan struct{} // closed by Stop
+	progress  progress
+
+	// What follows belongs to the goroutine of the loop.
+
+	applied  *setup       // the configuration that checks and network follow
+	call     chan outcome // the kernel call that is running, nil for none
+	actual   vip.Actual   // the newest reading of the kernel
+	fresh    bool         // actual was read in this pass
+	repaired map[string]uint64
+	errs     []error // of this pass
+	routerID netip.Addr
+	lingered map[netip.Prefix]time.Time
+	shutdown bool
+	decision Desired // the last one that was carried out
+	recheck  time.Time
+	unrest   int // passes in a row that asked for another one
+	failures int // passes in a row with an error
+	passes   status.Passes
+	picture  *status.Status // the last one
+}
+
+// setup is a configuration with the checks that follow from it.
+type setup struct {
+	config *config.Config
+	specs  []health.Spec
+}
+
+// New returns a loop for the configuration. It fails when a check cannot be
+// made, such as for a file of roots that does not exist.
+func New(opt Options) (*Loop, error) {
+	specs, err := checkSpecs(opt.Config, opt.NewChecker)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loop{
+		opt: opt, startedAt: time.Now(), stop: make(chan struct{}),
+		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{},
+	}
+	l.progress.base = l.startedAt
+	l.setup.Store(&setup{config: opt.Config, specs: specs})
+	return l, nil
+}
+
+// SetConfig puts another configuration in force. What it does not change is not
+// touched, since every pass writes differences only. On an error the old one
+// stays. It must not be called from two goroutines at a time.
+func (l *Loop) SetConfig(c *config.Config) error {
+	if old := l.setup.Load().config; c.VirtualInterface != old.VirtualInterface {
+		return fmt.Errorf("virtual_interface: changing it from %s (%s) to %s (%s) needs a restart",
+			old.VirtualInterface.Name, old.VirtualInterface.Kind, c.VirtualInterface.Name, c.VirtualInterface.Kind)
+	}
+	specs, err := checkSpecs(c, l.opt.NewChecker)
+	if err != nil {
+		return err
+	}
+	l.setup.Store(&setup{config: c, specs: specs})
+	l.Poke()
+	return nil
+}
+
+// Poke asks for a pass. It never blocks.
+func (l *Loop) Poke() { l.opt.Signal.Poke() }
+
+// Stop orders the end: Run then leaves as the configuration's shutdown section
+// says, and returns. It never blocks and may be called more than once.
+func (l *Loop) Stop() { l.order.Do(func() { close(l.stop) }) }
+
+// loop makes passes until it is stopped, then leaves.
+func (l *Loop) loop(ctx context.Context) error {
+	for {
+		l.progress.begin()
+		err := l.pass(ctx)
+		l.progress.end(!errors.Is(err, errNotReady))
+		if errors.Is(err, errStopped) || l.rest(ctx, l.pause(err)) {
+			return l.leave(ctx)
+		}
+	}
+}
+
+// pause notes how a pass ended and returns the time to the next one, if nothing
+// wakes the loop before.
+func (l *Loop) pause(err error) time.Duration {
+	wait := resync
+	if err != nil {
+		wait = backoff(l.failures)
+		l.failures++
+	} else {
+		l.failures = 0
+	}
+	return max(min(wait, l.untilRecheck()), spacing)
+}
+
+// backoff is the time to wait after that many failures in a row, with jitter, so
+// that hosts which failed together do not try again together.
+func backoff(failures int) time.Duration {
+	d := min(backoffMin<<min(failures, 10), backoffMax)
+	return d - rand.N(d/4) //nolint:gosec // jitter needs no secrecy
+}
+
+// rest waits for a wake-up or for the time to be over, but at least for the
+// spacing unless there is bad news. It returns true when the loop is to stop.
+func (l *Loop) rest(ctx context.Context, wait time.Duration) bool {
+	quiet, end := time.NewTimer(spacing), time.NewTimer(wait)
+	defer quiet.Stop()
+	defer end.Stop()
+	calm, woken, looked := false, false, 0
+	for {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-l.stop:
+			return true
+		case <-end.C:
+			return false
+		case <-quiet.C:
+			if woken {
+				return false
+			}
+			calm = true
+		case <-l.opt.Signal:
+			woken = true
+			looked++
+			if calm || looked <= looks && l.badNews() {
+				return false
+			}
+		}
+	}
+}
+
+// badNews tells whether a pass now would take something away.
+func (l *Loop) badNews() bool {
+	l.fresh = false
+	in, ok := l.inputs()
+	if !ok {
+		return false
+	}
+	next := l.plan(&in)
+	return takesAway(&l.decision, &next)
+}
+
+// takesAway tells whether next lacks a leg, a session or a path that prev has.
+func takesAway(prev, next *Desired) bool {
+	for i, n := range prev.Kernel.Interfaces {
+		if n.Usable && (i >= len(next.Kernel.Interfaces) || next.Kernel.Interfaces[i].Name != n.Name || !next.Kernel.Interfaces[i].Usable) {
+			return true
+		}
+	}
+	for i, s := range prev.BGP.Speakers {
+		if i >= len(next.BGP.Speakers) || next.BGP.Speakers[i].Name != s.Name {
+			return true
+		}
+		t := next.BGP.Speakers[i]
+		if missing(s.Peers, t.Peers, func(p bgp.Peer) netip.Addr { return p.Address }) ||
+			missing(s.Paths, t.Paths, func(p bgp.Path) netip.Prefix { return p.Prefix }) {
+			return true
+		}
+	}
+	return false
+}
+
+// missing tells whether an element of prev is not in next, where both have the
+// same order. It may be wrong when the order changed, which costs one pass.
+func missing[T any, K comparable](prev, next []T, key func(T) K) bool {
+	j := 0
+	for i := range prev {
+		for j < len(next) && key(next[j]) != key(prev[i]) {
+			j++
+		}
+		if j == len(next) {
+			return true
+		}
+	}
+	return false
+}

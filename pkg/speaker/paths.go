@@ -1,0 +1,245 @@
+package speaker
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/status"
+)
+
+// CheckID is the name under which the check of a VIP is run.
+func CheckID(vipName, checkName string) string { return vipName + "/" + checkName }
+
+// vips decides about each VIP, and on which interfaces it is announced.
+func (p *planner) vips() {
+	p.out.VIPs = make([]VIP, len(p.in.Config.VIPs))
+	for i := range p.in.Config.VIPs {
+		p.out.VIPs[i] = p.decide(&p.in.Config.VIPs[i])
+	}
+}
+
+// decide asks the gates of one VIP in the order in which they explain most.
+func (p *planner) decide(c *config.VIP) VIP {
+	v := VIP{Name: c.Name, Prefix: c.Prefix, Bound: p.bound[c.Prefix], Interfaces: make([]Placement, len(c.Interfaces))}
+	reason, detail := p.checked(c)
+	if p.in.Overrides.Shutdown {
+		reason, detail = status.Shutdown, "the daemon is stopping"
+	}
+	for i, name := range c.Interfaces {
+		v.Interfaces[i] = p.place(c, name, v.Bound, reason, detail)
+		v.Wanted = v.Wanted || v.Interfaces[i].Wanted
+		v.Announced = v.Announced || v.Interfaces[i].Announced
+	}
+	if !v.Announced {
+		v.Reason, v.Detail = explain(&v, reason, detail)
+	}
+	return v
+}
+
+// checked tells why the checks withhold the VIP; an empty reason if they do not.
+// A check that failed explains more than one that is silent.
+func (p *planner) checked(c *config.VIP) (status.Reason, string) {
+	order := []status.Reason{status.CheckFailed, status.CheckStale, status.CheckUnknown}
+	worst, detail := len(order), ""
+	for i := range c.Checks {
+		r, known := p.in.Health[CheckID(c.Name, c.Checks[i].Name)]
+		if r.Verdict == health.Healthy {
+			p.mayChange(r.Expires)
+		}
+		rank := slices.Index(order, verdictReason(r, known, p.now))
+		if rank >= 0 && rank < worst {
+			worst, detail = rank, joinNonEmpty(": ", "check "+c.Checks[i].Name, r.Reason)
+		}
+	}
+	if worst == len(order) {
+		return "", ""
+	}
+	return order[worst], detail
+}
+
+// verdictReason is the reason word of a verdict, empty for one that is healthy
+// and has not expired. Unknown is not healthy.
+func verdictReason(r health.Result, known bool, now time.Time) status.Reason {
+	switch {
+	case !known || (r.Verdict != health.Healthy && r.Verdict != health.Unhealthy):
+		return status.CheckUnknown
+	case r.Verdict == health.Unhealthy:
+		return status.CheckFailed
+	case !now.Before(r.Expires):
+		return status.CheckStale
+	}
+	return ""
+}
+
+// place decides about one VIP on one interface. Reason is that of the gates
+// which are the same everywhere.
+func (p *planner) place(c *config.VIP, name string, bound bool, reason status.Reason, detail string) Placement {
+	pl := Placement{Interface: name, Reason: reason, Detail: detail}
+	at, ok := p.byName[name]
+	if !ok {
+		pl.Reason, pl.Detail = status.NoUsableInterface, "interface "+name+" is not configured"
+		return pl
+	}
+	n := &p.out.Interfaces[at]
+	hop, hasHop := p.nextHop(at, c.Prefix.Addr().Is4())
+	pl.NextHop = hop
+	if pl.Reason != "" {
+		return pl
+	}
+	switch {
+	case !n.Usable:
+		pl.Reason, pl.Detail = status.NoUsableInterface, n.Detail
+	case !hasHop:
+		pl.Reason, pl.Detail = status.NoUsableInterface, "no usable IPv6 address to be the next hop"
+	case !p.in.RouterID.IsValid():
+		pl.Reason, pl.Detail = status.NoSession, "no router id: no listed interface has an IPv4 address; set bgp.router_id"
+	default:
+		pl.Wanted = true
+		pl.Reason, pl.Detail = status.NotBound, "the kernel does not hold it"
+	}
+	if !pl.Wanted || !bound {
+		return pl
+	}
+	pl.Peers, pl.Detail = p.carriers(name, c.Prefix)
+	pl.Announced = len(pl.Peers) > 0
+	pl.Reason = status.NoSession
+	if pl.Announced {
+		pl.Reason, pl.Detail = "", ""
+	}
+	return pl
+}
+
+// nextHop returns the next hop of one family's paths on an interface: zero for
+// each session's own address, which is right when all its sessions are of that
+// family; else the interface's own address of the family. Without one, IPv4
+// goes with the IPv6 next hop of the session (RFC 8950), and IPv6 not at all.
+func (p *planner) nextHop(at int, ipv4 bool) (netip.Addr, bool) {
+	n := &p.out.Interfaces[at]
+	var own netip.Addr
+	same := true
+	for i := range n.Peers {
+		if n.Peers[i].Address.Is4() != ipv4 {
+			same = false
+		} else if !own.IsValid() && !n.Peers[i].LocalAddress.IsLinkLocalUnicast() {
+			own = n.Peers[i].LocalAddress
+		}
+	}
+	if same {
+		return netip.Addr{}, true
+	}
+	if !own.IsValid() {
+		own = global(n.Addresses, ipv4)
+	}
+	return own, own.IsValid() || ipv4
+}
+
+// carriers are the peers on the interface that have the prefix from us now:
+// established, of the prefix's family, and served by a speaker that holds it.
+// If there are none, it says what their sessions do.
+func (p *planner) carriers(name string, prefix netip.Prefix) (peers []netip.Addr, why string) {
+	s, ok := p.in.BGP.Speaker(name)
+	if !ok {
+		return nil, "the speaker has not started"
+	}
+	inRIB := p.carried[name][prefix]
+	var states []string
+	for i := range s.Peers {
+		peer := &s.Peers[i]
+		family := peer.IPv6
+		if prefix.Addr().Is4() {
+			family = peer.IPv4
+		}
+		switch {
+		case peer.State != bgp.Established:
+			states = append(states, joinNonEmpty(": ", peer.Address.String()+" "+string(peer.State), peer.LastError))
+		case !family:
+			states = append(states, peer.Address.String()+" did not negotiate the address family")
+		case inRIB:
+			peers = append(peers, peer.Address)
+		}
+	}
+	slices.SortFunc(peers, netip.Addr.Compare)
+	slices.Sort(states)
+	if len(states) == 0 {
+		return peers, joinNonEmpty(": ", "the speaker does not announce it yet", s.Error)
+	}
+	return peers, strings.Join(states, "; ")
+}
+
+// explain gives the one reason why a VIP is announced nowhere.
+func explain(v *VIP, reason status.Reason, detail string) (status.Reason, string) {
+	if reason != "" {
+		return reason, detail
+	}
+	// A gate that is further on explains more: no_session on one interface
+	// means that this one would do.
+	for _, word := range []status.Reason{status.NotBound, status.NoSession, status.NoUsableInterface} {
+		var details []string
+		for i := range v.Interfaces {
+			if pl := &v.Interfaces[i]; pl.Reason == word {
+				details = append(details, pl.Interface+": "+pl.Detail)
+			}
+		}
+		if word == status.NotBound && len(details) > 0 {
+			return word, "the kernel does not hold it"
+		}
+		if len(details) > 0 {
+			return word, strings.Join(details, "; ")
+		}
+	}
+	return status.NoUsableInterface, "no interface is selected"
+}
+
+// paths are the announcements of a speaker: what is wanted everywhere but for
+// the state of the interface, and bound. They stay loaded while the interface is
+// down, so that they are there before its sessions are.
+func (p *planner) paths(at int) []bgp.Path {
+	var list []bgp.Path
+	name := p.out.Interfaces[at].Name
+	for i := range p.out.VIPs {
+		v := &p.out.VIPs[i]
+		c := &p.in.Config.VIPs[i]
+		if !v.Bound {
+			continue
+		}
+		for j := range v.Interfaces {
+			pl := &v.Interfaces[j]
+			if pl.Interface != name || withheldEverywhere(pl.Reason) {
+				continue
+			}
+			if hop, ok := p.nextHop(at, v.Prefix.Addr().Is4()); ok {
+				list = append(list, path(c, hop))
+			}
+		}
+	}
+	return list
+}
+
+// withheldEverywhere tells whether a reason keeps a VIP out of the RIB. The
+// others are about sessions, to which the RIB goes once they run.
+func withheldEverywhere(r status.Reason) bool {
+	return r != "" && r != status.NoUsableInterface && r != status.NoSession
+}
+
+// path is one announcement with the configured attributes.
+func path(c *config.VIP, hop netip.Addr) bgp.Path {
+	a := &c.Announce
+	out := bgp.Path{
+		Prefix: c.Prefix, NextHop: hop, MED: a.MED, LocalPref: a.LocalPref, Prepend: a.Prepend,
+		Communities: a.Communities,
+	}
+	for _, l := range a.LargeCommunities {
+		out.LargeCommunities = append(out.LargeCommunities, bgp.LargeCommunity(l))
+	}
+	return out
+}
+
+// joinNonEmpty joins the parts that are not empty.
+func joinNonEmpty(sep string, parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), sep)
+}

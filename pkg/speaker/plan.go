@@ -1,0 +1,210 @@
+// Package speaker decides what is announced, bound and preferred as source, and
+// drives the writers to it.
+//
+// Plan is the decision: a pure function from snapshots of the world to the
+// whole desired state. Loop is the control loop around it. It is level
+// triggered: channels carry wake-ups, snapshots carry data, and nothing is
+// remembered that can be read. It is the only caller of the packages that write
+// to the kernel and to BGP.
+package speaker
+
+import (
+	"net/netip"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
+)
+
+// Inputs is everything that a decision depends on. Plan changes none of it.
+type Inputs struct {
+	Config *config.Config
+	// Net, Health and BGP are the newest snapshots of the world.
+	Net    *netmon.State
+	Health health.Results
+	BGP    *bgp.State
+	// Bound are the VIPs that the kernel holds, as far as known.
+	Bound []netip.Prefix
+	// RouterID is the BGP identifier in force, see RouterID.
+	RouterID netip.Addr
+	// Overrides are orders that stand above the configuration.
+	Overrides Overrides
+	// Legs are the interfaces that carried outgoing traffic by the decision
+	// before this one; nil if there was none.
+	Legs []string
+	// Lingering are VIPs that are no longer configured, with the time until
+	// which they stay bound because routers may still send to them.
+	Lingering map[netip.Prefix]time.Time
+	// StartedAt is when the process started.
+	StartedAt time.Time
+	// Adopted tells that the process took over the kernel state of a former one
+	// that did not stop cleanly, AdoptedSources which VIPs were source then.
+	Adopted        bool
+	AdoptedSources []netip.Addr
+}
+
+// Overrides are orders of an operator.
+type Overrides struct {
+	// Shutdown withholds all VIPs and takes them off as source. They stay bound.
+	Shutdown bool
+}
+
+// Desired is a decision: what kernel and BGP should hold, and why the rest is
+// withheld.
+type Desired struct {
+	Kernel vip.Desired
+	BGP    bgp.Desired
+	// VIPs and Interfaces are in the order of the configuration.
+	VIPs       []VIP
+	Interfaces []Interface
+	// Recheck is when the decision may change although no input does: a hold-up
+	// ends or a verdict expires. Zero for never.
+	Recheck time.Time
+}
+
+// VIP is the decision about one VIP.
+type VIP struct {
+	Name   string
+	Prefix netip.Prefix
+	Bound  bool
+	// Wanted tells that every gate but being bound is open on an interface.
+	Wanted bool
+	// Announced tells that an established session carries it now.
+	Announced bool
+	// Reason and Detail say why it is not announced; empty when it is.
+	Reason status.Reason
+	Detail string
+	// Interfaces are in the order of VIP.Interfaces of the configuration.
+	Interfaces []Placement
+}
+
+// Placement is the decision about one VIP on one interface.
+type Placement struct {
+	Interface string
+	Wanted    bool
+	Announced bool
+	Reason    status.Reason
+	Detail    string
+	// NextHop is the next hop to announce; zero for each session's own address.
+	NextHop netip.Addr
+	// Peers are the peers that have it now.
+	Peers []netip.Addr
+}
+
+// Interface is the decision about one listed interface.
+type Interface struct {
+	Name  string
+	Index int // of the link, 0 if there is none
+	// Usable tells that sessions may run here.
+	Usable bool
+	Reason status.Reason
+	Detail string
+	// Leg tells that outgoing traffic may leave here.
+	Leg bool
+	// Addresses are the interface's own usable addresses.
+	Addresses []netip.Prefix
+	Peers     []Peer
+	// established tells that a session is, fresh that none has been so far.
+	established, fresh bool
+}
+
+// Peer is the decision about one session.
+type Peer struct {
+	Address netip.Addr
+	ASN     uint32
+	// LocalAddress is the interface's own address on-link with the peer; zero
+	// if there is none.
+	LocalAddress netip.Addr
+	// Wanted tells that the session should run, Detail why not.
+	Wanted bool
+	Detail string
+}
+
+// planner holds what the parts of one decision share.
+type planner struct {
+	in  Inputs
+	now time.Time
+	out Desired
+	// bound and carried index the snapshots: the VIPs in the kernel, and per
+	// speaker those in its RIB.
+	bound   map[netip.Prefix]bool
+	carried map[string]map[netip.Prefix]bool
+	// configured are the VIPs, nets those of them that are more than one address.
+	configured map[netip.Prefix]bool
+	nets       []netip.Prefix
+	// byName finds an entry of out.Interfaces.
+	byName map[string]int
+	// graceUntil is how long what a former process left is trusted.
+	graceUntil time.Time
+}
+
+// Plan decides. It is pure: the same inputs give the same decision, whatever
+// the order inside the snapshots. Config must not be nil.
+func Plan(in Inputs, now time.Time) Desired {
+	p := &planner{
+		in: in, now: now,
+		bound:      make(map[netip.Prefix]bool, len(in.Bound)),
+		carried:    map[string]map[netip.Prefix]bool{},
+		configured: make(map[netip.Prefix]bool, len(in.Config.VIPs)),
+		byName:     make(map[string]int, len(in.Config.Interfaces)),
+	}
+	for _, b := range in.Bound {
+		p.bound[b] = true
+	}
+	for i := range in.Config.VIPs {
+		v := in.Config.VIPs[i].Prefix
+		p.configured[v] = true
+		if !v.IsSingleIP() {
+			p.nets = append(p.nets, v)
+		}
+	}
+	if in.BGP != nil {
+		for i := range in.BGP.Speakers {
+			p.index(&in.BGP.Speakers[i])
+		}
+	}
+	if in.Adopted && in.Config.BGP.GracefulRestart.Enabled {
+		p.graceUntil = in.StartedAt.Add(in.Config.BGP.GracefulRestart.RestartTime)
+		p.mayChange(p.graceUntil)
+	}
+	p.interfaces()
+	p.vips()
+	p.holdSessions()
+	p.speakers()
+	p.kernel()
+	return p.out
+}
+
+// index notes what a speaker has in its RIB.
+func (p *planner) index(s *bgp.SpeakerState) {
+	rib := make(map[netip.Prefix]bool, len(s.Announced))
+	for _, prefix := range s.Announced {
+		rib[prefix] = true
+	}
+	p.carried[s.Name] = rib
+}
+
+// mayChange notes a time at which the decision may change by itself.
+func (p *planner) mayChange(at time.Time) {
+	if at.After(p.now) && (p.out.Recheck.IsZero() || at.Before(p.out.Recheck)) {
+		p.out.Recheck = at
+	}
+}
+
+// isVIP tells whether a is, or lies in, a VIP: then it is never taken for an
+// interface's own address.
+func (p *planner) isVIP(a netip.Addr) bool {
+	if p.configured[netip.PrefixFrom(a, a.BitLen())] {
+		return true
+	}
+	for _, n := range p.nets {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

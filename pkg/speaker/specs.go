@@ -1,0 +1,50 @@
+package speaker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+)
+
+// checkSpecs makes the checks of a configuration.
+func checkSpecs(c *config.Config, newChecker func(config.Check) (health.Checker, error)) ([]health.Spec, error) {
+	var specs []health.Spec
+	for i := range c.VIPs {
+		for _, check := range c.VIPs[i].Checks {
+			checker, err := newChecker(check)
+			if err != nil {
+				return nil, fmt.Errorf("check %s: %w", CheckID(c.VIPs[i].Name, check.Name), err)
+			}
+			specs = append(specs, health.Spec{
+				ID: CheckID(c.VIPs[i].Name, check.Name), Key: checkKey(&check), Kind: check.Kind, Checker: checker,
+				Interval: check.Interval, Timeout: check.Timeout, Rise: check.Rise, Fall: check.Fall,
+			})
+		}
+	}
+	return specs, nil
+}
+
+// checkKey changes when anything about the check does. It is a digest, because
+// header values are secrets and a key is not.
+func checkKey(c *config.Check) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%q %s %s %d %d\n", c.Kind, c.Interval, c.Timeout, c.Rise, c.Fall)
+	if h := c.HTTP; h != nil {
+		fmt.Fprintf(&b, "%q %q %v %q %t %q\n", h.URL.String(), h.Method, h.ExpectStatus, h.ExpectBody, h.Insecure, h.CAFile)
+		for _, header := range h.Headers {
+			fmt.Fprintf(&b, "%q %q\n", header.Name, string(header.Value))
+		}
+	}
+	if c.TCP != nil {
+		fmt.Fprintf(&b, "%s\n", c.TCP.Address)
+	}
+	if c.Exec != nil {
+		fmt.Fprintf(&b, "%q %q\n", c.Exec.Command, c.Exec.Env)
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return hex.EncodeToString(sum[:8])
+}

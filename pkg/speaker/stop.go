@@ -1,0 +1,115 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+)
+
+// stopPoll is how often the end of the withdraw is looked for while stopping.
+const stopPoll = 20 * time.Millisecond
+
+// restartMode is the shutdown mode that leaves everything to the next process.
+const restartMode = "restart"
+
+// leave ends the daemon's work within the configured time. In drain mode:
+// sources off, withdraw everywhere, wait until routers have moved on, Cease,
+// unbind and restore. In restart mode the sessions end without a word, so that
+// routers keep the routes, and the kernel is left as it is.
+func (l *Loop) leave(ctx context.Context) error {
+	s := l.setup.Load().config.Shutdown
+	l.progress.leaving(s.Time + watchEvery)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Time)
+	defer cancel()
+	l.opt.Log.Info("stopping", "mode", s.Mode, "time", s.Time)
+	if s.Mode == restartMode {
+		return l.stopSessions(ctx, bgp.StopRestart, "")
+	}
+	l.shutdown = true
+	if carried := l.drain(ctx); carried {
+		l.awaitWithdrawn(ctx, s.Wait, s.Wait+(s.Time-s.Wait)/2)
+	}
+	return errors.Join(l.stopSessions(ctx, bgp.StopDrain, "vipspeaker is shut down"), l.restore(ctx))
+}
+
+// drain takes the sources off and withdraws everything. It tells whether a
+// router had anything to withdraw. The kernel gets its chance to be first, but
+// not more.
+func (l *Loop) drain(ctx context.Context) bool {
+	in, ok := l.inputs()
+	if !ok {
+		return false
+	}
+	carried := false
+	for i := range l.decision.VIPs {
+		carried = carried || l.decision.VIPs[i].Announced
+	}
+	l.errs, l.fresh = nil, false
+	d := l.plan(&in)
+	until := time.Now().Add(steerBound)
+	if l.call == nil || l.within(until) {
+		l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
+		l.within(until)
+	}
+	l.opt.Sessions.Withdraw(d.BGP)
+	l.decision = d
+	l.publish(&in, &d)
+	return carried
+}
+
+// awaitWithdrawn waits until the speakers announce nothing, but at least for
+// the time that routers need to move on, and at most for limit.
+func (l *Loop) awaitWithdrawn(ctx context.Context, wait, limit time.Duration) {
+	began := time.Now()
+	tick := time.NewTicker(stopPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		passed := time.Since(began)
+		if passed >= limit || passed >= wait && !announcesAny(l.opt.Sessions.State()) {
+			return
+		}
+	}
+}
+
+// announcesAny tells whether a speaker has anything in its RIB.
+func announcesAny(s *bgp.State) bool {
+	if s != nil {
+		for i := range s.Speakers {
+			if len(s.Speakers[i].Announced) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// stopSessions ends all speakers in at most half of the time that is left.
+func (l *Loop) stopSessions(ctx context.Context, mode bgp.StopMode, text string) error {
+	deadline, _ := ctx.Deadline()
+	ctx, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
+	defer cancel()
+	return bounded(ctx, "end the sessions", func() error { return l.opt.Sessions.Stop(ctx, mode, text) })
+}
+
+// restore takes everything of ours out of the kernel, once a call that still
+// runs has ended.
+func (l *Loop) restore(ctx context.Context) error {
+	running := l.call
+	return bounded(ctx, "restore the kernel", func() error {
+		if running != nil {
+			select {
+			case <-running:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return l.opt.Kernel.Restore(ctx)
+	})
+}
