@@ -1,0 +1,166 @@
+package bgp
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// runner keeps the process of one speaker running.
+type runner struct {
+	m    *Manager
+	name string
+	log  *slog.Logger
+
+	wake   chan struct{} // the target or the order changed
+	kill   chan struct{} // closed to end at once
+	once   sync.Once
+	done   chan struct{} // closed when the runner has ended
+	killed atomic.Bool   // ended against its will
+	state  atomic.Pointer[SpeakerState]
+
+	restarting bool // of the next process
+
+	mu     sync.Mutex
+	target SpeakerConfig
+	rev    uint64 // of target
+	end    *stopOrder
+}
+
+// ending is how the supervision of a process came to its end.
+type ending int
+
+const (
+	crashed  ending = iota // the process died or hung
+	replaced               // a fresh process is wanted
+	stopped                // on our order
+)
+
+func newRunner(m *Manager, cfg SpeakerConfig) *runner {
+	r := &runner{
+		m: m, name: cfg.Name, log: m.log.With("interface", cfg.Name), target: cfg, rev: 1,
+		wake: make(chan struct{}, 1), kill: make(chan struct{}), done: make(chan struct{}),
+	}
+	r.state.Store(&SpeakerState{Name: cfg.Name, Phase: Starting, Since: time.Now()})
+	return r
+}
+
+// setTarget replaces what the speaker should hold. An equal target costs
+// nothing.
+func (r *runner) setTarget(cfg SpeakerConfig) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.target = cfg
+	r.rev++
+	poke(r.wake)
+}
+
+func (r *runner) order(o stopOrder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.end == nil || o.mode == StopRestart {
+		r.end = &o
+	}
+	poke(r.wake)
+}
+
+// abort ends the runner and its process at once.
+func (r *runner) abort() {
+	r.once.Do(func() { r.killed.Store(true); close(r.kill) })
+}
+
+func (r *runner) wanted() (cfg SpeakerConfig, rev uint64, end *stopOrder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.target, r.rev, r.end
+}
+
+// run starts process after process until it is told to end.
+func (r *runner) run(ctx context.Context) {
+	defer close(r.done)
+	crashes := 0
+	for {
+		if _, _, end := r.wanted(); end != nil || ctx.Err() != nil {
+			break
+		}
+		began := time.Now()
+		how, reason := r.live(ctx)
+		switch how {
+		case stopped:
+			r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.PID, s.Error = nil, nil, 0, "" })
+			return
+		case replaced:
+			r.restarting = false
+			continue
+		case crashed:
+			r.restarting = true
+		}
+		if time.Since(began) >= r.m.timing.goodLife {
+			crashes = 0
+		}
+		pause := backoff(crashes, r.m.timing.firstRetry, r.m.timing.longRetry)
+		crashes++
+		r.log.Error("speaker process ended", "reason", reason, "restart_in", pause)
+		r.phase(Backoff, func(s *SpeakerState) {
+			s.Restarts++
+			s.LastExit, s.Peers, s.Announced, s.PID = reason, nil, nil, 0
+		})
+		if !r.pause(ctx, pause) {
+			break
+		}
+	}
+	r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.PID, s.Error = nil, nil, 0, "" })
+}
+
+// pause waits, and tells whether to go on.
+func (r *runner) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		if _, _, end := r.wanted(); end != nil {
+			return false
+		}
+		select {
+		case <-timer.C:
+			return true
+		case <-r.wake:
+		case <-r.kill:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// phase shows a change of the runner's state.
+func (r *runner) phase(p Phase, change func(*SpeakerState)) {
+	next := *r.state.Load()
+	if next.Phase != p {
+		next.Phase, next.Since = p, time.Now()
+	}
+	if change != nil {
+		change(&next)
+	}
+	r.state.Store(&next)
+	r.m.show()
+}
+
+// live runs one process to its end.
+func (r *runner) live(ctx context.Context) (ending, string) {
+	cfg, _, _ := r.wanted()
+	p, err := startProcess(r.m.opt.Command(r.name), r.log)
+	if err != nil {
+		return crashed, err.Error()
+	}
+	r.phase(Starting, func(s *SpeakerState) { s.PID = p.cmd.Process.Pid })
+	l := newLink(r, p, cfg)
+	how, reason := l.supervise(ctx)
+	_ = p.conn.Close() //nolint:errcheck // the process has ended
+	l.wg.Wait()
+	if reason == "" {
+		reason = p.reason
+	}
+	return how, reason
+}
