@@ -1,0 +1,182 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Lab is a topology that is laid out and running.
+type Lab struct {
+	t     testing.TB
+	ctx   context.Context //nolint:containedctx // a lab lives as long as its test, Cleanup included
+	topo  *Topology
+	nodes map[string]*Node
+	order []*Node
+	logs  string
+}
+
+// Start lays out dir/topology.clab.yml and starts its routers. It returns when
+// they run, not when their sessions are up.
+func Start(t testing.TB, dir string) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatalf("lab %s: network and mount namespaces with routers in them need root", dir)
+	}
+	require(t, "unshare", "nsenter", "ip", "nft", "sysctl")
+	topo, err := Load(dir)
+	if err != nil {
+		t.Fatalf("lab: %v", err)
+	}
+	// t.Context is cancelled before Cleanup runs, which still needs the nodes.
+	l := &Lab{t: t, ctx: context.WithoutCancel(t.Context()), topo: topo, nodes: map[string]*Node{}, logs: t.TempDir()}
+	t.Cleanup(l.stop)
+	for _, name := range topo.order {
+		if _, shared := topo.Topology.Nodes[name].sharedWith(); !shared {
+			n := newNode(l, name)
+			l.nodes[name] = n
+			l.order = append(l.order, n)
+		}
+	}
+	for _, name := range topo.order {
+		spec := topo.Topology.Nodes[name]
+		if of, shared := spec.sharedWith(); shared {
+			l.nodes[name] = l.nodes[of]
+		}
+		l.nodes[name].bind(dir, spec)
+	}
+	for _, link := range topo.Topology.Links {
+		l.cable(link)
+	}
+	for _, name := range topo.order {
+		for _, line := range topo.Topology.Nodes[name].Exec {
+			l.nodes[name].Run(strings.Fields(line)...)
+		}
+	}
+	for _, name := range topo.order {
+		l.nodes[name].startImage(topo.Topology.Nodes[name].Image)
+	}
+	return l
+}
+
+// Node returns a node by its name in the topology file.
+func (l *Lab) Node(name string) *Node {
+	l.t.Helper()
+	n := l.nodes[name]
+	if n == nil {
+		l.t.Fatalf("lab %s: no node %q", l.topo.Name, name)
+	}
+	return n
+}
+
+// Peer returns the other end of the link at node's interface ifc.
+func (l *Lab) Peer(node, ifc string) (*Node, string) {
+	l.t.Helper()
+	for _, link := range l.topo.Topology.Links {
+		a, b := link.ends()
+		if (b == Endpoint{Node: node, Interface: ifc}) {
+			a, b = b, a
+		}
+		if (a == Endpoint{Node: node, Interface: ifc}) {
+			return l.Node(b.Node), b.Interface
+		}
+	}
+	l.t.Fatalf("lab %s: no link at %s:%s", l.topo.Name, node, ifc)
+	return nil, ""
+}
+
+// cable makes a veth pair across two nodes, both ends up.
+func (l *Lab) cable(link LinkSpec) {
+	l.t.Helper()
+	a, b := link.ends()
+	na, nb := l.Node(a.Node), l.Node(b.Node)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = a.Interface
+	attrs.Namespace = netlink.NsPid(na.pid)
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.Interface, PeerNamespace: netlink.NsPid(nb.pid)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		l.t.Fatalf("lab: link %v: %v", link.Endpoints, err)
+	}
+	na.LinkUp(a.Interface)
+	nb.LinkUp(b.Interface)
+}
+
+// stop ends everything, the last started first. After a failed test it first
+// shows what the nodes know.
+func (l *Lab) stop() {
+	if l.t.Failed() {
+		for _, n := range l.order {
+			l.t.Log(n.report())
+		}
+	}
+	for _, n := range slices.Backward(l.order) {
+		n.close()
+	}
+}
+
+// Log returns the log of the named daemon of a node ("bgpd", "zebra", "bird",
+// "vipspeaker"), empty if there is none.
+func (l *Lab) log(node, daemon string) string {
+	data, err := os.ReadFile(l.logPath(node, daemon))
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+func (l *Lab) logPath(node, daemon string) string {
+	return filepath.Join(l.logs, node+"-"+daemon+".log")
+}
+
+// require fails the test when a tool is missing, or skips it when the tester
+// has said so by naming the tool in VIPSPEAKER_SKIP, a list with commas.
+func require(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		_, err := exec.LookPath(tool)
+		if err == nil {
+			continue
+		}
+		if slices.Contains(strings.Split(os.Getenv("VIPSPEAKER_SKIP"), ","), filepath.Base(tool)) {
+			t.Skipf("%s is missing and VIPSPEAKER_SKIP names it", tool)
+		}
+		t.Fatalf("%s is missing (`make deps` installs it): %v", tool, err)
+	}
+}
+
+// Eventually calls ok until it returns nil and fails the test when it still
+// does not after d.
+func Eventually(t testing.TB, d time.Duration, what string, ok func() error) {
+	t.Helper()
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: not within %v: %v", what, d, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// That turns a condition into what Eventually wants.
+func That(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}

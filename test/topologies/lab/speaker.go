@@ -1,0 +1,93 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"time"
+
+	"vipspeaker/pkg/control"
+	"vipspeaker/pkg/status"
+)
+
+// The paths that the daemon has in its node.
+const (
+	ConfigPath = "/etc/vipspeaker/vipspeaker.yaml"
+	SocketPath = "/run/vipspeaker/control.sock"
+)
+
+// Speaker is the daemon under test, running in a node.
+type Speaker struct {
+	*Process
+
+	binary string
+	client *control.Client
+}
+
+// StartSpeaker starts the daemon with the node's configuration, which the
+// topology file has put there or WriteFile has replaced. env is added to its
+// environment ("NAME=value").
+func StartSpeaker(n *Node, binary string, env ...string) *Speaker {
+	n.lab.t.Helper()
+	args := append([]string{"env"}, env...)
+	p := n.StartProcess("vipspeaker", append(args, binary, "run", "--config", ConfigPath)...)
+	return &Speaker{Process: p, binary: binary, client: control.NewClient(n.Path(SocketPath))}
+}
+
+// Status returns the picture of the daemon's last pass.
+func (s *Speaker) Status() (*status.Status, error) {
+	ctx, cancel := context.WithTimeout(s.node.lab.ctx, 5*time.Second)
+	defer cancel()
+	return s.client.Status(ctx)
+}
+
+// WaitStatus waits until ok returns nil for the status, and returns that status.
+// The test fails when the daemon ends, or after d.
+func (s *Speaker) WaitStatus(d time.Duration, what string, ok func(*status.Status) error) *status.Status {
+	s.node.lab.t.Helper()
+	var st *status.Status
+	Eventually(s.node.lab.t, d, "status: "+what, func() (err error) {
+		if err := s.ended(); err != nil {
+			s.node.lab.t.Fatal(err)
+		}
+		if st, err = s.Status(); err != nil {
+			return err
+		}
+		return ok(st)
+	})
+	return st
+}
+
+// Established is a condition for WaitStatus: every peer's session is up and
+// every VIP is announced on every interface.
+func Established(st *status.Status) error {
+	for _, p := range st.Peers {
+		if p.State != "Established" {
+			return fmt.Errorf("peer %v on %s is %s: %s", p.Address, p.Interface, p.State, p.LastError)
+		}
+	}
+	for _, v := range st.VIPs {
+		for _, i := range v.Interfaces {
+			if !i.Announced {
+				return fmt.Errorf("vip %s is not announced on %s: %s %s", v.Name, i.Interface, i.Reason, i.Detail)
+			}
+		}
+	}
+	return That(len(st.Peers) > 0 && len(st.VIPs) > 0, "no peers or VIPs yet")
+}
+
+// Command runs another command of the daemon's binary in its node, such as
+// "reload" or "status", and returns its standard output.
+func (s *Speaker) Command(args ...string) (string, error) {
+	return s.node.Try(append([]string{s.binary}, args...)...)
+}
+
+// Build builds the daemon's binary into dir and returns its path.
+func Build(ctx context.Context, dir string) (string, error) {
+	path := dir + "/vipspeaker"
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "vipspeaker/cmd/vipspeaker")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+}
