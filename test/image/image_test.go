@@ -119,6 +119,7 @@ func command(ctx context.Context, t *testing.T, name string, args ...string) str
 // content checks what is in the image: the program, the certificates and the
 // run directory, no shell; who runs it; and how large it is.
 func content(ctx context.Context, t *testing.T, tag string) {
+	t.Helper()
 	var inspect []struct {
 		Size   int64
 		Config struct {
@@ -180,25 +181,27 @@ type site struct {
 
 // sample runs the sample with the container as the host.
 func sample(ctx context.Context, t *testing.T, tag, label string) {
+	t.Helper()
 	s := newSite(ctx, t, tag, label)
-	s.await(20*time.Second, "10.68.1.1 10.68.5.1", s.hops)
+	hops := func() string { return s.hops(ctx) }
+	s.await(20*time.Second, "10.68.1.1 10.68.5.1", hops)
 	s.privileges()
-	s.await(10*time.Second, "10.68.6.1", func() string { return s.source("10.68.9.9") })
-	if err := s.connect("10.68.6.1:9"); !errors.Is(err, syscall.ECONNREFUSED) {
+	s.await(10*time.Second, "10.68.6.1", func() string { return s.source(ctx, "10.68.9.9") })
+	if err := s.connect(ctx, "10.68.6.1:9"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a connection from the router to a closed port of the VIP: %v, want it refused", err)
 	}
 	s.status(ctx)
 
 	command(ctx, t, "ip", "-n", s.host, "link", "set", "en1", "down")
-	s.await(5*time.Second, "10.68.5.1", s.hops)
+	s.await(5*time.Second, "10.68.5.1", hops)
 	command(ctx, t, "ip", "-n", s.host, "link", "set", "en1", "up")
-	s.await(20*time.Second, "10.68.1.1 10.68.5.1", s.hops)
+	s.await(20*time.Second, "10.68.1.1 10.68.5.1", hops)
 
 	docker(ctx, t, "stop", "--time", "20", s.container)
 	if code := strings.TrimSpace(docker(ctx, t, "inspect", "-f", "{{.State.ExitCode}}", s.container)); code != "0" {
 		t.Errorf("exit code after docker stop: %s, want 0; its log:\n%s", code, docker(ctx, t, "logs", s.container))
 	}
-	s.await(5*time.Second, "", s.hops)
+	s.await(5*time.Second, "", hops)
 	// Not just a link that vanished with the container's namespace.
 	log, err := os.ReadFile(s.log)
 	if err != nil || !strings.Contains(string(log), "dministrative shutdown") {
@@ -207,6 +210,8 @@ func sample(ctx context.Context, t *testing.T, tag, label string) {
 }
 
 func newSite(ctx context.Context, t *testing.T, tag, label string) *site {
+	t.Helper()
+	after := context.WithoutCancel(ctx) // for cleaning up
 	dir := t.TempDir()
 	name := "vsimage" + label
 	s := &site{t: t, router: name + "r", host: name + "h", container: name, log: filepath.Join(dir, "bird.log")}
@@ -218,14 +223,14 @@ func newSite(ctx context.Context, t *testing.T, tag, label string) *site {
 	write(t, filepath.Join(conf, "vipspeaker.yaml"), configuration)
 
 	command(ctx, t, "ip", "netns", "add", s.router)
-	t.Cleanup(func() { command(context.Background(), t, "ip", "netns", "del", s.router) })
+	t.Cleanup(func() { command(after, t, "ip", "netns", "del", s.router) })
 	docker(ctx, t, "run", "-d", "--name", s.container, "--network", "none",
 		"--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--cap-add", "NET_BIND_SERVICE", "-v", conf+":/etc/vipspeaker:ro", tag)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the daemon's log:\n%s", docker(context.Background(), t, "logs", s.container))
+			t.Logf("the daemon's log:\n%s", docker(after, t, "logs", s.container))
 		}
-		docker(context.Background(), t, "rm", "-f", s.container)
+		docker(after, t, "rm", "-f", s.container)
 	})
 	pid := strings.TrimSpace(docker(ctx, t, "inspect", "-f", "{{.State.Pid}}", s.container))
 	var err error
@@ -233,7 +238,7 @@ func newSite(ctx context.Context, t *testing.T, tag, label string) *site {
 		t.Fatalf("the container ended at once: %s", docker(ctx, t, "logs", s.container))
 	}
 	command(ctx, t, "ip", "netns", "attach", s.host, pid)
-	t.Cleanup(func() { command(context.Background(), t, "ip", "netns", "del", s.host) })
+	t.Cleanup(func() { command(after, t, "ip", "netns", "del", s.host) })
 	for _, n := range []string{"1", "5"} {
 		command(ctx, t, "ip", "-n", s.router, "link", "add", "r"+n, "type", "veth", "peer", "name", "en"+n, "netns", s.host)
 		command(ctx, t, "ip", "-n", s.router, "addr", "add", "10.68."+n+".2/24", "dev", "r"+n)
@@ -278,8 +283,8 @@ func (s *site) await(limit time.Duration, want string, got func() string) {
 }
 
 // ipJSON runs ip(8) in a namespace and fills v; errors leave v as it is.
-func (s *site) ipJSON(namespace string, v any, args ...string) {
-	out, err := exec.CommandContext(s.t.Context(), "ip", append([]string{"-j", "-n", namespace}, args...)...).Output()
+func (s *site) ipJSON(ctx context.Context, namespace string, v any, args ...string) {
+	out, err := exec.CommandContext(ctx, "ip", append([]string{"-j", "-n", namespace}, args...)...).Output()
 	if err == nil && len(out) > 0 {
 		err = json.Unmarshal(out, v)
 	}
@@ -289,12 +294,12 @@ func (s *site) ipJSON(namespace string, v any, args ...string) {
 }
 
 // hops are the next hops of the router's kernel route to the VIP.
-func (s *site) hops() string {
+func (s *site) hops(ctx context.Context) string {
 	var routes []struct {
 		Gateway  string
 		Nexthops []struct{ Gateway string }
 	}
-	s.ipJSON(s.router, &routes, "route", "show", "10.68.6.1/32")
+	s.ipJSON(ctx, s.router, &routes, "route", "show", "10.68.6.1/32")
 	var hops []string
 	for _, r := range routes {
 		if r.Gateway != "" {
@@ -310,9 +315,9 @@ func (s *site) hops() string {
 
 // source is the source address that the container's kernel gives traffic that
 // names none.
-func (s *site) source(to string) string {
+func (s *site) source(ctx context.Context, to string) string {
 	var routes []struct{ Prefsrc string }
-	s.ipJSON(s.host, &routes, "route", "get", to)
+	s.ipJSON(ctx, s.host, &routes, "route", "get", to)
 	if len(routes) == 0 {
 		return ""
 	}
@@ -320,7 +325,7 @@ func (s *site) source(to string) string {
 }
 
 // connect opens a TCP connection from the router.
-func (s *site) connect(to string) error {
+func (s *site) connect(ctx context.Context, to string) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -329,7 +334,7 @@ func (s *site) connect(to string) error {
 			err = netns.Set(ns)
 		}
 		if err == nil {
-			_, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(s.t.Context(), "tcp4", to)
+			_, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp4", to)
 		}
 		result <- err
 	}()
@@ -356,7 +361,7 @@ func (s *site) privileges() {
 				field[name] = strings.Join(strings.Fields(value), " ")
 			}
 		}
-		role := ""
+		var role string
 		switch strconv.Itoa(s.pid) {
 		case field["Pid"]:
 			role = "daemon"

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -80,7 +81,7 @@ func standIn(t *testing.T, name, label string) {
 		w.tree(modules, "modules"),
 		w.folder("tmp", 0o1777),
 		w.tar.Close(), in.Close())
-	if err := errors.Join(err, cmd.Wait()); err != nil {
+	if err = errors.Join(err, cmd.Wait()); err != nil {
 		t.Fatalf("make a stand-in for %s: %v: %s", name, err, out.Bytes())
 	}
 }
@@ -156,10 +157,8 @@ func (w *image) tree(dir, name string, without ...string) error {
 		if err != nil {
 			return err
 		}
-		for _, part := range without {
-			if rel == part {
-				return fs.SkipDir
-			}
+		if slices.Contains(without, rel) {
+			return fs.SkipDir
 		}
 		if entry.IsDir() {
 			return nil
@@ -194,7 +193,7 @@ func (w *image) file(path, name string) error {
 		return err
 	}
 	header.Name, header.Uid, header.Gid, header.Uname, header.Gname = name, 0, 0, "", ""
-	if err := w.tar.WriteHeader(header); err != nil || link != "" {
+	if err = w.tar.WriteHeader(header); err != nil || link != "" {
 		return err
 	}
 	file, err := os.Open(path)
