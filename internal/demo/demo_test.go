@@ -1,0 +1,170 @@
+//go:build long
+
+package demo_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+)
+
+// program builds the real program where any user can execute it.
+func program(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "vipspeaker")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "../../cmd/vipspeaker").CombinedOutput()
+	if err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	return path
+}
+
+// machine is what the demo could leave behind on the real machine.
+func machine(t *testing.T, path string) []string {
+	t.Helper()
+	var left []string
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if regexp.MustCompile(`^(vi|en|r|c)\d`).MatchString(l.Attrs().Name) {
+			left = append(left, "link "+l.Attrs().Name)
+		}
+	}
+	for _, pattern := range []string{"/run/vipspeaker/*", "/run/demo*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, files...)
+	}
+	return append(left, processes(t, path)...)
+}
+
+// processes lists the processes that execute the program.
+func processes(t *testing.T, path string) []string {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(exe string) bool {
+		target, err := os.Readlink(exe)
+		return err != nil || target != path // it ended meanwhile
+	})
+}
+
+// essentials are the lines that the demo must show, in this order.
+const essentials = `(?s)vipspeaker demo: .*` +
+	`before: the host reaches the client by en0, as 10\.68\.0\.1\n.*` +
+	`after \S+ the router has 10\.68\.6\.1/32 twice.*` +
+	`nexthop via 10\.68\.1\.1 dev r1\n.*nexthop via 10\.68\.5\.1 dev r5\n.*` +
+	`\$ vipspeaker status\n.*vipa.*` +
+	`no bind\(\): all came from 10\.68\.6\.1\n.*` +
+	`the host still is 10\.68\.0\.1\n.*` +
+	`TCP session from the client to the VIP, seen from 10\.68\.9\.9.*` +
+	`TCP session from the host to the client, seen from 10\.68\.6\.1.*` +
+	`nothing fails: longest gap .*` +
+	`the router has moved to en5 alone\n.*` +
+	`en1 down: longest gap \S+, \d+ of \d+ probes lost, both TCP sessions alive\n.*` +
+	`all probes come in by en5 now\n.*` +
+	`en1 back: longest gap \S+, \d+ of \d+ probes lost, both TCP sessions alive\n.*` +
+	`en5 down: longest gap .*` +
+	`en5 back: longest gap .*` +
+	`the same connection since the begin\n.*` +
+	`withdrawn, unbound and exit code 0 in .*` +
+	`the router has no route to 10\.68\.6\.1 any more\n.*` +
+	`are as before the start\n.*` +
+	`All of this held, in \d+ s\. Nothing of the demo remains\.\n$`
+
+// The demo ends well within a minute, for root and for a user who may make user
+// namespaces, and leaves nothing behind. In a pipe it prints no escape codes.
+func TestLongDemo(t *testing.T) {
+	path := program(t)
+	before := machine(t, path)
+	for name, uid := range map[string]uint32{"root": 0, "nobody": 65534} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, path, "demo")
+			cmd.Dir = "/"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+			out, err := cmd.CombinedOutput()
+			t.Logf("%s", out)
+			if err != nil {
+				t.Errorf("demo: %v (%v)", err, context.Cause(ctx))
+			}
+			if !regexp.MustCompile(essentials).Match(out) {
+				t.Errorf("the output lacks essential lines")
+			}
+			if bytes.ContainsRune(out, '\x1b') {
+				t.Errorf("the output has escape codes")
+			}
+			if diff := cmp.Diff(before, machine(t, path)); diff != "" {
+				t.Errorf("what the demo left behind (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Whatever ends the command, in the middle of its work, ends all of the demo.
+func TestLongDemoInterrupted(t *testing.T) {
+	path := program(t)
+	before := machine(t, path)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), path, "demo")
+			out, err := cmd.StdoutPipe()
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The daemon and its speakers run once its status was shown.
+			seen := ""
+			for buf := make([]byte, 4096); !strings.Contains(seen, "$ vipspeaker status"); {
+				n, err := out.Read(buf)
+				if err != nil {
+					t.Fatalf("%v after %s", err, seen)
+				}
+				seen += string(buf[:n])
+			}
+			if got := len(processes(t, path)); got < 4 {
+				t.Errorf("%d processes of the demo while it runs, want the command, the stage, the daemon and its speakers", got)
+			}
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			err = cmd.Wait()
+			if sig != syscall.SIGKILL && (cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "interrupted")) {
+				t.Errorf("after %v: %v, %q; want exit code 1", sig, err, stderr.String())
+			}
+			deadline := time.Now().Add(5 * time.Second)
+			for tick := time.NewTicker(20 * time.Millisecond); time.Now().Before(deadline) && len(processes(t, path)) > 0; {
+				<-tick.C
+			}
+			if diff := cmp.Diff(before, machine(t, path)); diff != "" {
+				t.Errorf("what the demo left behind (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
