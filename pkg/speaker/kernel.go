@@ -104,8 +104,9 @@ func (p *planner) adopted(c *config.VIP, v *VIP) bool {
 	return true
 }
 
-// exempt lists the destinations that never get a VIP as source, and the pairs
-// of addresses whose last words may leave by any path.
+// exempt lists the destinations that never get a VIP as source, besides those
+// that the kernel writer always leaves out, and the pairs of addresses whose
+// last words may leave by any path.
 func (p *planner) exempt() {
 	k := &p.out.Kernel
 	seen := map[netip.Prefix]bool{}
@@ -115,8 +116,6 @@ func (p *planner) exempt() {
 			k.Exclude = append(k.Exclude, prefix)
 		}
 	}
-	// Addresses of the link, such as a cloud's metadata service (RFC 3927).
-	add(netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254}), 16))
 	for _, prefix := range p.in.Config.Egress.Exclude {
 		add(prefix)
 	}

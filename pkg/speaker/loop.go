@@ -3,7 +3,6 @@ package speaker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -161,10 +160,6 @@ func New(opt Options) (*Loop, error) {
 // touched, since every pass writes differences only. On an error the old one
 // stays. It must not be called from two goroutines at a time.
 func (l *Loop) SetConfig(c *config.Config) error {
-	if old := l.setup.Load().config; c.VirtualInterface != old.VirtualInterface {
-		return fmt.Errorf("virtual_interface: changing it from %s (%s) to %s (%s) needs a restart",
-			old.VirtualInterface.Name, old.VirtualInterface.Kind, c.VirtualInterface.Name, c.VirtualInterface.Kind)
-	}
 	specs, err := checkSpecs(c, l.opt.NewChecker)
 	if err != nil {
 		return err
