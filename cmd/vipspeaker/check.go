@@ -1,0 +1,78 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"vipspeaker/pkg/config"
+
+	"github.com/spf13/cobra"
+)
+
+// checkResult is what `check -o json` prints.
+type checkResult struct {
+	OK     bool         `json:"ok"`
+	File   string       `json:"file"`
+	Errors []checkError `json:"errors"`
+}
+
+// checkError is one mistake in the configuration.
+type checkError struct {
+	Path    string `json:"path"`
+	Line    int    `json:"line,omitempty"`
+	Value   string `json:"value,omitempty"`
+	Problem string `json:"problem"`
+}
+
+func newCheckCommand(f *flags) *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Validate the configuration file; touches nothing",
+		Long: `Validate the configuration file and print every mistake in it, one line each.
+Nothing on the host is touched and the daemon is not asked.`,
+		Args: cobra.NoArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error { return check(cmd, f.config, o) }),
+	}
+	addOutputFlag(cmd, &o)
+	return cmd
+}
+
+func check(cmd *cobra.Command, path string, o output) error {
+	cfg, err := config.Load(path)
+	if o == asJSON {
+		if printErr := printJSON(cmd.OutOrStdout(), newCheckResult(path, err)); printErr != nil {
+			return printErr
+		}
+	} else if err == nil {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: good: %s, %s\n", path, count(len(cfg.Interfaces), "interface"), count(len(cfg.VIPs), "VIP"))
+		return err
+	} else if _, printErr := fmt.Fprintln(cmd.OutOrStdout(), err); printErr != nil {
+		return printErr
+	}
+	if err != nil {
+		return &badEnd{} // the mistakes are printed
+	}
+	return nil
+}
+
+func newCheckResult(path string, err error) checkResult {
+	r := checkResult{OK: err == nil, File: path, Errors: []checkError{}}
+	mistakes, ok := errors.AsType[*config.Errors](err)
+	switch {
+	case ok:
+		for _, m := range mistakes.List {
+			r.Errors = append(r.Errors, checkError{m.Path, m.Line, m.Value, m.Problem})
+		}
+	case err != nil:
+		r.Errors = append(r.Errors, checkError{Problem: err.Error()})
+	}
+	return r
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/control"
+	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/speaker"
+	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+)
+
+// daemon is everything that the command run keeps alive.
+type daemon struct {
+	log      *slog.Logger
+	level    *slog.LevelVar
+	lock     *lock
+	stateDir string
+	notify   notifier
+
+	signal   speaker.Signal
+	store    *status.Store
+	network  *netmon.Monitor
+	checks   noChecks
+	kernel   *vip.Manager
+	sessions *bgp.Manager
+	loop     *speaker.Loop
+	reloader *reloader
+
+	control net.Listener
+	http    net.Listener // nil if http.listen is off
+	server  *http.Server
+
+	config       atomic.Pointer[config.Config] // in force
+	configStatus atomic.Pointer[status.Config]
+	first        sync.Once
+	chosen       netip.Addr // the router id in the state directory at the start
+	written      netip.Addr // the one there now; belongs to publish
+}
+
+// newDaemon builds all parts and opens all listeners, so that whatever is wrong
+// with them is said before anything of the host is touched.
+func newDaemon(ctx context.Context, f *flags, cfg *config.Config, logger *slog.Logger, level *slog.LevelVar, l *lock) (*daemon, error) {
+	d := &daemon{
+		log: logger, level: level, lock: l, stateDir: f.stateDir, notify: notifier{logger},
+		signal: speaker.NewSignal(), store: status.NewStore(),
+	}
+	d.reloader = &reloader{path: f.config, log: logger, apply: d.apply, publish: d.publishConfig, now: time.Now}
+	if err := d.build(ctx, f, cfg); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err error) {
+	if d.chosen, err = readRouterID(d.stateDir); err != nil {
+		return err
+	}
+	d.written = d.chosen
+	cfg = d.withRouterID(cfg)
+	d.config.Store(cfg)
+	if d.kernel, err = vip.New(vip.Options{Log: d.log, StateDir: d.stateDir}); err != nil { //nolint:contextcheck // its first reading is bounded
+		return err
+	}
+	d.network = netmon.New(netmon.Options{Log: d.log, Poke: d.signal.Poke})
+	d.sessions = bgp.NewManager(bgp.Options{
+		Log: d.log, Poke: d.signal.Poke, Command: speakerProcess,
+		Restarting: d.kernel.Adopted() && cfg.BGP.GracefulRestart.Enabled,
+	})
+	v := readVersions()
+	d.loop, err = speaker.New(speaker.Options{
+		Log: d.log, Config: cfg, Signal: d.signal,
+		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions,
+		NewChecker: newChecker, Publish: d.publish, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
+		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(),
+	})
+	if err != nil {
+		return err
+	}
+	d.reloader.loaded()
+	return d.listen(ctx, f, cfg, v)
+}
+
+// listen opens the control socket and the port for metrics.
+func (d *daemon) listen(ctx context.Context, f *flags, cfg *config.Config, v versions) (err error) {
+	socket := f.socket
+	if socket == "" {
+		socket = cfg.Control.Socket
+	}
+	if d.control, err = control.Listen(ctx, socket); err != nil {
+		return err
+	}
+	if cfg.HTTP.Listen == "" {
+		return nil
+	}
+	registry := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		status.NewCollector(d.store, v.build()), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err = registry.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	d.server = status.NewServer(status.NewHandler(d.store, registry, d.loop.Healthy), d.log)
+	d.http, err = status.Listen(ctx, cfg.HTTP.Listen)
+	return err
+}
+
+// close gives back what build has taken.
+func (d *daemon) close() {
+	for _, l := range []net.Listener{d.control, d.http} {
+		if l != nil {
+			l.Close() //nolint:errcheck,gosec // closed already, if it has served
+		}
+	}
+	if d.kernel != nil {
+		d.kernel.Close()
+	}
+}
+
+// speakerProcess is the command of the speaker process of an interface: this
+// program again, also when its file has been replaced since.
+func speakerProcess(name string) *exec.Cmd {
+	return exec.Command("/proc/self/exe", speakerCommand, name) //nolint:gosec,noctx // this program itself; the manager ends it
+}
+
+// serve runs all parts until there is an order to stop and the loop has left,
+// or until a part fails.
+func (d *daemon) serve(ctx context.Context) error {
+	// The parts outlive the order to stop: the loop still needs them to leave.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	group, life := errgroup.WithContext(life)
+	part := func(name string, run func(context.Context) error) {
+		group.Go(func() error {
+			if err := run(life); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	part("network", d.network.Run)
+	part("checks", d.checks.Run)
+	part("sessions", d.sessions.Run)
+	part("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
+	part("control", func(ctx context.Context) error {
+		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload})
+	})
+	if d.http != nil {
+		part("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })
+	}
+	part("control loop", func(ctx context.Context) error {
+		defer end()
+		return d.loop.Run(ctx)
+	})
+	// Outside the group: it is not waited for when it says that it is enough.
+	enough := make(chan error, 1)
+	go func() { enough <- d.signals(ctx, life) }()
+	ended := make(chan error, 1)
+	go func() { ended <- group.Wait() }()
+	d.log.Info("started", "version", readVersions().Version, "asn", d.config.Load().BGP.ASN, "adopted", d.kernel.Adopted())
+	select {
+	case err := <-ended:
+		d.log.Info("ended")
+		return err
+	case err := <-enough:
+		if err != nil {
+			return err
+		}
+		return <-ended
+	}
+}
+
+var errSecondSignal = errors.New("ended at once by a second signal; 'vipspeaker cleanup' removes what is left in the kernel")

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockName is the file in the state directory that a daemon holds locked for as
+// long as it lives. The kernel releases the lock when the process ends, however
+// it ends, so it never has to be broken by hand.
+const lockName = "lock"
+
+// record is the text in the lock file: whose it is, and which order to stop
+// that process has had. What it says outlives the process.
+type record struct {
+	pid int
+	// stop is "" (none), "drain" or "restart".
+	stop string
+}
+
+// String writes the record as one line.
+func (r record) String() string { return strings.TrimSpace(fmt.Sprintf("%d %s", r.pid, r.stop)) + "\n" }
+
+// parseRecord reads a record; what is no record gives the zero one.
+func parseRecord(data string) record {
+	var r record
+	fields := strings.Fields(data)
+	if len(fields) > 0 {
+		if pid, err := strconv.Atoi(fields[0]); err == nil {
+			r.pid = pid
+		}
+	}
+	if len(fields) > 1 {
+		r.stop = fields[1]
+	}
+	return r
+}
+
+// lock is a held lock on a state directory.
+type lock struct {
+	file *os.File
+	// before is what the former holder wrote.
+	before record
+}
+
+// takeLock makes the state directory if it is missing and locks it. It returns
+// an error that names the process which holds it.
+func takeLock(dir string) (*lock, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the control socket in it is for a group
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	path := filepath.Join(dir, lockName)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644) //nolint:gosec // it holds no secret
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	data, err := os.ReadFile(path) //nolint:gosec // as above
+	l := &lock{file: file, before: parseRecord(string(data))}
+	if err == nil {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil {
+		return l, nil
+	}
+	file.Close() //nolint:errcheck,gosec // nothing was written
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("another vipspeaker (process %d) uses the state directory %s", l.before.pid, dir)
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
+}
+
+// write replaces the record in the file.
+func (l *lock) write(r record) error {
+	text := r.String()
+	if _, err := l.file.WriteAt([]byte(text), 0); err != nil {
+		return fmt.Errorf("write %s: %w", l.file.Name(), err)
+	}
+	if err := l.file.Truncate(int64(len(text))); err != nil {
+		return fmt.Errorf("truncate %s: %w", l.file.Name(), err)
+	}
+	return nil
+}
+
+// release gives the lock back; the record stays.
+func (l *lock) release() error { return l.file.Close() }

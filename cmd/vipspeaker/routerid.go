@@ -1,0 +1,49 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// routerIDName is the file in the state directory with the BGP identifier that
+// was chosen when the configuration gives none. Routers must see the same one
+// after a restart (RFC 4724 section 4.2), also when the interface that it came
+// from is gone.
+const routerIDName = "router-id"
+
+// readRouterID returns the identifier that a former process chose, the zero
+// address if there is none.
+func readRouterID(stateDir string) (netip.Addr, error) {
+	path := filepath.Join(stateDir, routerIDName)
+	data, err := os.ReadFile(path) //nolint:gosec // the operator names the directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return netip.Addr{}, nil
+	}
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("router id: %w", err)
+	}
+	id, err := netip.ParseAddr(strings.TrimSpace(string(data)))
+	if err != nil || !id.Is4() {
+		// Cut short by a crash: it is chosen again.
+		return netip.Addr{}, nil
+	}
+	return id, nil
+}
+
+// writeRouterID keeps the identifier for the next process.
+func writeRouterID(stateDir string, id netip.Addr) error {
+	path := filepath.Join(stateDir, routerIDName)
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, []byte(id.String()+"\n"), 0o644); err != nil { //nolint:gosec // no secret
+		return fmt.Errorf("router id: %w", err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("router id: %w", err)
+	}
+	return nil
+}

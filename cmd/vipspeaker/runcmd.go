@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"syscall"
+
+	"vipspeaker/internal/privilege"
+	"vipspeaker/pkg/config"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// The values of shutdown.mode.
+const (
+	modeDrain   = "drain"
+	modeRestart = "restart"
+)
+
+func newRunCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Be the daemon, in the foreground",
+		Long: `Be the daemon, in the foreground. It logs to standard error and tells systemd
+when it is ready (Type=notify).
+
+SIGHUP          read the configuration file again; a bad one is refused
+SIGTERM, SIGINT stop as shutdown.mode says: drain takes the sources off, withdraws
+                everywhere, waits, ends the sessions and removes what is ours from
+                the kernel; restart leaves all of it for the next process, and
+                routers keep the routes by graceful restart
+a second one    end at once with exit code 1; 'vipspeaker cleanup' then removes
+                what is left in the kernel`,
+		Args: cobra.NoArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), f, cmd.ErrOrStderr()) }),
+	}
+}
+
+// runDaemon is the command run: it makes sure that it is the only one, builds
+// everything and serves until it is told to stop.
+func runDaemon(ctx context.Context, f *flags, stderr io.Writer) (err error) {
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		for _, line := range mistakesOf(err) {
+			_, _ = fmt.Fprintln(stderr, line)
+		}
+		return &badEnd{}
+	}
+	var level slog.LevelVar
+	if err = setLevel(&level, cfg.Log.Level); err != nil {
+		return err
+	}
+	logger := newLogger(stderr, cfg.Log.Format, &level)
+
+	if err = privilege.Raise(); err != nil {
+		return err
+	}
+	if err = keepFromChildren(); err != nil {
+		return err
+	}
+	l, err := takeLock(f.stateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.release()) }()
+	// From here on the next process knows that this one had no order to stop.
+	if err = l.write(record{pid: os.Getpid()}); err != nil {
+		return err
+	}
+	d, err := newDaemon(ctx, f, cfg, logger, &level, l)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.serve(ctx)
+}
+
+// keepFromChildren takes CAP_NET_ADMIN out of the ambient set, so that neither
+// a check's program nor a speaker process gets it from a daemon that is not
+// root (capabilities(7)).
+func keepFromChildren() error {
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, unix.CAP_NET_ADMIN, 0, 0, 0)
+	// A binary with cgo, as the race detector makes it, cannot do this.
+	if errno != 0 && errno != syscall.ENOTSUP {
+		return fmt.Errorf("lower ambient capability CAP_NET_ADMIN: %w", errno)
+	}
+	return nil
+}
