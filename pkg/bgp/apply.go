@@ -212,6 +212,7 @@ func sessionPart(p Peer) Peer {
 // addPeer adds a peer, as restarting while its routes may still be kept for the
 // process before us.
 func (s *Speaker) addPeer(ctx context.Context, srv *server.BgpServer, p Peer, gr GracefulRestart) error {
+	s.adapter.clearFaults(p.Address.String())
 	rec := s.remember(p, gr, true)
 	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: peerToAPI(p, gr, s.restarting(rec))}); err != nil {
 		return fmt.Errorf("add peer %s: %w", p.Address, err)

@@ -25,21 +25,26 @@ const maxFaults = 8
 // the fields hold live objects.
 type logAdapter struct {
 	log   *slog.Logger
+	wake  chan struct{} // cap 1: there is something new to show
 	debug atomic.Bool
 
 	mu     sync.Mutex
 	notes  map[string]string   // peer address: what was just seen on its connection
 	errs   map[string]lastFall // peer address: why its session last ended or did not come up
-	faults []string
+	faults []fault
 }
+
+// fault is something that GoBGP could not do for a peer or a listener although
+// its calls succeeded.
+type fault struct{ key, text string }
 
 type lastFall struct {
 	text string
 	at   time.Time
 }
 
-func newLogAdapter(log *slog.Logger) *logAdapter {
-	return &logAdapter{log: log, notes: map[string]string{}, errs: map[string]lastFall{}}
+func newLogAdapter(log *slog.Logger, wake chan struct{}) *logAdapter {
+	return &logAdapter{log: log, wake: wake, notes: map[string]string{}, errs: map[string]lastFall{}}
 }
 
 // lastError returns why the peer's session last ended or did not come up.
@@ -67,28 +72,31 @@ func (l *logAdapter) forget(peer string) {
 	delete(l.errs, peer)
 }
 
-// clearFaults forgets the faults: what still fails will say so again.
-func (l *logAdapter) clearFaults() {
+// clearFaults forgets the faults of a peer that starts anew.
+func (l *logAdapter) clearFaults(peer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.faults = nil
+	l.faults = slices.DeleteFunc(l.faults, func(f fault) bool { return f.key == peer })
 }
 
-// fault returns what GoBGP could not do although its calls succeeded.
+// fault returns what GoBGP could not do.
 func (l *logAdapter) fault() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.faults) == 0 {
-		return nil
+	var errs []error
+	for _, f := range l.faults {
+		errs = append(errs, fmt.Errorf("gobgp: %s", f.text))
 	}
-	return errors.New("gobgp: " + strings.Join(l.faults, "; "))
+	return errors.Join(errs...)
 }
 
-func (l *logAdapter) addFault(text string) {
+func (l *logAdapter) addFault(key, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.faults) < maxFaults && !slices.Contains(l.faults, text) {
-		l.faults = append(l.faults, text)
+	f := fault{key, text}
+	if len(l.faults) < maxFaults && !slices.Contains(l.faults, f) {
+		l.faults = append(l.faults, f)
+		poke(l.wake)
 	}
 }
 
@@ -131,7 +139,7 @@ func (l *logAdapter) Warn(msg string, fields gobgplog.Fields) {
 		l.note(key, "write: "+fieldText(fields["Data"]))
 	case "failed to serialize", "failed to set md5", "cannot set TTL (255) for TCPListener", "cannot set TTL for peer",
 		"failed to bind Listener to device ", "Failed to AcceptTCP":
-		l.addFault(strings.TrimSpace(msg) + ": " + key + ": " + faultCause(fields))
+		l.addFault(key, strings.TrimSpace(msg) + ": " + key + ": " + faultCause(fields))
 		l.log.Warn("gobgp warning", append([]any{"message", msg}, attrs(fields)...)...)
 		return
 	}
@@ -188,6 +196,7 @@ func (l *logAdapter) fell(peer, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.errs[peer] = lastFall{text, time.Now()}
+	poke(l.wake)
 }
 
 // notificationOf reads the NOTIFICATION out of a log line of GoBGP, which has

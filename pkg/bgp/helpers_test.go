@@ -75,6 +75,7 @@ func startSpeaker(t *testing.T, o SpeakerOptions) *Speaker {
 		o.Log = testLog(t)
 	}
 	s := NewSpeaker(o)
+	s.SetDebug(true)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -145,4 +146,11 @@ func prefixes(s *Speaker, from netip.Addr) map[netip.Prefix]netip.Addr {
 		}
 	}
 	return out
+}
+
+// awaitListening waits until a connection of the peer would be taken.
+func awaitListening(t *testing.T, s *Speaker, a netip.Addr) {
+	t.Helper()
+	eventually(t, time.Second, func() string { return fmt.Sprintf("active for %s: %+v", a, s.State()) },
+		func() bool { return peerState(s.State(), a).State == Active })
 }

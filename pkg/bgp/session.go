@@ -50,6 +50,7 @@ func (s *Speaker) forget(a netip.Addr) {
 	}
 	delete(s.sessions, a)
 	s.adapter.forget(a.String())
+	s.adapter.clearFaults(a.String())
 }
 
 // restarting tells whether a peer may still hold routes of the process before
@@ -120,12 +121,7 @@ func (s *Speaker) session(a netip.Addr) *session {
 	return nil
 }
 
-func (s *Speaker) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *Speaker) signal() { poke(s.wake) }
 
 // Run shows every change in State and brings sessions back that fell, until ctx
 // ends. GoBGP would leave them alone for 5 s, and for ever after too many

@@ -84,8 +84,9 @@ type Speaker struct {
 // NewSpeaker returns a speaker that does nothing before its first Apply.
 func NewSpeaker(o SpeakerOptions) *Speaker {
 	ctx, cancel := context.WithCancel(context.Background())
+	wake := make(chan struct{}, 1)
 	s := &Speaker{
-		opt: o, log: o.Log, timing: defaultTiming(), adapter: newLogAdapter(o.Log), wake: make(chan struct{}, 1),
+		opt: o, log: o.Log, timing: defaultTiming(), adapter: newLogAdapter(o.Log, wake), wake: wake,
 		started: time.Now(), watch: ctx, stopWatch: cancel, sessions: map[netip.Addr]*session{},
 	}
 	s.state.Store(&SpeakerState{Phase: Starting, PID: os.Getpid(), Since: s.started})

@@ -1,0 +1,134 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+func awaitError(t *testing.T, s *Speaker, a netip.Addr, within time.Duration, want string) {
+	t.Helper()
+	get := func() string { return peerState(s.State(), a).LastError }
+	eventually(t, within, func() string { return fmt.Sprintf("last error %q, have %q", want, get()) },
+		func() bool { return strings.Contains(get(), want) })
+}
+
+// What ended a session, or keeps it from coming up, is told in words.
+func TestLastError(t *testing.T) {
+	t.Run("shutdown text", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		p := dialRaw(t, router, host, 65001, rawOptions{})
+		awaitEstablished(t, s, router)
+		text := "maintenance \x07"
+		if err := p.write(bgp.NewBGPNotificationMessage(6, 2, append([]byte{byte(len(text))}, text...))); err != nil {
+			t.Fatal(err)
+		}
+		awaitError(t, s, router, time.Second, `received Cease/Administrative Shutdown: "maintenance \a"`)
+	})
+	t.Run("wrong AS of the peer", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		awaitListening(t, s, router)
+		_, err := tryRaw(context.Background(), t, router, host, 65009, rawOptions{})
+		if err == nil {
+			t.Fatal("session with the wrong AS")
+		}
+		awaitError(t, s, router, time.Second, "sent OPEN Message Error/Bad Peer AS (as number mismatch expected 65001, received 65009)")
+	})
+	t.Run("peer refuses our OPEN", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		awaitListening(t, s, router)
+		refuse(t, router, host)
+		awaitError(t, s, router, time.Second, "peer refused our OPEN with a NOTIFICATION")
+	})
+	t.Run("nobody listens", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		awaitError(t, s, router, 4*time.Second, "connect: connection refused")
+	})
+	t.Run("peer closes", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		awaitListening(t, s, router)
+		conn := connectSoon(t, router, host)
+		_ = conn.Close()
+		awaitError(t, s, router, time.Second, "connection closed by the peer during OPEN")
+	})
+}
+
+// refuse answers our OPEN as a router does that expects another AS.
+func refuse(t *testing.T, router, host netip.Addr) {
+	t.Helper()
+	conn := connectSoon(t, router, host)
+	defer conn.Close()
+	p := &rawPeer{t: t, conn: conn}
+	if _, err := p.read(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.write(bgp.NewBGPNotificationMessage(2, 2, nil)); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(50 * time.Millisecond) // GoBGP reads it before the end of the stream
+}
+
+func connectSoon(t *testing.T, from, to netip.Addr) net.Conn {
+	t.Helper()
+	var conn net.Conn
+	eventually(t, time.Second, func() string { return "a connection" }, func() bool {
+		c, err := connect(context.Background(), from, to, nil)
+		conn = c
+		return err == nil
+	})
+	return conn
+}
+
+func TestNotificationText(t *testing.T) {
+	tests := []struct {
+		code, sub uint8
+		text      string
+		want      string
+	}{
+		{6, 2, "maintenance", `Cease/Administrative Shutdown: "maintenance"`},
+		{6, 1, "", "Cease/Maximum Number of Prefixes Reached"},
+		{6, 99, "", "Cease/subcode 99"},
+		{6, 0, "", "Cease"},
+		{4, 0, "", "Hold Timer Expired"},
+		{2, 2, "", "OPEN Message Error/Bad Peer AS"},
+		{2, 5, "", "OPEN Message Error/subcode 5"},
+		{3, 11, "", "UPDATE Message Error/Malformed AS_PATH"},
+		{1, 3, "", "Message Header Error/Bad Message Type"},
+		{5, 1, "", "Finite State Machine Error/Unexpected Message in OpenSent"},
+		{200, 1, "\xff", `code 200/subcode 1: "?"`},
+	}
+	for _, tt := range tests {
+		if got := notificationText(tt.code, tt.sub, tt.text); got != tt.want {
+			t.Errorf("notificationText(%d, %d, %q) = %q, want %q", tt.code, tt.sub, tt.text, got, tt.want)
+		}
+	}
+}
+
+func TestCeaseText(t *testing.T) {
+	long := strings.Repeat("ä", 100)
+	if got := ceaseText(long); len(got) != 128 || got != strings.Repeat("ä", 64) {
+		t.Errorf("ceaseText cuts to %d octets: %q", len(got), got)
+	}
+	if got := ceaseText("x" + long); len(got) != 127 {
+		t.Errorf("ceaseText cuts inside a character: %d octets", len(got))
+	}
+	if got := ceaseText("short"); got != "short" {
+		t.Errorf("ceaseText(short) = %q", got)
+	}
+}
