@@ -34,7 +34,10 @@ vips:
     address: 10.68.6.1/32
     preferred_source: true
     checks:
-      - {name: service, tcp: {address: "10.68.6.1:8080"}, interval: 500ms, timeout: 200ms, rise: 1, fall: 2}
+      - name: service
+        tcp: {address: "10.68.6.1:8080"}
+        interval: 500ms
+        timeout: 200ms
 http: {listen: ""}
 `
 

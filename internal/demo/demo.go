@@ -99,11 +99,9 @@ func Stage(ctx context.Context, o Options) error {
 	if err != nil {
 		p.screen.event("FAILED: %v", err)
 		if p.daemon != nil {
-			p.screen.print("\nThe daemon's last lines:\n")
-			p.screen.block(p.daemon.log.String())
+			p.screen.block("The daemon's last lines:\n" + p.daemon.log.String())
 		}
-		p.screen.print("\nThe router's last lines:\n")
-		p.screen.block(p.routerLog.String())
+		p.screen.block("The router's last lines:\n" + p.routerLog.String())
 	}
 	return err
 }

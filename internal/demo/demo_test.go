@@ -76,10 +76,10 @@ const essentials = `(?s)vipspeaker demo: .*` +
 	`after \S+ the router has 10\.68\.6\.1/32 twice.*` +
 	`nexthop via 10\.68\.1\.1 dev r1\n.*nexthop via 10\.68\.5\.1 dev r5\n.*` +
 	`\$ vipspeaker status\n.*vipa.*` +
-	`no bind\(\): all came from 10\.68\.6\.1\n.*` +
+	`no bind\(\): all from 10\.68\.6\.1\n.*` +
 	`the host still is 10\.68\.0\.1\n.*` +
-	`TCP session from the client to the VIP, seen from 10\.68\.9\.9.*` +
-	`TCP session from the host to the client, seen from 10\.68\.6\.1.*` +
+	`TCP session from the client to the VIP, from 10\.68\.9\.9.*` +
+	`TCP session from the host to the client, from 10\.68\.6\.1.*` +
 	`nothing fails: longest gap .*` +
 	`the router has moved to en5 alone\n.*` +
 	`en1 down: longest gap \S+, \d+ of \d+ probes lost, both TCP sessions alive\n.*` +
@@ -87,7 +87,7 @@ const essentials = `(?s)vipspeaker demo: .*` +
 	`en1 back: longest gap \S+, \d+ of \d+ probes lost, both TCP sessions alive\n.*` +
 	`en5 down: longest gap .*` +
 	`en5 back: longest gap .*` +
-	`the same connection since the begin\n.*` +
+	`one connection all along\n.*` +
 	`withdrawn, unbound and exit code 0 in .*` +
 	`the router has no route to 10\.68\.6\.1 any more\n.*` +
 	`are as before the start\n.*` +
@@ -142,16 +142,16 @@ func TestLongDemoInterrupted(t *testing.T) {
 			// The daemon and its speakers run once its status was shown.
 			seen := ""
 			for buf := make([]byte, 4096); !strings.Contains(seen, "$ vipspeaker status"); {
-				n, err := out.Read(buf)
-				if err != nil {
-					t.Fatalf("%v after %s", err, seen)
+				n, readErr := out.Read(buf)
+				if readErr != nil {
+					t.Fatalf("%v after %s", readErr, seen)
 				}
 				seen += string(buf[:n])
 			}
 			if got := len(processes(t, path)); got < 4 {
 				t.Errorf("%d processes of the demo while it runs, want the command, the stage, the daemon and its speakers", got)
 			}
-			if err := cmd.Process.Signal(sig); err != nil {
+			if err = cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
 			err = cmd.Wait()

@@ -49,8 +49,12 @@ func newLab() (*lab, error) {
 			[2]string{"ipv4/conf/all/rp_filter", "0"},
 			[2]string{"ipv4/conf/default/rp_filter", "0"},
 		),
-		// No link-local addresses, which would take seconds to come and go.
-		host.sysctl([2]string{"ipv6/conf/default/addr_gen_mode", "1"}),
+		host.sysctl(
+			[2]string{"ipv4/fib_multipath_hash_policy", "1"},
+			[2]string{"ipv6/fib_multipath_hash_policy", "1"},
+			// No link-local addresses, which would take seconds to come and go.
+			[2]string{"ipv6/conf/default/addr_gen_mode", "1"},
+		),
 		router.connect("r0", unlistedRouter+"/24", host, "en0", unlistedHost+"/24"),
 		router.connect("r1", "10.68.1.2/24", host, "en1", "10.68.1.1/24"),
 		router.connect("r5", "10.68.5.2/24", host, "en5", "10.68.5.1/24"),

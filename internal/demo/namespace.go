@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // namespace is a network namespace, one of the machines of the demo.
@@ -21,12 +22,18 @@ type namespace struct {
 	nl   *netlink.Handle
 }
 
+// threadNamespace is the network namespace of the thread that opens it. The
+// process's number would not do: /proc may count from another PID namespace.
+const threadNamespace = "/proc/thread-self/ns/net"
+
 // newNamespace makes an empty network namespace, which lives as long as
 // something refers to it.
 func newNamespace(name string) (*namespace, error) {
 	var fd netns.NsHandle
 	err := onThread(func() (err error) {
-		fd, err = netns.New()
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			fd, err = netns.GetFromPath(threadNamespace)
+		}
 		return err
 	})
 	if err != nil {
@@ -37,7 +44,7 @@ func newNamespace(name string) (*namespace, error) {
 
 // ownNamespace returns the namespace that the process itself is in.
 func ownNamespace(name string) (*namespace, error) {
-	fd, err := netns.Get()
+	fd, err := netns.GetFromPath(threadNamespace)
 	if err != nil {
 		return nil, fmt.Errorf("open namespace %s: %w", name, err)
 	}
@@ -45,11 +52,14 @@ func ownNamespace(name string) (*namespace, error) {
 }
 
 func openNamespace(name string, fd netns.NsHandle) (*namespace, error) {
-	nl, err := netlink.NewHandleAt(fd)
+	n := &namespace{name: name, fd: fd}
+	err := n.do(func() (err error) {
+		n.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink in namespace %s: %w", name, err)
 	}
-	n := &namespace{name: name, fd: fd, nl: nl}
 	return n, n.up("lo")
 }
 

@@ -55,7 +55,8 @@ func (p *play) run(ctx context.Context) error {
 			return err
 		}
 	}
-	s.print(fmt.Sprintf("\nAll of this held, in %.0f s. Nothing of the demo remains.\n", time.Since(s.start).Seconds()))
+	s.gap()
+	s.print(fmt.Sprintf("All of this held, in %.0f s. Nothing of the demo remains.\n", time.Since(s.start).Seconds()))
 	return nil
 }
 
@@ -120,7 +121,7 @@ func (p *play) sources(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = p.source(ctx, clientAddress, vipAddress, 20, "20 connections from the host to the client, no bind(): all came from %s")
+	err = p.source(ctx, clientAddress, vipAddress, 20, "20 connections from the host to the client, no bind(): all from %s")
 	if err != nil {
 		return err
 	}
@@ -151,10 +152,10 @@ func (p *play) calm(ctx context.Context) error {
 	if err := p.openTraffic(ctx); err != nil {
 		return err
 	}
-	p.screen.event("client to %s: %d flows of UDP probes, one per millisecond each, half of them by each interface",
-		vipAddress, len(p.traffic.flows))
+	p.screen.event("%d flows of UDP probes from the client to the VIP, each 1 ms, half by each interface",
+		len(p.traffic.flows))
 	for _, s := range p.traffic.sessions {
-		p.screen.event("TCP session %s, seen from %s: a message each 5 ms", s.name, s.source)
+		p.screen.event("TCP session %s, from %s: a message each 5 ms", s.name, s.source)
 	}
 	p.traffic.start(ctx)
 	return p.measure(ctx, time.Second, "nothing fails")
@@ -268,7 +269,7 @@ func (p *play) other(ctx context.Context) error {
 		return err
 	}
 	for _, s := range p.traffic.sessions {
-		p.screen.event("TCP session %s: %d messages, the same connection since the begin", s.name, s.exchanges.Load())
+		p.screen.event("TCP session %s: %d messages, one connection all along", s.name, s.exchanges.Load())
 	}
 	return nil
 }
@@ -292,7 +293,7 @@ func (p *play) stop(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, errors.New(difference(p.before, after)))
 	}
-	p.screen.measured("the host's links, addresses, routes, rules and %d settings are as before the start", len(after))
+	p.screen.measured("the host's links, addresses, routes, rules and settings (%d) are as before the start", len(after))
 	return nil
 }
 
@@ -320,8 +321,7 @@ func (p *play) showStatus(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.screen.print("\n    $ vipspeaker status")
-	p.screen.block(text)
+	p.screen.block("$ vipspeaker status\n" + text)
 	return nil
 }
 

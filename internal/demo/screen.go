@@ -22,6 +22,8 @@ type screen struct {
 	// pause waits for Enter after each chapter.
 	pause    bool
 	chapters int
+	// blank is set after an empty line, so that two never follow each other.
+	blank bool
 }
 
 func newScreen(out io.Writer, in io.Reader, pause bool) *screen {
@@ -42,11 +44,14 @@ func isTerminal(out io.Writer) bool {
 // chapter begins a numbered part; with pause it first waits for Enter.
 func (s *screen) chapter(ctx context.Context, title string) {
 	if s.pause && s.chapters > 0 {
-		s.print("\n(press Enter to go on) ")
+		s.gap()
+		s.print("(press Enter to go on) ")
 		s.waitForEnter(ctx)
 	}
 	s.chapters++
-	s.print("\n" + s.bold(fmt.Sprintf("%d. %s", s.chapters, title)) + "\n\n")
+	s.gap()
+	s.print(s.bold(fmt.Sprintf("%d. %s", s.chapters, title)) + "\n")
+	s.gap()
 }
 
 // waitForEnter returns on a line, on the end of the input, or with ctx.
@@ -74,7 +79,19 @@ func (s *screen) measured(format string, args ...any) {
 
 // block prints text as it is, indented.
 func (s *screen) block(text string) {
-	s.print("\n    " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n    ") + "\n\n")
+	s.gap()
+	for line := range strings.Lines(strings.TrimRight(text, "\n") + "\n") {
+		s.print(strings.TrimRight("    "+line, " \n") + "\n")
+	}
+	s.gap()
+}
+
+// gap prints an empty line unless there is one.
+func (s *screen) gap() {
+	if !s.blank {
+		s.print("\n")
+		s.blank = true
+	}
 }
 
 func (s *screen) bold(text string) string {
@@ -85,4 +102,7 @@ func (s *screen) bold(text string) string {
 }
 
 // print ignores errors: a reader who went away is noticed by SIGPIPE.
-func (s *screen) print(text string) { _, _ = io.WriteString(s.out, text) }
+func (s *screen) print(text string) {
+	s.blank = false
+	_, _ = io.WriteString(s.out, text)
+}
