@@ -118,7 +118,7 @@ func (p *pass) ensureDevice(name string) (string, error) {
 func (p *pass) createDevice(name string) (string, error) {
 	kinds := []string{string(p.d.Device.Kind)}
 	if p.d.Device.Kind == KindAuto || p.d.Device.Kind == "" {
-		kinds = []string{"dummy", "bridge", "ifb"}
+		kinds = p.m.kinds
 	}
 	var err error
 	for _, kind := range kinds {

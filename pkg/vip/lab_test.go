@@ -34,16 +34,19 @@ type lab struct {
 func newLab(tb testing.TB, ns netnstest.NS) *lab {
 	tb.Helper()
 	l := &lab{NS: ns, r1: ns.New("r1"), r5: ns.New("r5"), client: ns.New("client"), dir: tb.TempDir()}
+	for _, n := range []netnstest.NS{ns, l.r1, l.r5, l.client} {
+		n.Sysctl("net/ipv6/conf/default/accept_dad", "0") // link-local addresses at once
+	}
 	for _, side := range []struct {
 		n  string
 		to netnstest.NS
 	}{{"1", l.r1}, {"5", l.r5}} {
 		n := side.n
-		ns.VethTo("en"+n, side.to, "h")
+		ns.VethTo("en"+n, side.to, "wan")
 		ns.IP("addr add 10.68.%s.1/24 dev en%s", n, n)
 		ns.IP("addr add fd68:%s::1/64 dev en%s nodad", n, n)
-		side.to.IP("addr add 10.68.%s.2/24 dev h", n)
-		side.to.IP("addr add fd68:%s::2/64 dev h nodad", n)
+		side.to.IP("addr add 10.68.%s.2/24 dev wan", n)
+		side.to.IP("addr add fd68:%s::2/64 dev wan nodad", n)
 		side.to.VethTo("c", l.client, "r"+n)
 		side.to.IP("addr add 10.69.%s.1/24 dev c", n)
 		side.to.IP("addr add fd69:%s::1/64 dev c nodad", n)

@@ -44,6 +44,8 @@ type Manager struct {
 	placed  placed
 	// flush are the devices whose unresolved neighbours must still be deleted.
 	flush map[int]bool
+	// kinds of virtual devices, the preferred one first.
+	kinds []string
 	// problems are those of the last Steer, the one call that looks for all.
 	problems []string
 	// logged are the sources that were in effect when they were last logged.
@@ -61,6 +63,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		log: o.Log, opts: o, turn: make(chan struct{}, 1), placed: newPlaced(), flush: map[int]bool{},
+		kinds: []string{string(KindDummy), string(KindBridge), "ifb"},
 	}
 	var err error
 	if m.conn, err = dial(); err != nil {

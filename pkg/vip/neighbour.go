@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +61,30 @@ func (p *pass) leaving() []int {
 	return out
 }
 
+// scratch is an address of the discard prefix (RFC 6666), nobody's.
+const scratch = "100::68/128"
+
+// refreshSockets6 makes every IPv6 socket look up its route again. IPv4 sockets
+// do so when a carrier is lost; an IPv6 session from the failed interface's own
+// address would go on sending into it, though main's route is dead and a
+// fallback rule is there. The kernel gives up all cached IPv6 routes when an
+// address goes; so one comes and goes.
+func (p *pass) refreshSockets6() {
+	if !slices.ContainsFunc(p.d.Fallbacks, func(f Fallback) bool { return f.Local.Is6() }) {
+		return
+	}
+	l, ok := p.s.link(p.deviceName())
+	if !ok {
+		return
+	}
+	a := address{index: l.index, prefix: netip.MustParsePrefix(scratch)}
+	what := func() string { return "refresh the routes of IPv6 sockets" }
+	p.apply([]change{
+		{operation: opAddAddress(a.index, a.prefix), what: what, tolerate: []unix.Errno{unix.EEXIST, unix.EACCES}},
+		{operation: opDeleteAddress(a), what: what, tolerate: []unix.Errno{unix.EADDRNOTAVAIL}},
+	})
+}
+
 // flushNeighbours deletes the unresolved neighbours of interfaces that traffic
 // has just left. A TCP segment that waits there counts as "still in the
 // host's queue", and the kernel does not send it again by the new route until the
@@ -71,6 +96,10 @@ func (p *pass) flushNeighbours(leaving []int) {
 		p.m.flush[index] = true
 	}
 	for index := range p.m.flush {
+		if !slices.ContainsFunc(p.s.links, func(l link) bool { return l.index == index }) {
+			delete(p.m.flush, index)
+			continue
+		}
 		found, err := p.m.conn.unresolved(p.ctx, index)
 		if err != nil {
 			p.fail(fmt.Errorf("read neighbours of %s: %w", p.s.linkName(index), err))

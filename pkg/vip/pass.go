@@ -90,9 +90,10 @@ func (p *pass) apply(changes []change) int {
 	for i := range changes {
 		ops[i] = changes[i].operation
 	}
+	errs := p.m.conn.execute(p.ctx, ops)
 	count := 0
-	for i, err := range p.m.conn.execute(p.ctx, ops) {
-		c := &changes[i]
+	for i, c := range changes {
+		err := errs[i]
 		if err == nil {
 			p.a.Writes++
 		}

@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -87,30 +88,46 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 	if len(vips) == 0 && len(fallbacks) == 0 {
 		return nil
 	}
-	base := p.m.opts.BaseTable
 	sources := p.sources(family, vips)
 	tables := p.sourceTables(family, sources)
-	for i, table := range slices.Concat([]uint32{base}, tables) {
-		if err := p.checkTable(family, table); err != nil {
+	skipped, err := p.planTable(out, newView(family, p.m.opts.BaseTable, netip.Addr{}, p.ports, p.s))
+	if errors.Is(err, errForeignTable) {
+		p.fail(err)
+		return nil // not a rule leads to it; the other family is not concerned
+	}
+	if err != nil {
+		return err
+	}
+	for _, g := range skipped {
+		p.problem("gateway %s of interface %s is not on-link and is not used", g.gateway, g.name)
+	}
+	var accepted []uint32
+	for i, table := range tables {
+		_, err := p.planTable(out, newView(family, table, sources[i], p.ports, p.s))
+		switch {
+		case err == nil:
+			accepted = append(accepted, table)
+		case errors.Is(err, errForeignTable):
+			p.fail(err)
+		default:
 			return err
 		}
-		v := newView(family, table, netip.Addr{}, p.ports, p.s)
-		if i > 0 {
-			v = newView(family, table, sources[i-1], p.ports, p.s)
-		}
-		out.routes = append(out.routes, v.mirror(p.s.main)...)
-		def, skipped := v.defaultRoute(p.s.main)
-		if def != nil {
-			out.routes = append(out.routes, def)
-		}
-		if i == 0 {
-			for _, g := range skipped {
-				p.problem("gateway %s of interface %s is not on-link and is not used", g.gateway, g.name)
-			}
-		}
 	}
-	out.rules = append(out.rules, p.planRules(family, vips, tables, fallbacks)...)
+	out.rules = append(out.rules, p.planRules(family, vips, accepted, fallbacks)...)
 	return nil
+}
+
+// planTable adds the routes of one table.
+func (p *pass) planTable(out *plan, v *view) ([]gatewayError, error) {
+	if err := p.checkTable(v.family, v.table); err != nil {
+		return nil, err
+	}
+	out.routes = append(out.routes, v.mirror(p.s.main)...)
+	def, skipped := v.defaultRoute(p.s.main)
+	if def != nil {
+		out.routes = append(out.routes, def)
+	}
+	return skipped, nil
 }
 
 // sources are the distinct source VIPs of a family that are bound, in the order

@@ -48,7 +48,8 @@ type stateFile struct {
 
 // openState reads what a former process left; found tells whether it left any.
 func openState(dir string) (f *stateFile, found bool, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // /run/vipspeaker also holds the control socket, which its group may reach
+	//nolint:gosec // /run/vipspeaker also holds the control socket, which its group may reach
+	if err = os.MkdirAll(dir, 0o755); err != nil {
 		return nil, false, fmt.Errorf("make state directory %s: %w", dir, err)
 	}
 	f = &stateFile{path: filepath.Join(dir, stateName), state: state{Version: stateVersion}}
@@ -60,7 +61,7 @@ func openState(dir string) (f *stateFile, found bool, err error) {
 		return nil, false, fmt.Errorf("read state file: %w", err)
 	}
 	f.exists = true
-	if err := json.Unmarshal(data, &f.state); err != nil {
+	if err = json.Unmarshal(data, &f.state); err != nil {
 		f.state = state{Version: stateVersion}
 		return f, true, fmt.Errorf("state file %s is damaged: %w", f.path, err)
 	}

@@ -33,6 +33,9 @@ func (p *pass) steer(bound []netip.Prefix) {
 		p.apply(changes)
 	}
 	p.flushNeighbours(leaving)
+	if len(leaving) > 0 {
+		p.refreshSockets6()
+	}
 	if len(changes) == 0 {
 		return
 	}

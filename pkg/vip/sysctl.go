@@ -23,10 +23,16 @@ type setting struct {
 func settings() []setting {
 	unset := func(_, own int) bool { return own == 0 }
 	return []setting{
-		{"ipv4", "arp_announce", "2", func(all, own int) bool { return max(all, own) < 2 },
-			"ARP requests would name the VIP as sender, and be ignored by routers without a route to it"},
-		{"ipv4", "rp_filter", "2", func(all, own int) bool { return max(all, own) == 1 },
-			"packets that arrive by another path than the reply's would be dropped"},
+		{
+			"ipv4", "arp_announce", "2",
+			func(all, own int) bool { return max(all, own) < 2 },
+			"ARP requests would name the VIP as sender, and be ignored by routers without a route to it",
+		},
+		{
+			"ipv4", "rp_filter", "2",
+			func(all, own int) bool { return max(all, own) == 1 },
+			"packets that arrive by another path than the reply's would be dropped",
+		},
 		{"ipv4", "ignore_routes_with_linkdown", "1", unset, "routes without carrier would still be used"},
 		{"ipv6", "ignore_routes_with_linkdown", "1", unset, "routes without carrier would still be used"},
 	}

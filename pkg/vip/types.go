@@ -9,6 +9,7 @@ package vip
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -103,14 +104,7 @@ type Actual struct {
 
 // IsBound tells whether the VIP is bound and usable.
 func (a *Actual) IsBound(p netip.Prefix) bool {
-	if a != nil {
-		for _, b := range a.Bound {
-			if b == p {
-				return true
-			}
-		}
-	}
-	return false
+	return a != nil && slices.Contains(a.Bound, p)
 }
 
 // SourceState is a preferred source that is in effect.
