@@ -9,9 +9,9 @@ import (
 	"syscall"
 	"testing"
 
-	"vipspeaker/internal/privilege"
-
 	"golang.org/x/sys/unix"
+
+	"vipspeaker/internal/privilege"
 )
 
 // childEnv makes the test binary print its capabilities instead of testing.
