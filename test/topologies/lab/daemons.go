@@ -43,22 +43,16 @@ func (n *Node) startFRR() {
 	n.lab.t.Helper()
 	require(n.lab.t, filepath.Join(frrPath, "zebra"), "vtysh")
 	n.Run("mkdir", "-p", "/run/frr")
-	var daemons []*Process
 	for _, name := range wantedDaemons(n.Run("cat", "/etc/frr/daemons")) {
-		daemons = append(daemons, n.StartProcess(name, filepath.Join(frrPath, name),
-			"-u", "root", "-g", "frrvty", "-A", "127.0.0.1", "--log", "stdout", "--log-level", "notifications"))
-	}
-	Eventually(n.lab.t, 10*time.Second, "FRR on "+n.Name, func() error {
-		for _, d := range daemons {
-			if err := d.ended(); err != nil {
-				n.lab.t.Fatal(err)
-			}
-			if err := n.answers("/run/frr/" + d.Name + ".vty"); err != nil {
-				return err
-			}
+		p := n.StartProcess(name, filepath.Join(frrPath, name),
+			"-u", "root", "-g", "frrvty", "-A", "127.0.0.1", "--log", "stdout", "--log-level", "notifications")
+		sockets := []string{"/run/frr/" + name + ".vty"}
+		if name == "zebra" {
+			// The others look for it when they start, and then only every 10 s.
+			sockets = append(sockets, "/run/frr/zserv.api")
 		}
-		return nil
-	})
+		n.waitListening(p, sockets...)
+	}
 	n.Run("vtysh", "-b")
 }
 
@@ -78,11 +72,22 @@ func (n *Node) startBIRD() {
 	require(n.lab.t, "bird", "birdc")
 	n.Run("mkdir", "-p", "/run/bird")
 	p := n.StartProcess("bird", "bird", "-f", "-c", "/etc/bird/bird.conf", "-s", "/run/bird/bird.ctl")
-	Eventually(n.lab.t, 10*time.Second, "BIRD on "+n.Name, func() error {
+	n.waitListening(p, "/run/bird/bird.ctl")
+}
+
+// waitListening waits until p listens at Unix sockets of the node.
+func (n *Node) waitListening(p *Process, sockets ...string) {
+	n.lab.t.Helper()
+	Eventually(n.lab.t, 10*time.Second, p.Name+" on "+n.Name, func() error {
 		if err := p.ended(); err != nil {
 			n.lab.t.Fatal(err)
 		}
-		return n.answers("/run/bird/bird.ctl")
+		for _, path := range sockets {
+			if err := n.answers(path); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -53,8 +53,8 @@ func Start(t testing.TB, dir string) *Lab {
 		}
 		l.nodes[name].bind(dir, spec)
 	}
-	for _, link := range topo.Topology.Links {
-		l.cable(link)
+	for i, link := range topo.Topology.Links {
+		l.cable(link, firstIndex+i)
 	}
 	for _, name := range topo.order {
 		for _, line := range topo.Topology.Nodes[name].Exec {
@@ -93,13 +93,19 @@ func (l *Lab) Peer(node, ifc string) (*Node, string) {
 	return nil, ""
 }
 
+// firstIndex is the interface index of the first end of the first link. The
+// kernel reports carrier changes of a veth at once only if its two ends have
+// different indexes (linkwatch_urgent_event), and the other end gets a small one;
+// else up to a second late, when another link of this machine has changed lately.
+const firstIndex = 1000
+
 // cable makes a veth pair across two nodes, both ends up.
-func (l *Lab) cable(link LinkSpec) {
+func (l *Lab) cable(link LinkSpec, index int) {
 	l.t.Helper()
 	a, b := link.ends()
 	na, nb := l.Node(a.Node), l.Node(b.Node)
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = a.Interface
+	attrs.Name, attrs.Index = a.Interface, index
 	attrs.Namespace = netlink.NsPid(na.pid)
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.Interface, PeerNamespace: netlink.NsPid(nb.pid)}
 	if err := netlink.LinkAdd(veth); err != nil {

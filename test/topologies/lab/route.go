@@ -47,6 +47,18 @@ func Live(hops []Hop) []string {
 	return live
 }
 
+// LiveDevs returns the interfaces of the legs that carry packets, in order.
+func LiveDevs(hops []Hop) []string {
+	devs := []string{}
+	for _, h := range hops {
+		if !h.Dead {
+			devs = append(devs, h.Dev)
+		}
+	}
+	slices.Sort(devs)
+	return devs
+}
+
 // RouteEvent says how a route was from Time on. No legs mean no route.
 type RouteEvent struct {
 	Time time.Time

@@ -1,0 +1,119 @@
+package topologies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/test/topologies/lab"
+)
+
+// announcer makes the host announce the VIPs.
+type announcer struct {
+	name  string
+	start func(t *testing.T, l *lab.Lab)
+}
+
+// frrAnnouncer is the yardstick: the VIPs on a device of their own, announced by
+// FRR, with what an operator sets so that the kernel leaves a dead link.
+var frrAnnouncer = announcer{name: "frr", start: func(_ *testing.T, l *lab.Lab) {
+	host := l.Node("host")
+	host.Run("ip", "link", "add", "vi0", "type", "bridge")
+	host.Run("ip", "link", "set", "vi0", "up")
+	host.Run("ip", "addr", "add", vip4.String(), "dev", "vi0")
+	host.Run("ip", "addr", "add", vip6.String(), "dev", "vi0", "nodad")
+	host.Run("sysctl", "-qw", "net.ipv4.conf.all.ignore_routes_with_linkdown=1", "net.ipv6.conf.all.ignore_routes_with_linkdown=1")
+	host.StartFRR("announcer-frr")
+}}
+
+var vipspeakerAnnouncer = announcer{name: "vipspeaker", start: func(t *testing.T, l *lab.Lab) { startSpeaker(t, l) }}
+
+// failover is what one failure of en1 costs.
+type failover struct {
+	// moved4 and moved6 are the times from the failure until the router's kernel
+	// has the other leg only, gap is the longest that a client got no answer, and
+	// stall the longest that the client itself was held up by this machine.
+	moved4, moved6, gap, stall time.Duration
+	lost                       int
+}
+
+func (f failover) String() string {
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
+	return fmt.Sprintf("route moved after %s (IPv6 %s), longest gap of a client %s (noise %s), %d probes lost",
+		ms(f.moved4), ms(f.moved6), ms(f.gap), ms(f.stall), f.lost)
+}
+
+// The failures of en1 that are measured.
+var failures = []struct {
+	name string
+	fail func(l *lab.Lab)
+}{
+	{"link down", func(l *lab.Lab) { l.Node("host").LinkDown("en1") }},
+	{"carrier lost", func(l *lab.Lab) { l.Unplug("host", "en1") }},
+}
+
+// measureFailover lays out a topology with one router on both links, lets en1
+// fail, and measures.
+func measureFailover(t *testing.T, topology string, a announcer, fail func(*lab.Lab)) failover {
+	t.Helper()
+	l := lab.Start(t, topology)
+	host, router, client := l.Node("host"), l.Node("router"), l.Node("client")
+	a.start(t, l)
+	v4, v6 := router.WatchRoute(vip4), router.WatchRoute(vip6)
+	// By interface: routers may prefer a link-local next hop.
+	legs := func(devs ...string) func([]lab.Hop) bool {
+		return func(h []lab.Hop) bool { return slices.Equal(lab.LiveDevs(h), devs) }
+	}
+	v4.Wait(20*time.Second, time.Now(), "two legs", legs("e1", "e5"))
+	v6.Wait(20*time.Second, time.Now(), "two legs", legs("e1", "e5"))
+
+	server := netip.AddrPortFrom(vip4.Addr(), 7)
+	ports := slices.Concat(portsVia(t, router, "iif e9 from "+client4.String(), server, "e1", 2), portsVia(t, router, "iif e9 from "+client4.String(), server, "e5", 2))
+	probe := lab.StartProbe(client, host, server, lab.ProbeOptions{Ports: ports})
+	probe.WaitAnswered(5 * time.Second)
+
+	failed := time.Now()
+	fail(l)
+	moved4 := v4.Wait(15*time.Second, failed, "en5 only", legs("e5"))
+	moved6 := v6.Wait(15*time.Second, failed, "en5 only", legs("e5"))
+	probe.WaitAnswered(10 * time.Second)
+	r := probe.Stop()
+	return failover{
+		moved4: moved4.Time.Sub(failed), moved6: moved6.Time.Sub(failed),
+		gap: r.Gap(failed), stall: r.Stall(failed), lost: r.Lost(),
+	}
+}
+
+// portsVia returns n UDP source ports whose flows to server leave node by dev.
+// how is added to `ip route get`.
+func portsVia(t *testing.T, node *lab.Node, how string, server netip.AddrPort, dev string, n int) []uint16 {
+	t.Helper()
+	var ports []uint16
+	for port := uint16(40001); port < 40101 && len(ports) < n; port++ {
+		r, err := node.RouteGet(fmt.Sprintf("%v %s ipproto udp sport %d dport %d", server.Addr(), how, port, server.Port()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Dev == dev {
+			ports = append(ports, port)
+		}
+	}
+	if len(ports) < n {
+		t.Fatalf("node %s: only ports %v of 100 leave by %s", node.Name, ports, dev)
+	}
+	return ports
+}
+
+// TestBaselineFailover shows what FRR as the announcer needs: the yardstick, and
+// the proof that the laboratory measures.
+func TestBaselineFailover(t *testing.T) {
+	for _, topology := range []string{"onerouter-frr", "onerouter-bird", "switched-frr", "switched-bird"} {
+		for _, f := range failures {
+			t.Run(topology+"/"+f.name, func(t *testing.T) {
+				t.Log(measureFailover(t, topology, frrAnnouncer, f.fail))
+			})
+		}
+	}
+}

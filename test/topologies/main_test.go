@@ -1,0 +1,69 @@
+// Package topologies tests the built daemon against real routers, in networks
+// that the files next to it describe. See package lab for how a test is written.
+package topologies
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"vipspeaker/test/topologies/lab"
+)
+
+// What all topologies have in common.
+var (
+	vip4 = netip.MustParsePrefix("10.68.6.1/32")
+	vip6 = netip.MustParsePrefix("fd68:6::1/128")
+	// client is behind the routers.
+	client4 = netip.MustParseAddr("10.68.9.9")
+	client6 = netip.MustParseAddr("fd68:9::9")
+)
+
+// built is the daemon's binary, built when the first test asks for it.
+var built struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built.dir != "" {
+		if err := os.RemoveAll(built.dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	os.Exit(code)
+}
+
+// binary returns the path of the daemon's binary: VIPSPEAKER_BINARY, or one
+// that is built once for all tests.
+func binary(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("VIPSPEAKER_BINARY"); path != "" {
+		return path
+	}
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "vipspeaker-test-"); built.err == nil {
+			built.path, built.err = lab.Build(context.WithoutCancel(t.Context()), built.dir)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.path
+}
+
+// startSpeaker starts the daemon on the host of the topology and waits until all
+// sessions are up and everything is announced.
+func startSpeaker(t *testing.T, l *lab.Lab) *lab.Speaker {
+	t.Helper()
+	s := lab.StartSpeaker(l.Node("host"), binary(t))
+	s.WaitStatus(15*time.Second, "everything is announced", lab.Established)
+	return s
+}
