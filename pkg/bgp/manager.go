@@ -259,8 +259,12 @@ func (m *Manager) Stop(ctx context.Context, mode StopMode, text string) error {
 		select {
 		case <-r.done:
 		case <-ctx.Done():
-			r.abort()
-			<-r.done
+			select {
+			case <-r.done: // in time, while another was waited for
+			default:
+				r.abort()
+				<-r.done
+			}
 		}
 		if r.killed.Load() {
 			errs = append(errs, fmt.Errorf("speaker %s did not end in time and was killed", r.name))

@@ -2,15 +2,31 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	api "github.com/osrg/gobgp/v3/api"
 )
 
 // startManager runs a manager until the test ends.
 func startManager(t *testing.T, o Options, change func(*managerTiming)) *Manager {
 	t.Helper()
-	o.Log, o.Command = testLog(t), testCommand
+	if o.Log == nil {
+		o.Log = testLog(t)
+	}
+	if o.Command == nil {
+		o.Command = testCommand
+	}
 	m := NewManager(o)
 	if change != nil {
 		change(&m.timing)
@@ -32,12 +48,6 @@ func speakerState(m *Manager, name string) SpeakerState {
 	return st
 }
 
-func awaitUp(t *testing.T, m *Manager, name string, peers int) time.Duration {
-	t.Helper()
-	return eventually(t, 15*time.Second, func() string { return fmt.Sprintf("%d sessions of %s: %+v", peers, name, m.State()) },
-		func() bool { return upSessions(m, name) == peers })
-}
-
 func upSessions(m *Manager, name string) int {
 	n := 0
 	for _, p := range speakerState(m, name).Peers {
@@ -48,27 +58,348 @@ func upSessions(m *Manager, name string) int {
 	return n
 }
 
-func TestManagerAnnounces(t *testing.T) {
+func awaitUp(t *testing.T, m *Manager, name string, peers int) {
+	t.Helper()
+	eventually(t, 15*time.Second, func() string { return fmt.Sprintf("%d sessions of %s: %+v", peers, name, m.State()) },
+		func() bool { return upSessions(m, name) == peers })
+}
+
+func awaitPhase(t *testing.T, m *Manager, name string, ok func(SpeakerState) bool) SpeakerState {
+	t.Helper()
+	eventually(t, 10*time.Second, func() string { return fmt.Sprintf("%+v", m.State()) }, func() bool { return ok(speakerState(m, name)) })
+	return speakerState(m, name)
+}
+
+func announce(m *Manager, speakers ...SpeakerConfig) { m.Announce(Desired{Speakers: speakers}) }
+
+func stop(t *testing.T, m *Manager, mode StopMode, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.Stop(ctx, mode, text); err != nil {
+		t.Error(err)
+	}
+}
+
+func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+
+// The first UPDATE reaches a router that dials well within a second after the
+// wish, process start included; a drain withdraws and then says goodbye.
+func TestManagerFromStartToDrain(t *testing.T) {
+	host, router := addr(t), addr(t)
+	m := startManager(t, Options{}, nil)
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	cfg.Paths = []Path{path4(1)}
+	start := time.Now()
+	announce(m, cfg)
+	p := dialRaw(t, router, host, 65001, rawOptions{})
+	p.await(time.Second, hasPrefix("[+10.100.0.1/32] via "+host.String()))
+	t.Logf("first UPDATE after %s", time.Since(start))
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("first UPDATE after %s, want less than 1 s", d)
+	}
+	awaitUp(t, m, "en1", 1)
+	st := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Phase == Running && len(s.Announced) == 1 })
+	if st.PID == os.Getpid() || st.Restarts != 0 || !st.Peers[0].IPv4 || !st.Peers[0].IPv6 {
+		t.Errorf("state is %+v", st)
+	}
+	announce(m, cfg)
+	cfg.Paths = append(cfg.Paths, path4(2))
+	announce(m, cfg)
+	if diff := cmp.Diff([]string{"[+10.100.0.2/32] via " + host.String() + " [{AsPath: 65010}]"}, p.quiet(200*time.Millisecond)); diff != "" {
+		t.Errorf("one path more (-want +got):\n%s", diff)
+	}
+	m.Withdraw(Desired{Speakers: []SpeakerConfig{conf("en1", 65010, host, peer(router, 65001))}})
+	p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+	announce(m, cfg)
+	p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+	stop(t, m, StopDrain, "maintenance")
+	got := p.await(time.Second, hasPrefix("notification"))
+	if len(got) != 3 || !strings.HasPrefix(got[0], "[-10.100.0.") || !strings.HasPrefix(got[1], "[-10.100.0.") || got[2] != "notification 6/2 maintenance" {
+		t.Errorf("drain sent %q", got)
+	}
+	if !gone(st.PID) || speakerState(m, "en1").Phase != Stopped {
+		t.Errorf("after the stop: %+v", m.State())
+	}
+}
+
+// A restart leaves without a word: the router sees the end of the stream only.
+func TestStopForRestartIsSilent(t *testing.T) {
+	host, router := addr(t), addr(t)
+	m := startManager(t, Options{}, nil)
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	cfg.Paths = []Path{path4(1)}
+	announce(m, cfg)
+	p := dialRaw(t, router, host, 65001, rawOptions{})
+	p.await(time.Second, hasPrefix("[+"))
+	stop(t, m, StopRestart, "")
+	eventually(t, time.Second, func() string { return "end of stream" }, func() bool { return p.ended() != nil })
+	if got := p.seen(); got != nil || (!errors.Is(p.ended(), io.EOF) && !errors.Is(p.ended(), syscall.ECONNRESET)) {
+		t.Errorf("router saw %q, then %v", got, p.ended())
+	}
+}
+
+// twoSpeakers starts a manager with two speakers, each with a session.
+func twoSpeakers(t *testing.T, m *Manager) (hosts, routers [2]netip.Addr, raws [2]*rawPeer) {
+	t.Helper()
+	var cfgs []SpeakerConfig
+	for i := range 2 {
+		hosts[i], routers[i] = addr(t), addr(t)
+		cfg := conf(fmt.Sprintf("en%d", i), 65010, hosts[i], peer(routers[i], 65001))
+		cfg.Paths = []Path{path4(1)}
+		cfgs = append(cfgs, cfg)
+	}
+	announce(m, cfgs...)
+	for i := range 2 {
+		raws[i] = dialRaw(t, routers[i], hosts[i], 65001, rawOptions{})
+		awaitUp(t, m, cfgs[i].Name, 1)
+		raws[i].await(time.Second, hasPrefix("[+"))
+	}
+	return hosts, routers, raws
+}
+
+// Nineteen octets from a configured router's address end GoBGP's process. They
+// cost that interface's sessions, and nothing else.
+func TestHostilePeerCostsItsInterfaceOnly(t *testing.T) {
+	m := startManager(t, Options{}, nil)
+	hosts, routers, raws := twoSpeakers(t, m)
+	before := [2]SpeakerState{speakerState(m, "en0"), speakerState(m, "en1")}
+	_ = raws[0].conn.Close()
+	message := append([]byte(strings.Repeat("\xff", 16)), 0, 19, 9)
+	start := time.Now()
+	eventually(t, 5*time.Second, func() string { return fmt.Sprintf("a crash: %+v", m.State()) }, func() bool {
+		conn, err := connect(context.Background(), routers[0], hosts[0], nil)
+		if err == nil {
+			_, _ = conn.Write(message)
+			_, _ = io.Copy(io.Discard, conn)
+			_ = conn.Close()
+		}
+		return speakerState(m, "en0").Restarts > 0
+	})
+	dialRaw(t, routers[0], hosts[0], 65001, rawOptions{}).await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	t.Logf("announced again %s after the attack began", time.Since(start))
+	awaitUp(t, m, "en0", 1)
+	after := [2]SpeakerState{speakerState(m, "en0"), speakerState(m, "en1")}
+	if after[0].PID == before[0].PID || !strings.Contains(after[0].LastExit, "panic:") || !strings.Contains(after[0].LastExit, "handlingError") {
+		t.Errorf("attacked speaker: %+v", after[0])
+	}
+	if after[1].PID != before[1].PID || after[1].Restarts != 0 || after[1].Peers[0].Transitions != 1 || raws[1].ended() != nil {
+		t.Errorf("other speaker: %+v", after[1])
+	}
+	if got := raws[1].seen(); got != nil {
+		t.Errorf("other router got %q", got)
+	}
+}
+
+// A killed process is started again; a router that helps with graceful restart
+// never lets the route go.
+func TestKilledProcessKeepsItsRoutes(t *testing.T) {
 	host, router := addr(t), addr(t)
 	r := startSpeaker(t, SpeakerOptions{AcceptPaths: true})
 	apply(t, r, conf("r1", 65001, router, peer(host, 65010)))
 	m := startManager(t, Options{}, nil)
 	cfg := conf("en1", 65010, host, peer(router, 65001))
 	cfg.Paths = []Path{path4(1), path4(2)}
-	m.Announce(Desired{Speakers: []SpeakerConfig{cfg}})
-	t.Logf("established after %s", awaitUp(t, m, "en1", 1))
-	eventually(t, 2*time.Second, func() string { return fmt.Sprint(r.Received()) },
-		func() bool { return len(prefixes(r, host)) == 2 })
-	t.Logf("%+v", m.State())
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	announce(m, cfg)
+	eventually(t, 5*time.Second, func() string { return fmt.Sprint(r.Received()) }, func() bool { return len(r.Received()) == 2 })
+	awaitUp(t, m, "en1", 1)
+
+	var mu sync.Mutex
+	fewest := 2
+	watch, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r.opt.Poke = nil
+	go func() {
+		for watch.Err() == nil {
+			n := 0
+			_ = eachPath(watch, r.server.Load(), func(netip.Prefix, *api.Path) { n++ })
+			mu.Lock()
+			fewest = min(fewest, n)
+			mu.Unlock()
+		}
+	}()
+	if err := syscall.Kill(speakerState(m, "en1").PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	st := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Restarts == 1 && s.Phase == Running })
+	if !strings.Contains(st.LastExit, "signal: killed") {
+		t.Errorf("last exit is %q", st.LastExit)
+	}
+	awaitUp(t, m, "en1", 1) // GoBGP as the router takes no connection for 5 s
+	eventually(t, 5*time.Second, func() string { return fmt.Sprintf("%+v", r.State()) },
+		func() bool { return peerState(r.State(), host).State == Established })
+	<-time.After(500 * time.Millisecond) // the End-of-RIB, at which stale routes go
+	mu.Lock()
+	defer mu.Unlock()
+	if fewest != 2 {
+		t.Errorf("the router had only %d routes at some time", fewest)
+	}
+}
+
+// A process that hangs is seen, killed and replaced.
+func TestHangingProcessIsReplaced(t *testing.T) {
+	m := startManager(t, Options{}, func(mt *managerTiming) { mt.ping = 100 * time.Millisecond })
+	_, _, raws := twoSpeakers(t, m)
+	pid := speakerState(m, "en0").PID
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	st := awaitPhase(t, m, "en0", func(s SpeakerState) bool { return s.Restarts == 1 && s.Phase == Running })
+	t.Logf("replaced after %s", time.Since(start))
+	if !strings.Contains(st.LastExit, "no answer for 300ms") || !gone(pid) {
+		t.Errorf("state is %+v", st)
+	}
+	if other := speakerState(m, "en1"); other.Restarts != 0 || raws[1].ended() != nil {
+		t.Errorf("other speaker: %+v", other)
+	}
+}
+
+// A stuck process holds up neither the calls nor the other speakers.
+func TestStuckProcessHoldsUpNobody(t *testing.T) {
+	m := startManager(t, Options{}, func(mt *managerTiming) { mt.ping = time.Minute })
+	hosts, routers, raws := twoSpeakers(t, m)
+	if err := syscall.Kill(speakerState(m, "en0").PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	many := make([]Path, 20000)
+	for i := range many {
+		many[i] = path4(i + 10)
+	}
+	cfgs := make([]SpeakerConfig, 2)
+	for i := range cfgs {
+		cfgs[i] = conf(fmt.Sprintf("en%d", i), 65010, hosts[i], peer(routers[i], 65001))
+		cfgs[i].Paths = many[:1+19999*(1-i)] // all of them to the stuck one
+	}
+	for range 10 {
+		start := time.Now()
+		announce(m, cfgs...)
+		m.Withdraw(Desired{Speakers: cfgs})
+		if d := time.Since(start); d > 200*time.Millisecond {
+			t.Errorf("calls took %s", d)
+		}
+	}
+	raws[1].await(2*time.Second, func(all []string) bool { return len(all) == 2 })
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	if err := m.Stop(ctx, StopDrain, "maintenance"); err != nil {
-		t.Error(err)
+	err := m.Stop(ctx, StopDrain, "bye")
+	if err == nil || !strings.Contains(err.Error(), "speaker en0 did not end in time and was killed") || strings.Contains(err.Error(), "en1") {
+		t.Errorf("stop: %v", err)
 	}
-	t.Logf("stopped after %s: %+v", time.Since(start), m.State())
-	eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", r.State()) },
-		func() bool {
-			return peerState(r.State(), host).LastError == `received Cease/Administrative Shutdown: "maintenance"`
-		})
+	if d := time.Since(start); d > 2*time.Second {
+		t.Errorf("stop took %s", d)
+	}
+	if got := raws[1].await(time.Second, hasPrefix("notification")); got[len(got)-1] != "notification 6/2 bye" {
+		t.Errorf("the healthy one sent %q", got)
+	}
+}
+
+// The loss of a link does not wait behind a long list of paths.
+func TestWithdrawOvertakesAnnounce(t *testing.T) {
+	host, router := addr(t), addr(t)
+	m := startManager(t, Options{Log: slog.New(slog.DiscardHandler)}, nil)
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	announce(m, cfg)
+	p := dialRaw(t, router, host, 65001, rawOptions{})
+	awaitUp(t, m, "en1", 1)
+	for i := range 20000 {
+		cfg.Paths = append(cfg.Paths, path4(i))
+	}
+	announce(m, cfg)
+	p.await(5*time.Second, hasPrefix("[+"))
+	down := conf("en1", 65010, host)
+	down.DownReason = "link down"
+	start := time.Now()
+	m.Withdraw(Desired{Speakers: []SpeakerConfig{down}})
+	// With the text, unless so much is queued for the router that it would wait.
+	all := p.await(5*time.Second, hasPrefix("notification 6/"))
+	t.Logf("%q %s after the call, when %d of 20000 paths were out", all[len(all)-1], time.Since(start), len(all))
+	if d := time.Since(start); d > 500*time.Millisecond {
+		t.Errorf("Cease after %s", d)
+	}
+}
+
+// An interface that leaves the configuration is drained; the others stay.
+func TestRemovedSpeakerIsDrained(t *testing.T) {
+	m := startManager(t, Options{}, nil)
+	hosts, routers, raws := twoSpeakers(t, m)
+	cfg := conf("en1", 65010, hosts[1], peer(routers[1], 65001))
+	cfg.Paths = []Path{path4(1)}
+	m.Withdraw(Desired{Speakers: []SpeakerConfig{cfg}})
+	announce(m, cfg)
+	got := raws[0].await(2*time.Second, hasPrefix("notification"))
+	if diff := cmp.Diff([]string{"[-10.100.0.1/32]", "notification 6/2 interface en0 is not configured any more"}, got); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+	eventually(t, 2*time.Second, func() string { return fmt.Sprintf("%+v", m.State()) }, func() bool { return len(m.State().Speakers) == 1 })
+	if got := raws[1].seen(); got != nil || raws[1].ended() != nil {
+		t.Errorf("the other router got %q, %v", got, raws[1].ended())
+	}
+}
+
+// A new router id replaces the process, new listen addresses only while nothing
+// would be lost.
+func TestReplacement(t *testing.T) {
+	host, more, router := addr(t), addr(t), addr(t)
+	m := startManager(t, Options{}, nil)
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	announce(m, cfg)
+	p := dialRaw(t, router, host, 65001, rawOptions{})
+	awaitUp(t, m, "en1", 1)
+	first := speakerState(m, "en1").PID
+
+	cfg.ListenAddresses = []netip.Addr{host, more}
+	announce(m, cfg)
+	<-time.After(listenRecheck + 500*time.Millisecond)
+	if st := speakerState(m, "en1"); st.PID != first || p.ended() != nil {
+		t.Errorf("replaced with a session up: %+v", st)
+	}
+	_ = p.conn.Close()
+	st := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.PID != first && s.Phase == Running })
+	if st.Restarts != 0 {
+		t.Errorf("a replacement counts as a crash: %+v", st)
+	}
+	p = dialRaw(t, router, host, 65001, rawOptions{})
+	awaitUp(t, m, "en1", 1)
+	cfg.RouterID = more
+	announce(m, cfg)
+	p.await(2*time.Second, hasPrefix("notification 6/2 the AS number or router ID of this host changes"))
+	dialRaw(t, router, host, 65001, rawOptions{})
+}
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// The key crosses to the process and is seen nowhere else.
+func TestSecretStaysSecret(t *testing.T) {
+	host, router := addr(t), addr(t)
+	var log lockedBuffer
+	m := startManager(t, Options{Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, nil)
+	p := peer(router, 65001)
+	p.Password = "open-sesame"
+	cfg := conf("en1", 65010, host, p)
+	announce(m, cfg)
+	dialRaw(t, router, host, 65001, rawOptions{control: setKey(host, "open-sesame")})
+	awaitUp(t, m, "en1", 1)
+	m.log.Info("everything", "config", cfg, "state", m.State())
+	stop(t, m, StopDrain, "bye")
+	if strings.Contains(log.String()+fmt.Sprintf("%+v %#v %v", cfg, cfg, cfg.Peers), "sesame") {
+		t.Errorf("the key is in the log:\n%s", log.String())
+	}
 }

@@ -187,6 +187,9 @@ func (s *Speaker) pause(rec *session, p *api.Peer, now time.Time) (time.Duration
 	if listed != Idle || rec.fell.IsZero() {
 		return 0, false
 	}
+	if s.opt.AcceptPaths && p.GetGracefulRestart().GetPeerRestarting() {
+		return 0, false // its routes are kept for it, and would go with the peer
+	}
 	delay := backoff(rec.flaps, 100*time.Millisecond, s.timing.flapMax)
 	if p.GetState().GetAdminState() == api.PeerState_PFX_CT {
 		delay = backoff(rec.limitHits+1, s.timing.limitRetry, s.timing.limitMax)
