@@ -1,0 +1,121 @@
+package health
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// marked is a long sleep that no other process on the machine has as its
+// command line.
+func marked(n int) string { return fmt.Sprintf("sleep 60.%07d%d", os.Getpid(), n) }
+
+// alive counts the processes with the command line; zombies have none.
+func alive(t *testing.T, command string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range files {
+		b, _ := os.ReadFile(f) // gone meanwhile
+		if string(bytes.ReplaceAll(bytes.TrimRight(b, "\x00"), []byte{0}, []byte(" "))) == command {
+			n++
+		}
+	}
+	return n
+}
+
+func dead(t *testing.T, command string) {
+	t.Helper()
+	until(t, func() bool { return alive(t, command) == 0 }, func() string { return "left behind: " + command })
+}
+
+func shell(t *testing.T, script string) Checker {
+	t.Helper()
+	c, err := NewExec(ExecConfig{Command: []string{"/bin/sh", "-c", script}, Env: []string{"TOKEN=x y"}, Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestExec(t *testing.T) {
+	noGoroutines(t)
+	t.Setenv("HOME", "/root") // must not get through
+	for _, tc := range []struct{ name, script, want string }{
+		{"pass", "echo fine", ""},
+		{"environment", `test "$VIPSPEAKER_CHECK:$TOKEN:$HOME:$PWD" = "web:x y::/" && test "$(env | wc -l)" = 4`, ""},
+		{"no input", "read x; test $? = 1", ""},
+		{"own group", `test "$(ps -o pgid= -p $$ | tr -d ' ')" = $$`, ""},
+		{"exit code", "exit 3", "exec /bin/sh: exit status 3"},
+		{"first line of output", `echo; printf '  no answer\t\033from 10.0.0.1\nmore\n'; echo err >&2; exit 2`, "exec /bin/sh: exit status 2: no answer  from 10.0.0.1"},
+		{"first line of errors", "echo oops >&2; exit 1", "exec /bin/sh: exit status 1: oops"},
+		{"long line", "head -c 300 /dev/zero | tr '\\0' x; exit 1", "exec /bin/sh: exit status 1: " + strings.Repeat("x", 200)},
+		{"much output", "yes | head -c 3000000; exit 1", "exec /bin/sh: exit status 1: y"},
+		{"garbage", `printf '\377\376\000ok'; exit 1`, "exec /bin/sh: exit status 1: ? ok"},
+		{"signal", "kill -SEGV $$", "exec /bin/sh: signal: segmentation fault…"},
+	} {
+		t.Run(tc.name, func(t *testing.T) { want(t, shell(t, tc.script), 5*time.Second, tc.want) })
+	}
+	absent, err := NewExec(ExecConfig{Command: []string{"/nonexistent/check"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, absent, time.Second, "exec /nonexistent/check: no such file or directory")
+	if _, err := NewExec(ExecConfig{}); err == nil {
+		t.Error("NewExec without a command gives no error")
+	}
+}
+
+// What hangs is killed with all of its group, in time.
+func TestExecTimeout(t *testing.T) {
+	noGoroutines(t)
+	for i, script := range []string{
+		"exec %s",
+		"trap '' TERM INT HUP; %[1]s & %[1]s",
+		"(%[1]s; :) | (%[1]s; :)",
+		"echo busy; %s >/dev/null 2>&1 </dev/null",
+	} {
+		command := marked(i)
+		t.Run(fmt.Sprintf(script, "sleep"), func(t *testing.T) {
+			want(t, shell(t, fmt.Sprintf(script, command)), 300*time.Millisecond, "exec /bin/sh: timeout after 300ms")
+			dead(t, command)
+		})
+	}
+}
+
+// What a program leaves behind is killed and holds up nobody, even where it
+// keeps the output open.
+func TestExecLeftBehind(t *testing.T) {
+	noGoroutines(t)
+	command := marked(10)
+	if took := want(t, shell(t, command+" & exit 0"), 5*time.Second, ""); took > time.Second {
+		t.Errorf("took %s, want at once", took)
+	}
+	dead(t, command)
+	command = marked(11)
+	want(t, shell(t, command+" & echo broken; exit 1"), 5*time.Second, "exec /bin/sh: exit status 1: broken")
+	dead(t, command)
+	// One in a session of its own is out of reach, but does not hang us.
+	if took := want(t, shell(t, "setsid sleep 1.5 & exit 0"), 5*time.Second, ""); took > time.Second {
+		t.Errorf("took %s with the output held open, want at once", took)
+	}
+}
+
+// A check that is not wanted any more takes its processes along.
+func TestExecRemoved(t *testing.T) {
+	noGoroutines(t)
+	command := marked(20)
+	s := spec("web", shell(t, command))
+	s.Timeout = time.Minute
+	m, _ := runManager(t, s)
+	until(t, func() bool { return alive(t, command) == 1 }, func() string { return "check not started" })
+	m.Set(nil)
+	dead(t, command)
+}

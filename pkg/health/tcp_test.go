@@ -1,0 +1,160 @@
+package health
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// noGoroutines fails the test if goroutines stay that were not there before.
+func noGoroutines(t *testing.T) {
+	t.Helper()
+	before := runtime.NumGoroutine()
+	t.Cleanup(func() {
+		until(t, func() bool { return runtime.NumGoroutine() <= before }, func() string {
+			stacks := make([]byte, 1<<20)
+			return string(stacks[:runtime.Stack(stacks, true)])
+		})
+	})
+}
+
+// until polls a condition for at most two seconds.
+func until(t *testing.T, ok func() bool, what func() string) {
+	t.Helper()
+	deadline := time.After(2 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within 2s: %s", what())
+		case <-tick.C:
+		}
+	}
+}
+
+// want runs the check once and compares its reason; a reason that ends in an
+// ellipsis is a beginning. It returns how long the check took.
+func want(t *testing.T, c Checker, timeout time.Duration, reason string) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	start := time.Now()
+	err := c.Check(ctx)
+	took := time.Since(start)
+	got := ""
+	if err != nil {
+		got = err.Error()
+	}
+	begin, open := strings.CutSuffix(reason, "…")
+	if got != reason && (!open || !strings.HasPrefix(got, begin)) {
+		t.Errorf("check = %q, want %q", got, reason)
+	}
+	if took > timeout+500*time.Millisecond {
+		t.Errorf("check took %s, with a timeout of %s", took, timeout)
+	}
+	return took
+}
+
+// server serves each connection with handle until the test ends.
+func server(t *testing.T, address string, handle func(net.Conn)) netip.AddrPort {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			handle(conn)
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// closed is an address on which nobody listens.
+func closed(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// deaf is an address that answers no connection: its queue is full.
+func deaf(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err = unix.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(t.Context(), "tcp4", a.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return a
+}
+
+func tcp(t *testing.T, a netip.AddrPort) Checker {
+	t.Helper()
+	c, err := NewTCP(TCPConfig{Address: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestTCP(t *testing.T) {
+	noGoroutines(t)
+	ends := make(chan error, 1)
+	open := server(t, "127.0.0.1:0", func(c net.Conn) {
+		_, err := c.Read(make([]byte, 1))
+		ends <- err
+	})
+	want(t, tcp(t, open), time.Second, "")
+	if err := <-ends; err == nil || err.Error() != "EOF" {
+		t.Errorf("the server saw the end as %v, want EOF", err)
+	}
+	refused := closed(t)
+	want(t, tcp(t, refused), time.Second, "tcp "+refused.String()+": connection refused")
+	hang := deaf(t)
+	want(t, tcp(t, hang), 200*time.Millisecond, "tcp "+hang.String()+": timeout after 200ms")
+	six := server(t, "[::1]:0", func(net.Conn) {})
+	want(t, tcp(t, six), time.Second, "")
+}
+
+func TestNewTCP(t *testing.T) {
+	for _, a := range []netip.AddrPort{{}, netip.MustParseAddrPort("10.0.0.1:0")} {
+		if _, err := NewTCP(TCPConfig{Address: a}); err == nil {
+			t.Errorf("NewTCP(%s) gives no error", a)
+		}
+	}
+}
