@@ -44,9 +44,11 @@ func (l *Loop) pass(ctx context.Context) error {
 	l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
 	done := l.within(time.Now().Add(steerBound))
 	if done {
-		in.Bound = l.bound(in.Net)
-		d = l.plan(&in)
+		in.Bound = l.bound(l.opt.Network.State())
+	} else {
+		in, _ = l.inputs()
 	}
+	d = l.plan(&in)
 	l.opt.Sessions.Withdraw(d.BGP)
 	if !done && !l.await(ctx) {
 		return errStopped

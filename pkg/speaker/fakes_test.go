@@ -1,0 +1,522 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
+)
+
+var (
+	_ Kernel   = fakeKernel{}
+	_ Sessions = fakeSessions{}
+	_ Network  = fakeNetwork{}
+	_ Checks   = fakeChecks{}
+)
+
+var errInjected = errors.New("injected")
+
+// world is a host with its routers. What the loop does to it is checked while
+// it happens: a broken rule is noted with its time.
+type world struct {
+	t      testing.TB
+	rand   *rand.Rand
+	signal Signal
+
+	mu     sync.Mutex
+	broken []string
+	faults bool          // one call in three fails, one wake-up in four is lost
+	deaf   bool          // all wake-ups are lost
+	refuse bool          // every kernel call fails
+	hang   chan struct{} // kernel calls wait for it to be closed; nil for not
+	slow   time.Duration // each kernel call takes up to this long
+	config *config.Config
+
+	// The kernel: what is bound, which sources and legs are in effect.
+	bound   map[netip.Prefix]bool
+	sources map[string]netip.Addr // "en1/4"
+	legs    map[string]bool
+	steered bool // the last Steer did all of its work
+	calls   int  // kernel calls that run
+	writes  int
+	links   map[string]netmon.Link
+	net     *netmon.State
+
+	// BGP: what was ordered, which routers answer, what is.
+	orders  map[string]bgp.SpeakerConfig
+	routers map[string]bool
+	crashed map[string]bool
+	state   *bgp.State
+	stopped []bgp.StopMode
+	silent  bool // Stop hangs, and orders have no effect
+
+	results health.Results
+	specs   []health.Spec
+	watched []string
+
+	restored bool
+	journal  []string // what had an effect, in order
+}
+
+func newWorld(t testing.TB, seed uint64) *world {
+	w := &world{
+		t: t, rand: rand.New(rand.NewPCG(seed, 2)), signal: NewSignal(), config: loopConfig(),
+		bound: map[netip.Prefix]bool{}, sources: map[string]netip.Addr{}, legs: map[string]bool{},
+		links: map[string]netmon.Link{}, orders: map[string]bgp.SpeakerConfig{},
+		routers: map[string]bool{"en1": true, "en5": true}, crashed: map[string]bool{}, state: &bgp.State{},
+		results: health.Results{},
+	}
+	for _, l := range sampleNet().Links[:3] {
+		w.links[l.Name] = l
+	}
+	for _, v := range w.config.VIPs {
+		w.verdict(v.Name, health.Healthy, time.Hour)
+	}
+	w.relink()
+	return w
+}
+
+// loopConfig has three VIPs: on both interfaces, on one, and of IPv6.
+func loopConfig() *config.Config {
+	c := sampleConfig()
+	check := c.VIPs[0].Checks
+	c.BGP.RouterID = addr("10.68.1.1")
+	c.VIPs = append(
+		c.VIPs,
+		config.VIP{Name: "vipb", Prefix: prefix("10.68.6.2/32"), Interfaces: []string{"en5"}, Checks: check},
+		config.VIP{Name: "vipc", Prefix: prefix("fd68:6::3/128"), Interfaces: []string{"en1", "en5"}, Checks: check},
+	)
+	return c
+}
+
+func (w *world) options() Options {
+	return Options{
+		Log: slog.New(slog.DiscardHandler), Config: w.config, Signal: w.signal,
+		Network: fakeNetwork{w}, Checks: fakeChecks{w}, Kernel: fakeKernel{w}, Sessions: fakeSessions{w},
+		NewChecker: func(config.Check) (health.Checker, error) { return nil, nil },
+		Publish:    func(*status.Status) {},
+	}
+}
+
+// start runs a loop and returns it with a function that stops it and gives
+// Run's error.
+func (w *world) start(opt Options) (l *Loop, stop func() error) {
+	w.t.Helper()
+	l, err := New(opt)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(w.t.Context()) }()
+	return l, func() error { l.Stop(); return <-ended }
+}
+
+// breaks notes a broken rule. The lock is held.
+func (w *world) breaks(format string, args ...any) {
+	w.broken = append(w.broken, time.Now().Format("05.000000 ")+fmt.Sprintf(format, args...))
+}
+
+// do changes the world and wakes the loop.
+func (w *world) do(change func()) {
+	w.mu.Lock()
+	change()
+	w.relink()
+	w.mu.Unlock()
+	w.poke()
+	w.react()
+}
+
+func (w *world) poke() {
+	w.mu.Lock()
+	lost := w.deaf || w.faults && w.rand.IntN(4) == 0
+	w.mu.Unlock()
+	if !lost {
+		w.signal.Poke()
+	}
+}
+
+// relink publishes the links, with the VIPs on the virtual interface. The lock
+// is held.
+func (w *world) relink() {
+	vi := netmon.Link{Index: 9, Name: "vi0", Up: true, Running: true}
+	for p := range w.bound {
+		vi.Addresses = append(vi.Addresses, netmon.Address{Prefix: p, Usable: true, Protocol: vip.Protocol})
+	}
+	w.net = &netmon.State{Links: append(slices.Collect(maps.Values(w.links)), vi)}
+}
+
+func (w *world) verdict(name string, v health.Verdict, expires time.Duration) {
+	id := name + "/web"
+	w.results = maps.Clone(w.results)
+	w.results[id] = health.Result{ID: id, Verdict: v, Checked: time.Now(), Expires: time.Now().Add(expires)}
+}
+
+// link changes a link like the kernel and the monitor would.
+func (w *world) link(name string, up bool) {
+	l := w.links[name]
+	if up && !l.Running {
+		l.HealthySince = time.Now()
+	}
+	l.Running = up
+	w.links[name] = l
+}
+
+// carried tells whether an established session has the prefix. The lock is held.
+func (w *world) carried(p netip.Prefix) bool {
+	for _, s := range w.state.Speakers {
+		if slices.Contains(s.Announced, p) && slices.ContainsFunc(s.Peers, func(x bgp.PeerState) bool { return x.State == bgp.Established }) {
+			return true
+		}
+	}
+	return false
+}
+
+// react lets the speakers carry out their orders a little later.
+func (w *world) react() {
+	time.AfterFunc(time.Millisecond, func() {
+		w.mu.Lock()
+		next := &bgp.State{}
+		for _, name := range slices.Sorted(maps.Keys(w.orders)) {
+			order := w.orders[name]
+			s := bgp.SpeakerState{Name: name, Phase: bgp.Running}
+			if w.crashed[name] {
+				next.Speakers = append(next.Speakers, bgp.SpeakerState{Name: name, Phase: bgp.Backoff})
+				continue
+			}
+			for _, p := range order.Peers {
+				state := bgp.PeerState{Address: p.Address, State: bgp.Active, IPv4: true, IPv6: true}
+				if w.routers[name] && w.links[name].Running {
+					state.State = bgp.Established
+				}
+				s.Peers = append(s.Peers, state)
+			}
+			for _, p := range order.Paths {
+				s.Announced = append(s.Announced, p.Prefix)
+			}
+			next.Speakers = append(next.Speakers, s)
+		}
+		changed := fmt.Sprint(next.Speakers) != fmt.Sprint(w.state.Speakers)
+		w.state = next
+		w.mu.Unlock()
+		if changed {
+			w.poke()
+		}
+	})
+}
+
+type fakeNetwork struct{ w *world }
+
+func (f fakeNetwork) State() *netmon.State {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.w.net
+}
+
+func (f fakeNetwork) Watch(names []string) { f.w.watched = names }
+
+func (f fakeNetwork) Resyncs() map[string]uint64 { return map[string]uint64{} }
+
+type fakeChecks struct{ w *world }
+
+func (f fakeChecks) Set(specs []health.Spec) { f.w.specs = specs }
+
+func (f fakeChecks) Results() health.Results {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.w.results
+}
+
+type fakeKernel struct{ w *world }
+
+// call is the frame of all kernel calls: takes its time, may fail, may hang.
+func (f fakeKernel) call(want vip.Desired, do func() bool) (vip.Actual, error) {
+	w := f.w
+	w.mu.Lock()
+	w.calls++
+	if w.calls > 1 {
+		w.breaks("two kernel calls at a time")
+	}
+	hang, takes, fails, part := w.hang, time.Duration(0), w.refuse || w.faults && w.rand.IntN(3) == 0, w.rand.IntN(2) == 0
+	if w.slow > 0 {
+		takes = time.Duration(w.rand.Int64N(int64(w.slow)))
+	}
+	w.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+	time.Sleep(takes)
+	w.mu.Lock()
+	w.calls--
+	defer w.mu.Unlock()
+	if fails && (part || w.refuse) {
+		return vip.Actual{}, errInjected
+	}
+	if !fails && do() {
+		w.writes++
+		w.relink()
+		time.AfterFunc(100*time.Microsecond, w.poke) // the monitor sees our writes too
+	}
+	a := vip.Actual{DeviceName: "vi0", Read: time.Now()}
+	for _, p := range want.VIPs {
+		if w.bound[p] {
+			a.Bound = append(a.Bound, p)
+		}
+	}
+	for key, s := range w.sources {
+		a.Sources = append(a.Sources, vip.SourceState{Interface: key[:3], Address: s})
+	}
+	if fails {
+		return a, errInjected
+	}
+	return a, nil
+}
+
+func (f fakeKernel) Steer(_ context.Context, want vip.Desired) (vip.Actual, error) {
+	w := f.w
+	w.mu.Lock()
+	w.steered = false
+	usable := 0
+	for _, n := range want.Interfaces {
+		if n.Usable {
+			usable++
+		}
+		for _, s := range []netip.Addr{n.Source4, n.Source6} {
+			if p := netip.PrefixFrom(s, s.BitLen()); s.IsValid() && !(w.bound[p] && w.carried(p)) {
+				w.breaks("source %s on %s, but bound=%t announced=%t", s, n.Name, w.bound[p], w.carried(p))
+			}
+		}
+	}
+	if usable == 0 {
+		w.breaks("no leg is left")
+	}
+	w.mu.Unlock()
+	return f.call(want, func() bool {
+		sources, legs := map[string]netip.Addr{}, map[string]bool{}
+		for _, n := range want.Interfaces {
+			legs[n.Name] = n.Usable
+			for key, s := range map[string]netip.Addr{"/4": n.Source4, "/6": n.Source6} {
+				if s.IsValid() && w.bound[netip.PrefixFrom(s, s.BitLen())] {
+					sources[n.Name+key] = s
+				}
+			}
+		}
+		changed := !maps.Equal(sources, w.sources) || !maps.Equal(legs, w.legs)
+		if len(sources) < len(w.sources) {
+			w.journal = append(w.journal, "source off")
+		}
+		if len(sources) > len(w.sources) {
+			w.journal = append(w.journal, "source on")
+		}
+		w.sources, w.legs, w.steered = sources, legs, true
+		return changed
+	})
+}
+
+func (f fakeKernel) Bind(_ context.Context, want vip.Desired) (vip.Actual, error) {
+	return f.call(want, func() (changed bool) {
+		for _, p := range want.VIPs {
+			if !f.w.bound[p] {
+				f.w.bound[p], changed = true, true
+				f.w.journal = append(f.w.journal, "bind "+p.String())
+			}
+		}
+		return changed
+	})
+}
+
+func (f fakeKernel) Unbind(_ context.Context, want vip.Desired) (vip.Actual, error) {
+	w := f.w
+	return f.call(want, func() (changed bool) {
+		for p := range w.bound {
+			if slices.Contains(want.VIPs, p) {
+				continue
+			}
+			if w.carried(p) {
+				w.breaks("%s is unbound while it is announced", p)
+			}
+			w.drop(p)
+			w.journal = append(w.journal, "unbind "+p.String())
+			changed = true
+		}
+		return changed
+	})
+}
+
+func (f fakeKernel) Restore(context.Context) error {
+	w := f.w
+	_, err := f.call(vip.Desired{}, func() bool {
+		clear(w.bound)
+		clear(w.sources)
+		w.restored = true
+		w.journal = append(w.journal, "restore")
+		return true
+	})
+	return err
+}
+
+// drop removes an address; its source goes with it. The lock is held.
+func (w *world) drop(p netip.Prefix) {
+	delete(w.bound, p)
+	maps.DeleteFunc(w.sources, func(_ string, s netip.Addr) bool { return s == p.Addr() })
+}
+
+type fakeSessions struct{ w *world }
+
+// allowed checks an order against the kernel and, for an announcement, the
+// checks. News that come while the kernel works are not for the withdraw of that
+// pass: their sources are not off yet. The lock is held.
+func (w *world) allowed(d bgp.Desired, announce bool) {
+	for _, s := range d.Speakers {
+		for _, p := range s.Paths {
+			k := slices.IndexFunc(w.config.VIPs, func(v config.VIP) bool { return v.Prefix == p.Prefix })
+			r := health.Result{}
+			if k >= 0 {
+				r = w.results[w.config.VIPs[k].Name+"/web"]
+			}
+			healthy := r.Verdict == health.Healthy && r.Expires.After(time.Now())
+			if !w.bound[p.Prefix] || announce && (k < 0 || !healthy) {
+				w.breaks("%s is left on %s: announce=%t configured=%t bound=%t verdict=%s", p.Prefix, s.Name, announce, k >= 0, w.bound[p.Prefix], r.Verdict)
+			}
+		}
+	}
+}
+
+func paths(s bgp.SpeakerConfig) map[netip.Prefix]bool {
+	set := map[netip.Prefix]bool{}
+	for _, p := range s.Paths {
+		set[p.Prefix] = true
+	}
+	return set
+}
+
+// Withdraw is lost now and then, like a process that is just dying.
+func (f fakeSessions) Withdraw(d bgp.Desired) {
+	w := f.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.allowed(d, false)
+	everywhere := map[netip.Prefix]bool{}
+	wanted := map[string]bgp.SpeakerConfig{}
+	for _, s := range d.Speakers {
+		wanted[s.Name] = s
+		maps.Copy(everywhere, paths(s))
+	}
+	for _, order := range w.orders {
+		for _, p := range order.Paths {
+			for key, s := range w.sources {
+				if !everywhere[p.Prefix] && s == p.Prefix.Addr() && w.steered && w.calls == 0 {
+					w.breaks("%s is withdrawn while it is source on %s", p.Prefix, key)
+				}
+			}
+		}
+	}
+	if w.silent || w.faults && w.rand.IntN(3) == 0 {
+		return
+	}
+	for name, order := range w.orders {
+		keepPaths, keepPeers := paths(wanted[name]), map[netip.Addr]bool{}
+		for _, p := range wanted[name].Peers {
+			keepPeers[p.Address] = true
+		}
+		before := len(order.Paths)
+		order.Paths = slices.DeleteFunc(slices.Clone(order.Paths), func(p bgp.Path) bool { return !keepPaths[p.Prefix] })
+		order.Peers = slices.DeleteFunc(slices.Clone(order.Peers), func(p bgp.Peer) bool { return !keepPeers[p.Address] })
+		if len(order.Paths) < before {
+			w.journal = append(w.journal, "withdraw "+name)
+		}
+		w.orders[name] = order
+	}
+	w.react()
+}
+
+func (f fakeSessions) Announce(d bgp.Desired) {
+	w := f.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.allowed(d, true)
+	if w.silent || w.faults && w.rand.IntN(3) == 0 {
+		return
+	}
+	old := w.orders
+	w.orders = map[string]bgp.SpeakerConfig{}
+	for _, s := range d.Speakers {
+		w.orders[s.Name] = s
+		if len(s.Paths) > len(old[s.Name].Paths) {
+			w.journal = append(w.journal, "announce "+s.Name)
+		}
+	}
+	w.react()
+}
+
+func (f fakeSessions) State() *bgp.State {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.w.state
+}
+
+func (f fakeSessions) Stop(ctx context.Context, mode bgp.StopMode, _ string) error {
+	w := f.w
+	w.mu.Lock()
+	w.stopped = append(w.stopped, mode)
+	w.journal = append(w.journal, "stop "+string(mode))
+	silent := w.silent
+	w.orders = map[string]bgp.SpeakerConfig{}
+	w.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+
+// differences compares the world with what the configuration and the state of
+// the world ask for, made apart from Plan.
+func (w *world) differences() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	diff := slices.Clone(w.broken)
+	expect := func(ok bool, format string, args ...any) {
+		if !ok {
+			diff = append(diff, fmt.Sprintf(format, args...))
+		}
+	}
+	expect(len(w.bound) == len(w.config.VIPs), "bound %v, want %d VIPs", w.bound, len(w.config.VIPs))
+	for _, v := range w.config.VIPs {
+		r := w.results[v.Name+"/web"]
+		healthy := r.Verdict == health.Healthy && r.Expires.After(time.Now())
+		expect(w.bound[v.Prefix], "%s is not bound", v.Name)
+		announced := false
+		for _, name := range []string{"en1", "en5"} {
+			s, _ := w.state.Speaker(name)
+			has := slices.Contains(s.Announced, v.Prefix)
+			up := len(s.Peers) > 0 && s.Peers[0].State == bgp.Established
+			selected := slices.Contains(v.Interfaces, name) && healthy && (v.Prefix.Addr().Is4() || w.hasIPv6(name))
+			expect(has == selected, "%s in the RIB of %s: %t, want %t", v.Name, name, has, selected)
+			expect(up == (w.links[name].Running && w.routers[name]), "session on %s: %t", name, up)
+			announced = announced || has && up
+		}
+		for _, name := range v.Interfaces {
+			source := w.sources[name+"/4"] == v.Prefix.Addr()
+			expect(source == (v.PreferredSource && announced), "%s is source on %s: %t, announced: %t", v.Name, name, source, announced)
+		}
+	}
+	return diff
+}
+
+func (w *world) hasIPv6(name string) bool {
+	return slices.ContainsFunc(w.links[name].Addresses, func(a netmon.Address) bool { return a.Prefix.Addr().Is6() && !a.LinkLocal })
+}

@@ -1,0 +1,415 @@
+package speaker
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/status"
+)
+
+// settled waits and compares the world with what is wanted.
+func (w *world) settled(after time.Duration) {
+	w.t.Helper()
+	time.Sleep(after)
+	synctest.Wait()
+	if diff := w.differences(); len(diff) > 0 {
+		w.t.Errorf("after %s:\n%s", after, strings.Join(diff, "\n"))
+	}
+}
+
+func (w *world) noteRule() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.broken) > 0 {
+		w.t.Errorf("rules broken:\n%s", strings.Join(w.broken, "\n"))
+	}
+}
+
+// bubble runs a test with a world in virtual time.
+func bubble(t *testing.T, test func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		test(w)
+		w.noteRule()
+	})
+}
+
+func (w *world) stop(stop func() error) {
+	w.t.Helper()
+	if err := stop(); err != nil {
+		w.t.Errorf("stop: %v", err)
+	}
+}
+
+// From nothing to the steady state takes a few milliseconds and no resync.
+func TestLoopStarts(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		_, stop := w.start(w.options())
+		w.settled(50 * time.Millisecond)
+		if !slices.Equal(w.watched, []string{"en1", "en5"}) || len(w.specs) != 3 {
+			t.Errorf("watched %v with %d checks, want both interfaces and 3", w.watched, len(w.specs))
+		}
+		w.stop(stop)
+	})
+}
+
+// A loop without news makes one pass in each resync interval and writes nothing.
+func TestLoopIsQuiet(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		passes := 0
+		opt := w.options()
+		opt.Publish = func(*status.Status) { passes++ }
+		_, stop := w.start(opt)
+		w.settled(time.Second)
+		writes, before := w.writes, passes
+		time.Sleep(10 * resync)
+		synctest.Wait()
+		if got := passes - before; got != 10 {
+			t.Errorf("%d passes in 10 resync intervals", got)
+		}
+		if w.writes != writes {
+			t.Errorf("%d writes to the kernel without a cause", w.writes-writes)
+		}
+		w.stop(stop)
+	})
+}
+
+// A storm of wake-ups makes one pass in each spacing, no more.
+func TestLoopSurvivesStorm(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		passes := 0
+		opt := w.options()
+		opt.Publish = func(*status.Status) { passes++ }
+		_, stop := w.start(opt)
+		w.settled(time.Second)
+		before := passes
+		for range 10000 {
+			w.signal.Poke()
+			time.Sleep(100 * time.Microsecond)
+		}
+		if got, most := passes-before, int(time.Second/spacing)+1; got > most {
+			t.Errorf("%d passes in a second of wake-ups, want at most %d", got, most)
+		}
+		w.stop(stop)
+	})
+}
+
+// Bad news does not wait for the spacing after a pass.
+func TestLoopActsOnBadNewsAtOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		_, stop := w.start(w.options())
+		w.settled(time.Second)
+		w.signal.Poke() // a pass that ends at once; the spacing begins
+		synctest.Wait()
+		w.do(func() { w.link("en1", false) })
+		synctest.Wait()
+		w.mu.Lock()
+		peers, leg := len(w.orders["en1"].Peers), w.legs["en1"]
+		w.mu.Unlock()
+		if peers != 0 || leg {
+			t.Errorf("without any time passed: %d peers on en1, leg %t; want none", peers, leg)
+		}
+		w.stop(stop)
+	})
+}
+
+// The order of a VIP's coming and going, seen from outside.
+func TestLoopOrder(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.config.VIPs = w.config.VIPs[:1]
+		l, stop := w.start(w.options())
+		w.settled(time.Second)
+		want := []string{"bind 10.68.6.1/32", "announce en1", "announce en5", "source on"}
+		if !slices.Equal(w.journal, want) {
+			t.Errorf("coming: %q, want %q", w.journal, want)
+		}
+		w.journal = nil
+		next := *w.config
+		next.VIPs = nil
+		w.config = &next
+		before := time.Now()
+		if err := l.SetConfig(&next); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if len(w.bound) != 1 {
+			t.Error("unbound before routers had the time to move on")
+		}
+		w.settled(3 * time.Second)
+		slices.Sort(w.journal[1:3]) // the speakers have no order
+		want = []string{"source off", "withdraw en1", "withdraw en5", "unbind 10.68.6.1/32"}
+		if !slices.Equal(w.journal, want) {
+			t.Errorf("going within %s: %q, want %q", time.Since(before), w.journal, want)
+		}
+		w.stop(stop)
+	})
+}
+
+// A verdict that nobody renews ends by itself, without any wake-up.
+func TestLoopRechecks(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.verdict("vipa", health.Healthy, 5*time.Second)
+		_, stop := w.start(w.options())
+		w.settled(5*time.Second - time.Millisecond)
+		w.mu.Lock()
+		w.deaf = true
+		w.mu.Unlock()
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		w.mu.Lock()
+		has := paths(w.orders["en1"])[prefix("10.68.6.1/32")]
+		w.deaf = false
+		w.mu.Unlock()
+		if has {
+			t.Error("an expired verdict still announces")
+		}
+		w.stop(stop)
+	})
+}
+
+// A kernel that fails every call keeps nothing from being withdrawn.
+func TestLoopWithdrawsWithoutKernel(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"fails", "hangs"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(w *world) {
+				_, stop := w.start(w.options())
+				w.settled(time.Second)
+				w.mu.Lock()
+				release := make(chan struct{})
+				if w.refuse = how == "fails"; !w.refuse {
+					w.hang = release
+				}
+				w.mu.Unlock()
+				w.do(func() { w.verdict("vipa", health.Unhealthy, time.Hour) })
+				time.Sleep(steerBound + 10*time.Millisecond)
+				if paths(w.orders["en1"])[prefix("10.68.6.1/32")] {
+					t.Error("vipa is still announced 210 ms after its check failed")
+				}
+				if !paths(w.orders["en5"])[prefix("10.68.6.2/32")] {
+					t.Error("vipb was withdrawn although nothing happened to it")
+				}
+				// More news while the same call hangs, and an address that goes.
+				w.do(func() { w.verdict("vipb", health.Unhealthy, time.Hour) })
+				w.do(func() { w.drop(prefix("fd68:6::3/128")) })
+				time.Sleep(steerBound + 10*time.Millisecond)
+				if n := len(w.orders["en1"].Paths) + len(w.orders["en5"].Paths); n != 0 {
+					t.Errorf("%d paths are still announced", n)
+				}
+				w.mu.Lock()
+				w.refuse, w.hang = false, nil
+				w.mu.Unlock()
+				close(release)
+				w.settled(resync)
+				w.stop(stop)
+			})
+		})
+	}
+}
+
+// A failing kernel call is tried again by itself, at growing intervals.
+func TestLoopBacksOff(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.refuse = true
+		var at []time.Time
+		opt := w.options()
+		opt.Publish = func(s *status.Status) {
+			at = append(at, time.Now())
+			if !strings.Contains(s.Passes.LastError, "bind: injected") {
+				t.Errorf("last error = %q", s.Passes.LastError)
+			}
+		}
+		_, stop := w.start(opt)
+		time.Sleep(2 * time.Minute)
+		w.mu.Lock()
+		w.refuse = false
+		w.mu.Unlock()
+		synctest.Wait()
+		for i := 2; i < len(at); i++ {
+			gap := at[i].Sub(at[i-1])
+			if gap < backoffMin*3/4 || gap > backoffMax {
+				t.Errorf("try %d came after %s", i, gap)
+			}
+		}
+		if len(at) < 10 || len(at) > 25 {
+			t.Errorf("%d tries in two minutes", len(at))
+		}
+		w.stop(stop)
+	})
+}
+
+// Nothing is decided before the network has been read.
+func TestLoopWaitsForNetwork(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		net := w.net
+		w.net = nil
+		l, stop := w.start(w.options())
+		time.Sleep(20 * time.Second)
+		if len(w.journal) > 0 {
+			t.Errorf("did %q without knowing the network", w.journal)
+		}
+		if err := l.Healthy(); err != nil {
+			t.Errorf("not healthy while it may still come: %v", err)
+		}
+		w.mu.Lock()
+		w.net = net
+		w.mu.Unlock()
+		w.poke()
+		w.settled(100 * time.Millisecond)
+		w.stop(stop)
+	})
+}
+
+// A reload that adds a VIP touches nothing else.
+func TestLoopReload(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		l, stop := w.start(w.options())
+		w.settled(time.Second)
+		before := w.orders
+		w.journal = nil
+		next := *w.config
+		next.VIPs = append(slices.Clone(next.VIPs), config.VIP{Name: "vipd", Prefix: prefix("10.68.6.4/32"), Interfaces: []string{"en1"}, Checks: w.config.VIPs[0].Checks})
+		w.mu.Lock()
+		w.config = &next
+		w.verdict("vipd", health.Healthy, time.Hour)
+		w.mu.Unlock()
+		if err := l.SetConfig(&next); err != nil {
+			t.Fatal(err)
+		}
+		w.settled(time.Second)
+		if want := []string{"bind 10.68.6.4/32", "announce en1"}; !slices.Equal(w.journal, want) {
+			t.Errorf("reload did %q, want %q", w.journal, want)
+		}
+		for name, order := range w.orders {
+			if !slices.Equal(order.Peers, before[name].Peers) {
+				t.Errorf("%s: sessions changed", name)
+			}
+			for i, p := range before[name].Paths {
+				if order.Paths[i].Prefix != p.Prefix || order.Paths[i].NextHop != p.NextHop {
+					t.Errorf("%s: path %s changed", name, p.Prefix)
+				}
+			}
+		}
+		if len(w.specs) != 4 {
+			t.Errorf("%d checks run, want 4", len(w.specs))
+		}
+		w.stop(stop)
+	})
+}
+
+// The router id stays when a lower address appears later.
+func TestLoopPinsRouterID(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.config.BGP.RouterID = netip.Addr{}
+		_, stop := w.start(w.options())
+		w.settled(time.Second)
+		w.do(func() {
+			l := w.links["en1"]
+			l.Addresses = append(slices.Clone(l.Addresses), netmon.Address{Prefix: prefix("10.0.0.1/8"), Usable: true})
+			w.links["en1"] = l
+		})
+		w.settled(time.Second)
+		if got := w.orders["en1"].RouterID; got != addr("10.68.1.1") {
+			t.Errorf("router id = %s, want 10.68.1.1 as at the start", got)
+		}
+		w.stop(stop)
+	})
+}
+
+// Random worlds in which calls fail, wake-ups get lost and others interfere come
+// to rest where they should, within one resync.
+func TestLoopConverges(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, seed)
+			w.faults, w.slow = true, 3*time.Millisecond
+			l, stop := w.start(w.options())
+			for range 50 {
+				w.step(l)
+				time.Sleep(time.Duration(w.random(int(400 * time.Millisecond))))
+			}
+			w.mu.Lock()
+			w.faults = false
+			w.mu.Unlock()
+			w.settled(resync + time.Second)
+			w.stop(stop)
+			if !w.restored || len(w.bound) > 0 {
+				t.Errorf("stop left %v", w.bound)
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d", seed)
+			}
+		})
+	}
+}
+
+func (w *world) random(n int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rand.IntN(n)
+}
+
+// step does one thing that happens to hosts.
+func (w *world) step(l *Loop) {
+	name := []string{"en1", "en5"}[w.random(2)]
+	v := []string{"vipa", "vipb", "vipc"}[w.random(3)]
+	up := w.random(2) == 0
+	switch w.random(9) {
+	case 0, 1:
+		w.do(func() { w.link(name, up) })
+	case 2:
+		w.do(func() { w.routers[name] = up })
+	case 3:
+		w.do(func() {
+			w.verdict(v, map[bool]health.Verdict{true: health.Healthy, false: health.Unhealthy}[up], time.Hour)
+		})
+	case 4:
+		w.do(func() { w.verdict(v, health.Healthy, time.Duration(w.rand.Int64N(int64(time.Minute)))) })
+	case 5: // somebody removes one address, or the device with all of them
+		w.do(func() {
+			for _, c := range w.config.VIPs {
+				if up || c.Name == v {
+					w.drop(c.Prefix)
+				}
+			}
+		})
+	case 6: // somebody flushes the rules
+		w.do(func() { clear(w.sources); clear(w.legs) })
+	case 7: // a speaker dies and is started again
+		w.do(func() { w.crashed[name] = true })
+		time.AfterFunc(time.Duration(w.random(int(time.Second))), func() { w.do(func() { w.crashed[name] = false }) })
+	case 8:
+		next := *loopConfig()
+		if up {
+			next.VIPs = next.VIPs[:2]
+		}
+		w.mu.Lock()
+		w.config = &next
+		err := l.SetConfig(&next)
+		w.mu.Unlock()
+		if err != nil {
+			w.t.Errorf("reload: %v", err)
+		}
+	}
+}

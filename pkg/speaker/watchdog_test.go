@@ -1,0 +1,99 @@
+package speaker
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/netmon"
+)
+
+// hung is a source that never answers.
+type hung struct {
+	Network
+	release chan struct{}
+}
+
+func (h hung) State() *netmon.State { <-h.release; return h.Network.State() }
+
+// Rule 6: a pass that runs for more than 10 s ends the process, and the sessions
+// with it.
+func TestRule06HungPassEndsSessions(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"kernel", "decision", "sessions too"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(w *world) {
+				release := make(chan struct{})
+				opt := w.options()
+				if what == "decision" {
+					opt.Network = hung{opt.Network, release}
+				} else {
+					w.hang = release
+				}
+				w.silent = what == "sessions too"
+				l, err := New(opt)
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				err = l.Run(w.t.Context())
+				if err == nil || !strings.Contains(err.Error(), "watchdog: a pass") {
+					t.Errorf("Run = %v, want the watchdog's word", err)
+				}
+				if took := time.Since(began); took < passBound || took > passBound+watchEvery+letGoBound+time.Second {
+					t.Errorf("Run ended after %s", took)
+				}
+				if !slices.Equal(w.stopped, []bgp.StopMode{bgp.StopDrain}) {
+					t.Errorf("sessions were stopped %v", w.stopped)
+				}
+				if l.Healthy() == nil {
+					t.Error("healthy although it hangs")
+				}
+				// The process would be gone by now; here its goroutines must end.
+				l.Stop()
+				close(release)
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// Rule 6: no finished pass in three resync intervals ends the process.
+func TestRule06NoPassEndsProcess(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.net = nil
+		l, err := New(w.options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		err = l.Run(w.t.Context())
+		if err == nil || !strings.Contains(err.Error(), "no pass") {
+			t.Errorf("Run = %v, want the watchdog's word", err)
+		}
+		if took := time.Since(began); took < silenceBound || took > silenceBound+2*watchEvery {
+			t.Errorf("Run ended after %s, want %s", took, silenceBound)
+		}
+		l.Stop()
+		time.Sleep(time.Minute)
+	})
+}
+
+// Passes that fail are passes: only silence is death.
+func TestRule06FailingPassesGoOn(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.refuse = true
+		l, stop := w.start(w.options())
+		time.Sleep(10 * time.Minute)
+		if err := l.Healthy(); err != nil {
+			t.Errorf("not healthy: %v", err)
+		}
+		w.refuse = false
+		w.stop(stop)
+	})
+}
