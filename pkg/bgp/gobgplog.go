@@ -139,7 +139,7 @@ func (l *logAdapter) Warn(msg string, fields gobgplog.Fields) {
 		l.note(key, "write: "+fieldText(fields["Data"]))
 	case "failed to serialize", "failed to set md5", "cannot set TTL (255) for TCPListener", "cannot set TTL for peer",
 		"failed to bind Listener to device ", "Failed to AcceptTCP":
-		l.addFault(key, strings.TrimSpace(msg) + ": " + key + ": " + faultCause(fields))
+		l.addFault(key, strings.TrimSpace(msg)+": "+key+": "+faultCause(fields))
 		l.log.Warn("gobgp warning", append([]any{"message", msg}, attrs(fields)...)...)
 		return
 	}

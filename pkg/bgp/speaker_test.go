@@ -32,7 +32,9 @@ func TestSpeakerAnnounces(t *testing.T) {
 	awaitEstablished(t, s, router)
 	want := map[netip.Prefix]netip.Addr{path4(1).Prefix: host, path4(2).Prefix: host}
 	eventually(t, 2*time.Second, func() string { return fmt.Sprint(r.Received()) },
-		func() bool { return cmp.Equal(prefixes(r, host), want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) })
+		func() bool {
+			return cmp.Equal(prefixes(r, host), want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
+		})
 
 	cfg.Peers, cfg.DownReason = nil, "interface en1: link down"
 	apply(t, s, cfg)
