@@ -42,7 +42,7 @@ func newLink(r *runner, p *process, cfg SpeakerConfig) *link {
 
 // supervise follows one process until it has ended.
 func (l *link) supervise(ctx context.Context) (ending, string) {
-	l.wg.Go(func() { l.fail <- l.send() })
+	l.wg.Go(func() { l.fail <- l.send(ctx) })
 	l.wg.Go(func() { l.fail <- l.receive() })
 	tick := time.NewTicker(l.r.m.timing.ping)
 	defer tick.Stop()
@@ -175,10 +175,10 @@ func (l *link) receive() error {
 // and then the difference between what the process was told and what is wanted
 // now. That is looked at anew before every message, so nothing waits behind a
 // long list.
-func (l *link) send() error {
+func (l *link) send(ctx context.Context) error {
 	hello := &helloMessage{
 		Version: protocolVersion, Restarting: l.r.restarting, PingTimeout: l.r.m.timing.pingTimeout,
-		Debug: l.r.log.Enabled(context.Background(), slog.LevelDebug),
+		Debug: l.r.log.Enabled(ctx, slog.LevelDebug),
 	}
 	if err := writeMessage(l.p.conn, message{Hello: hello}); err != nil {
 		return err

@@ -46,7 +46,7 @@ func (s *Speaker) NeedsRestart(ctx context.Context) bool {
 	}
 	missing := slices.DeleteFunc(slices.Clone(cfg.ListenAddresses), func(a netip.Addr) bool { return slices.Contains(have, a) })
 	cfg.ListenAddresses = missing
-	usable, _ := bindable(ctx, cfg) //nolint:errcheck // what cannot be listened on yet is no reason to restart
+	usable, _ := bindable(ctx, cfg) // what cannot be listened on yet is no reason
 	return len(usable) > 0
 }
 

@@ -206,7 +206,7 @@ func TestKilledProcessKeepsItsRoutes(t *testing.T) {
 
 	var mu sync.Mutex
 	fewest := 2
-	watch, cancel := context.WithCancel(context.Background())
+	watch, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r.opt.Poke = nil
 	go func() {
@@ -389,8 +389,8 @@ func (l *lockedBuffer) String() string {
 // The key crosses to the process and is seen nowhere else.
 func TestSecretStaysSecret(t *testing.T) {
 	host, router := addr(t), addr(t)
-	var log lockedBuffer
-	m := startManager(t, Options{Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, nil)
+	var out lockedBuffer
+	m := startManager(t, Options{Log: slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))}, nil)
 	p := peer(router, 65001)
 	p.Password = "open-sesame"
 	cfg := conf("en1", 65010, host, p)
@@ -399,7 +399,7 @@ func TestSecretStaysSecret(t *testing.T) {
 	awaitUp(t, m, "en1", 1)
 	m.log.Info("everything", "config", cfg, "state", m.State())
 	stop(t, m, StopDrain, "bye")
-	if strings.Contains(log.String()+fmt.Sprintf("%+v %#v %v", cfg, cfg, cfg.Peers), "sesame") {
-		t.Errorf("the key is in the log:\n%s", log.String())
+	if strings.Contains(out.String()+fmt.Sprintf("%+v %#v %v", cfg, cfg, cfg.Peers), "sesame") {
+		t.Errorf("the key is in the log:\n%s", out.String())
 	}
 }

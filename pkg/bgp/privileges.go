@@ -25,22 +25,22 @@ const nobody = 65534
 
 // dropPrivileges leaves the process with CAP_NET_BIND_SERVICE at most, on all
 // its threads, and with no way to get more (capabilities(7), prctl(2)).
-func dropPrivileges(log *slog.Logger) error {
-	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); errors.Is(err, syscall.ENOTSUP) {
+func dropPrivileges(logger *slog.Logger) error {
+	if err := prctlAll(unix.PR_SET_NO_NEW_PRIVS, 1); errors.Is(err, syscall.ENOTSUP) {
 		// A binary with cgo, as the race detector needs it, cannot do this.
-		log.Warn("privileges are not dropped on all threads, because the binary uses cgo")
+		logger.Warn("privileges are not dropped on all threads, because the binary uses cgo")
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
 	// Again here, because exec forgets it for a file with capabilities.
-	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); err != nil {
+	if err := prctlAll(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)); err != nil {
 		return fmt.Errorf("set parent death signal: %w", err)
 	}
 	if err := dropBounding(); err != nil {
 		return err
 	}
-	if err := allThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0); err != nil {
+	if err := prctlAll(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil {
 		return fmt.Errorf("clear ambient capabilities: %w", err)
 	}
 	keep := uint32(1 << unix.CAP_NET_BIND_SERVICE)
@@ -76,7 +76,7 @@ func dropBounding() error {
 		if c == unix.CAP_NET_BIND_SERVICE {
 			continue
 		}
-		err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
+		err := prctlAll(unix.PR_CAPBSET_DROP, c)
 		if errors.Is(err, unix.EPERM) {
 			return nil // without CAP_SETPCAP; no_new_privs holds anyway
 		}
@@ -110,8 +110,9 @@ func setCapabilities(low uint32) error {
 	return nil
 }
 
-func allThreads(trap, a, b, c uintptr) error {
-	if _, _, errno := syscall.AllThreadsSyscall(trap, a, b, c); errno != 0 {
+// prctlAll calls prctl(2) on every thread of the process.
+func prctlAll(option, a uintptr) error {
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, option, a, 0); errno != 0 {
 		return errno
 	}
 	return nil

@@ -38,7 +38,7 @@ type process struct {
 // startProcess starts a speaker process with one end of a socket pair. It dies
 // at the latest with the thread that started it (PR_SET_PDEATHSIG), so that
 // thread is kept until the process has ended.
-func startProcess(cmd *exec.Cmd, log *slog.Logger) (*process, error) {
+func startProcess(ctx context.Context, cmd *exec.Cmd, log *slog.Logger) (*process, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -63,12 +63,12 @@ func startProcess(cmd *exec.Cmd, log *slog.Logger) (*process, error) {
 			return
 		}
 		logs := &logReader{log: log, done: make(chan struct{})}
-		go logs.run(out)
+		go logs.run(ctx, out)
 		err = cmd.Wait()
 		select {
 		case <-logs.done:
 		case <-time.After(time.Second): // someone else holds the pipe
-			_ = out.Close() //nolint:errcheck // only read from
+			_ = out.Close() // only read from
 		}
 		p.reason = exitReason(err, logs.trace())
 		close(p.exited)
@@ -82,7 +82,7 @@ func startProcess(cmd *exec.Cmd, log *slog.Logger) (*process, error) {
 
 // kill ends the process at once, also one that is stopped or hangs.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() //nolint:errcheck // fails only if it has ended already
+	_ = p.cmd.Process.Kill() // fails only if it has ended already
 }
 
 func socketPair() (ours net.Conn, theirs *os.File, err error) {
@@ -90,9 +90,9 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	theirs = os.NewFile(uintptr(fds[1]), "daemon") //nolint:gosec // a file descriptor
-	f := os.NewFile(uintptr(fds[0]), "speaker")    //nolint:gosec // a file descriptor
-	defer f.Close()                                //nolint:errcheck // FileConn has a duplicate
+	theirs = os.NewFile(uintptr(fds[1]), "daemon")
+	f := os.NewFile(uintptr(fds[0]), "speaker")
+	defer f.Close() //nolint:errcheck // FileConn has a duplicate
 	ours, err = net.FileConn(f)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("use socket pair: %w", err), theirs.Close())
@@ -135,7 +135,7 @@ type logReader struct {
 	lines []string
 }
 
-func (l *logReader) run(out io.ReadCloser) {
+func (l *logReader) run(ctx context.Context, out io.ReadCloser) {
 	defer close(l.done)
 	defer out.Close() //nolint:errcheck // only read from
 	r := bufio.NewReaderSize(out, maxLogLine)
@@ -155,14 +155,14 @@ func (l *logReader) run(out io.ReadCloser) {
 			window, count = time.Now(), 0
 		}
 		if count++; count <= logPerSecond {
-			l.forward(line)
+			l.forward(ctx, line)
 		}
 	}
 }
 
 // forward hands one line on: a JSON record as it was meant, anything else as
 // part of a panic's trace.
-func (l *logReader) forward(line []byte) {
+func (l *logReader) forward(ctx context.Context, line []byte) {
 	var rec map[string]any
 	if json.Unmarshal(line, &rec) != nil || rec[slog.MessageKey] == nil {
 		l.mu.Lock()
@@ -177,7 +177,6 @@ func (l *logReader) forward(line []byte) {
 	if name, ok := rec[slog.LevelKey].(string); !ok || level.UnmarshalText([]byte(name)) != nil {
 		level = slog.LevelInfo
 	}
-	ctx := context.Background()
 	if !l.log.Enabled(ctx, level) {
 		return
 	}
@@ -187,7 +186,7 @@ func (l *logReader) forward(line []byte) {
 			out.AddAttrs(slog.Any(k, rec[k]))
 		}
 	}
-	_ = l.log.Handler().Handle(ctx, out) //nolint:errcheck // there is nowhere to say so
+	_ = l.log.Handler().Handle(ctx, out) // there is nowhere to say so
 }
 
 func (l *logReader) trace() []string {

@@ -104,8 +104,8 @@ func acceptRaw(t *testing.T, at netip.Addr, asn uint32, o rawOptions) *rawPeer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	defer func() { _ = l.Close() }()
+	if err = l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := l.Accept()

@@ -77,8 +77,7 @@ func connectText(err error) string {
 	if os.IsTimeout(err) {
 		return "connect: no answer"
 	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return "connect: " + errno.Error()
 	}
 	return "connect: " + err.Error()

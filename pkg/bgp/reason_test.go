@@ -73,7 +73,7 @@ func TestLastError(t *testing.T) {
 func refuse(t *testing.T, router, host netip.Addr) {
 	t.Helper()
 	conn := connectSoon(t, router, host)
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	p := &rawPeer{t: t, conn: conn}
 	if _, err := p.read(); err != nil {
 		t.Fatal(err)

@@ -150,14 +150,14 @@ func (r *runner) phase(p Phase, change func(*SpeakerState)) {
 // live runs one process to its end.
 func (r *runner) live(ctx context.Context) (ending, string) {
 	cfg, _, _ := r.wanted()
-	p, err := startProcess(r.m.opt.Command(r.name), r.log)
+	p, err := startProcess(ctx, r.m.opt.Command(r.name), r.log)
 	if err != nil {
 		return crashed, err.Error()
 	}
 	r.phase(Starting, func(s *SpeakerState) { s.PID = p.cmd.Process.Pid })
 	l := newLink(r, p, cfg)
 	how, reason := l.supervise(ctx)
-	_ = p.conn.Close() //nolint:errcheck // the process has ended
+	_ = p.conn.Close()
 	l.wg.Wait()
 	if reason == "" {
 		reason = p.reason

@@ -23,7 +23,7 @@ func socketTo(t *testing.T, local, remote netip.Addr) (ttl, minTTL int, device s
 	}
 	for _, e := range fds {
 		var fd int
-		if _, err := fmt.Sscan(e.Name(), &fd); err != nil {
+		if _, err = fmt.Sscan(e.Name(), &fd); err != nil {
 			continue
 		}
 		from, err1 := unix.Getsockname(fd)
@@ -214,7 +214,7 @@ func TestListenAddressInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	s := startSpeaker(t, SpeakerOptions{})
 	p := peer(router, 65001)
 	cfg := conf("en1", 65010, free, p)

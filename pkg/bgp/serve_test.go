@@ -22,7 +22,7 @@ import (
 // and returns its end of the conversation.
 func startByHand(t *testing.T, hello helloMessage, cfg SpeakerConfig) *process {
 	t.Helper()
-	p, err := startProcess(testCommand(""), testLog(t))
+	p, err := startProcess(t.Context(), testCommand(""), testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,11 +109,11 @@ func TestProcessRefusesNonsense(t *testing.T) {
 		"no json":  "\x00\x00\x00\x03abc",
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := startProcess(testCommand(""), testLog(t))
+			p, err := startProcess(t.Context(), testCommand(""), testLog(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer p.conn.Close()
+			defer func() { _ = p.conn.Close() }()
 			if _, err := p.conn.Write([]byte(bytes)); err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +186,7 @@ func readable(t *testing.T, binary string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("/tmp", "vipspeaker-bgp-")
+	dir, err := os.MkdirTemp("/tmp", "vipspeaker-bgp-") //nolint:usetesting // t.TempDir is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -136,29 +136,29 @@ func (s *Speaker) Apply(ctx context.Context, cfg SpeakerConfig) error {
 	case s.closed:
 		return errors.New("speaker is closed")
 	case want.Name == "":
-		return s.finish(err)
+		return s.finish(ctx, err)
 	case s.server.Load() == nil:
 		if startErr := s.start(ctx, want); startErr != nil {
-			return s.finish(startErr)
+			return s.finish(ctx, startErr)
 		}
 	case want.ASN != s.cfg.ASN || want.RouterID != s.cfg.RouterID:
-		return s.finish(fmt.Errorf("speaker %s: asn and router id cannot change while it runs", want.Name))
+		return s.finish(ctx, fmt.Errorf("speaker %s: asn and router id cannot change while it runs", want.Name))
 	}
 	s.cfg = want
 	s.smu.Lock()
 	s.name = want.Name
 	s.smu.Unlock()
 	err = errors.Join(err, s.reconcile(ctx, want))
-	return s.finish(err)
+	return s.finish(ctx, err)
 }
 
 // finish records the outcome of an Apply and shows the new state.
-func (s *Speaker) finish(err error) error {
+func (s *Speaker) finish(ctx context.Context, err error) error {
 	s.smu.Lock()
 	s.applyErr = err
 	s.smu.Unlock()
 	s.signal()
-	s.publish(context.Background())
+	s.publish(ctx)
 	return err
 }
 
@@ -179,7 +179,7 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 	if err != nil && len(usable) > 0 {
 		// An address went away in between. GoBGP left some listeners open.
 		listenErr = errors.Join(listenErr, fmt.Errorf("listen: %w", err))
-		_ = srv.StopBgp(ctx, &api.StopBgpRequest{}) //nolint:errcheck // always nil
+		_ = srv.StopBgp(ctx, &api.StopBgpRequest{}) // always nil
 		usable, global.ListenPort, global.ListenAddresses = nil, -1, nil
 		err = srv.StartBgp(ctx, &api.StartBgpRequest{Global: global})
 	}
@@ -195,7 +195,7 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 			{Type: api.WatchEventRequest_Table_Filter_POST_POLICY, Init: true},
 		}}
 	}
-	if err := srv.WatchEvent(s.watch, watch, s.observe); err != nil {
+	if err := srv.WatchEvent(s.watch, watch, s.observe); err != nil { //nolint:contextcheck // it lives as long as the speaker
 		return fmt.Errorf("start speaker %s: watch: %w", cfg.Name, err)
 	}
 	s.listening = usable
