@@ -3,9 +3,12 @@ package vip
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -72,7 +75,31 @@ func newLab(tb testing.TB, ns netnstest.NS) *lab {
 	ns.IP("-6 route add default via fd68:5::2 metric 200")
 	l.Sysctl("net/ipv4/fib_multipath_hash_policy", "1")
 	l.Sysctl("net/ipv6/fib_multipath_hash_policy", "1")
+	l.settle(tb)
 	return l
+}
+
+// settle waits until the kernel has done by itself what it does when links come
+// up: carrier, link-local addresses and the routes for them.
+func (l *lab) settle(tb testing.TB) {
+	tb.Helper()
+	netnstest.Until(tb, soon, func() error {
+		routes, links := l.IP("-6 route show table local"), l.IP("-6 addr")
+		for _, dev := range []string{"en1", "en5", "en7", "p7"} {
+			if !regexp.MustCompile(`local fe80\S+ dev `+dev+` `).MatchString(routes) || !strings.Contains(routes, "multicast ff00::/8 dev "+dev+" ") {
+				return fmt.Errorf("%s has no link-local address: %s", dev, routes)
+			}
+		}
+		for _, bad := range []string{"tentative", "NO-CARRIER", "state DOWN", "state LOWERLAYERDOWN"} {
+			if strings.Contains(links, bad) {
+				return errors.New(links)
+			}
+		}
+		if !strings.Contains(routes, "fd68:7::1") {
+			return errors.New(routes)
+		}
+		return nil
+	})
 }
 
 // clientVia routes the client to the VIPs through the router of that side.
@@ -170,6 +197,16 @@ func (l *lab) same(tb testing.TB, before string) {
 	}
 	if _, err := os.Stat(l.dir + "/" + stateName); err == nil {
 		tb.Error("the state file is still there")
+	}
+}
+
+// sameButOrder is same for tests that themselves took something away and put it
+// back, which changes the order of routes.
+func (l *lab) sameButOrder(tb testing.TB, before string) {
+	tb.Helper()
+	sorted := func(s string) []string { return slices.Sorted(strings.Lines(s)) }
+	if diff := cmp.Diff(sorted(before), sorted(l.dump())); diff != "" {
+		tb.Errorf("the host is not as before (-before +now):\n%s", diff)
 	}
 }
 

@@ -187,10 +187,21 @@ func (r *route) inheritDefault(main []route, family uint8, index int) {
 			}
 		}
 		if r.rest == "" {
-			r.rest = m.rest
+			r.rest = metricsOf(m.rest)
 		}
 		return
 	}
+}
+
+// metricsOf is the part of a route's rest that says how to use a path, without
+// what says how much it is preferred.
+func metricsOf(rest string) string {
+	for t, v := range attributes([]byte(rest)) {
+		if t == unix.RTA_METRICS {
+			return string(appendAttr(nil, t, v))
+		}
+	}
+	return ""
 }
 
 // onLink tells whether the kernel would accept the gateway on the device: a

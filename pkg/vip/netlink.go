@@ -84,8 +84,12 @@ func (c *conn) setup() error {
 	return nil
 }
 
+// close may be called again; calls after it fail.
 func (c *conn) close() {
-	_ = unix.Close(c.fd)
+	if c.fd >= 0 {
+		_ = unix.Close(c.fd)
+	}
+	c.fd = -1
 }
 
 // message is a part of a received datagram; data is valid until the next read.

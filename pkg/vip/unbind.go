@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -171,6 +172,9 @@ func (p *pass) restore() {
 		}
 	}
 	p.remove(addresses, prefixes, devices)
+	for _, text := range p.a.Problems { // nobody reads Actual any more
+		p.fail(errors.New(text))
+	}
 	p.sysctls()
 	if len(p.errs) > 0 {
 		return

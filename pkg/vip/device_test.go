@@ -1,0 +1,253 @@
+package vip
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"vipspeaker/test/netnstest"
+)
+
+// A device of the administrator's is used and stays, and so does lo.
+func TestGivenDevice(t *testing.T) {
+	for name, device := range map[string]Device{
+		"existing": {Name: "br9", Kind: KindExisting},
+		"lo":       {Name: "lo", Kind: KindAuto},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+				t.Helper()
+				l := newLab(t, ns)
+				l.IP("link add br9 type bridge")
+				l.IP("link set br9 up")
+				l.IP("addr add 10.68.6.9/24 dev %s", device.Name)
+				l.IP("addr add 10.68.6.200/32 dev %s", device.Name)
+				l.settle(t)
+				before := l.dump()
+				m := l.manager(t)
+				foreign := netip.MustParsePrefix("10.68.6.200/32")
+				d := desired(vip4, vip6, foreign)
+				d.Device = device
+				converge(t, m, d)
+				a := converge(t, m, d)
+				if a.Writes != 0 || len(a.Bound) != 3 || a.DeviceName != device.Name || len(a.Sources) != 4 {
+					t.Errorf("%+v", a)
+				}
+				want := "vip 10.68.6.200 on " + device.Name + " was bound by another owner: it is used and never removed"
+				if !slices.Contains(a.Problems, want) {
+					t.Errorf("problems %q lack %q", a.Problems, want)
+				}
+				d.VIPs = []netip.Prefix{vip4}
+				a = converge(t, m, d)
+				if s := l.IP("-br addr show dev %s", device.Name); !strings.Contains(s, "10.68.6.200") || strings.Contains(s, "fd68:6::1") {
+					t.Errorf("after unbind: %s", s)
+				}
+				if err := m.Restore(t.Context()); err != nil {
+					t.Error(err)
+				}
+				l.same(t, before)
+			})
+		})
+	}
+}
+
+func TestDeviceErrors(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("link add vi0 type bridge")
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(vip4)
+		if _, err := attempt(t.Context(), m, d); err == nil || !strings.Contains(err.Error(), "vi0 exists and is not ours") {
+			t.Errorf("somebody's vi0: %v", err)
+		}
+		d.Device = Device{Name: "br9", Kind: KindExisting}
+		if _, err := attempt(t.Context(), m, d); err == nil || !strings.Contains(err.Error(), "br9 does not exist") {
+			t.Errorf("a device that does not exist: %v", err)
+		}
+		d.Device = Device{Name: "vi1", Kind: "nosuchkind"}
+		if _, err := attempt(t.Context(), m, d); err == nil || !strings.Contains(err.Error(), "make device vi1 of kind nosuchkind") {
+			t.Errorf("a kind that does not exist: %v", err)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
+// Where no kind of virtual device can be made, the VIPs are on lo.
+func TestFallbackToLoopback(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		m := l.manager(t)
+		m.kinds = []string{"nosuchkind", "northisone"}
+		d := desired(vip4, vip6)
+		converge(t, m, d)
+		a := converge(t, m, d)
+		if a.Writes != 0 || len(a.Bound) != 2 || a.DeviceName != "lo" || a.DeviceKind != "lo" {
+			t.Errorf("%+v", a)
+		}
+		sourcesTo(t, map[string]string{"10.68.9.9:53": "10.68.6.1", "[fd68:9::9]:53": "fd68:6::1"})
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
+// A whole prefix is bound by a local route: every address in it answers.
+func TestPrefixVIP(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("route add local 10.79.0.0/16 dev lo table local")
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(netip.MustParsePrefix("10.80.0.0/24"), netip.MustParsePrefix("fd68:80::/64"))
+		d.VIPs = append(d.VIPs, netip.MustParsePrefix("10.79.0.0/16"))
+		for i := range d.Interfaces {
+			d.Interfaces[i].Source4, d.Interfaces[i].Source6 = netip.MustParseAddr("10.80.0.7"), netip.Addr{}
+		}
+		converge(t, m, d)
+		a := converge(t, m, d)
+		if a.Writes != 0 || len(a.Bound) != 3 {
+			t.Errorf("%+v", a)
+		}
+		for _, to := range []string{"10.80.0.200", "fd68:80::abcd"} {
+			if s := l.IP("route get %s", to); !strings.Contains(s, "local") {
+				t.Errorf("route get %s: %s", to, s)
+			}
+		}
+		sourcesTo(t, map[string]string{"10.68.9.9:53": "10.80.0.7"})
+		l.IP("route del local 10.80.0.0/24 table local")
+		if a := converge(t, m, d); a.Repaired[objectAddress] != 1 || len(a.Bound) != 3 {
+			t.Errorf("after the loss of a local route: %+v", a)
+		}
+		d.VIPs = nil
+		converge(t, m, d)
+		if s := l.IP("route show table local proto 68"); s != "" {
+			t.Errorf("left after unbind: %s", s)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
+// Many VIPs go to several devices, and one rule covers those in a row.
+func TestManyVIPs(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(manyVIPs(2500)...)
+		d.VIPs = append(d.VIPs, vip6)
+		converge(t, m, d)
+		a := converge(t, m, d)
+		if a.Writes != 0 || len(a.Bound) != 2501 {
+			t.Errorf("%d writes, %d bound", a.Writes, len(a.Bound))
+		}
+		for device, want := range map[string]int{"vi0": 1000, "vi0.1": 1000, "vi0.2": 501} {
+			if got := strings.Count(l.IP("-o addr show dev %s", device), "\n"); got != want {
+				t.Errorf("%d addresses on %s, want %d", got, device, want)
+			}
+		}
+		if n := strings.Count(l.IP("rule show table 6801"), "\n"); n > 12 {
+			t.Errorf("%d rules for 2500 VIPs in a row", n)
+		}
+		d.VIPs = append(d.VIPs[:1:1], d.VIPs[1400:1500]...)
+		converge(t, m, d)
+		if got := l.IP("-br link show type bridge"); strings.Contains(got, "vi0.2") || !strings.Contains(got, "vi0.1") {
+			t.Errorf("devices after unbind: %s", got)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
+// manyVIPs are IPv4 VIPs in a row.
+func manyVIPs(n int) []netip.Prefix {
+	out := make([]netip.Prefix, n)
+	for i := range out {
+		out[i] = netip.MustParsePrefix(fmt.Sprintf("10.100.%d.%d/32", i/256, i%256))
+	}
+	return out
+}
+
+// The device of a new name takes over before the former one goes.
+func TestDeviceRenamed(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(vip4, vip6)
+		converge(t, m, d)
+		d.Device.Name = "vip0"
+		if a, err := m.Steer(t.Context(), d); err != nil || len(a.Bound) != 2 || len(a.Sources) != 4 {
+			t.Errorf("before the new device: %+v, %v", a, err)
+		}
+		converge(t, m, d)
+		if got := l.IP("-br link show type bridge"); strings.Contains(got, "vi0") || !strings.Contains(got, "vip0") {
+			t.Errorf("devices: %s", got)
+		}
+		sourcesTo(t, map[string]string{"10.68.9.9:53": "10.68.6.1", "[fd68:9::9]:53": "fd68:6::1"})
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
+// The kernel deletes every IPv4 route whose preferred source goes: a VIP that
+// somebody's route needs is not taken away.
+func TestUnbindNeverCostsARoute(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		other := netip.MustParsePrefix("10.68.6.200/32")
+		m := l.manager(t)
+		d := desired(vip4, other)
+		converge(t, m, d)
+		l.IP("route replace default via 10.68.1.2 metric 100 src 10.68.6.1")
+		main := l.IP("route show")
+		d.VIPs = nil
+		for i := range d.Interfaces {
+			d.Interfaces[i].Source4 = netip.Addr{}
+		}
+		a := converge(t, m, d)
+		if got := l.IP("route show"); got != main {
+			t.Errorf("main table:\n%swant:\n%s", got, main)
+		}
+		if s := l.IP("-br addr show dev vi0"); !strings.Contains(s, "10.68.6.1/32") || strings.Contains(s, "10.68.6.200") {
+			t.Errorf("addresses: %s", s)
+		}
+		if len(a.Problems) == 0 || !strings.Contains(strings.Join(a.Problems, "\n"), "10.68.6.1 is not unbound") {
+			t.Errorf("problems: %q", a.Problems)
+		}
+		if err := m.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), "10.68.6.1 is not unbound") {
+			t.Errorf("restore: %v", err)
+		}
+		if got := l.IP("route show"); got != main {
+			t.Errorf("main table after restore:\n%swant:\n%s", got, main)
+		}
+		l.IP("route replace default via 10.68.1.2 metric 100")
+		if err := l.manager(t).Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s, err := l.TryIP("link show vi0"); err == nil {
+			t.Errorf("left: %s", s)
+		}
+	})
+}
