@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
+	"os/signal"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
+	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
@@ -33,11 +36,14 @@ type daemon struct {
 	lock     *lock
 	stateDir string
 	notify   notifier
+	// caught are signals, collected from before the first change of the host on:
+	// none may end the process with the kernel half done.
+	caught chan os.Signal
 
 	signal   speaker.Signal
 	store    *status.Store
 	network  *netmon.Monitor
-	checks   noChecks
+	checks   *health.Manager
 	kernel   *vip.Manager
 	sessions *bgp.Manager
 	loop     *speaker.Loop
@@ -58,7 +64,7 @@ type daemon struct {
 // with them is said before anything of the host is touched.
 func newDaemon(ctx context.Context, f *flags, cfg *config.Config, logger *slog.Logger, level *slog.LevelVar, l *lock) (*daemon, error) {
 	d := &daemon{
-		log: logger, level: level, lock: l, stateDir: f.stateDir, notify: notifier{logger},
+		log: logger, level: level, lock: l, stateDir: f.stateDir, notify: notifier{logger}, caught: catchSignals(),
 		signal: speaker.NewSignal(), store: status.NewStore(),
 	}
 	d.reloader = &reloader{path: f.config, log: logger, apply: d.apply, publish: d.publishConfig, now: time.Now}
@@ -80,6 +86,7 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		return err
 	}
 	d.network = netmon.New(netmon.Options{Log: d.log, Poke: d.signal.Poke})
+	d.checks = health.New(health.Options{Log: d.log, Poke: d.signal.Poke})
 	d.sessions = bgp.NewManager(bgp.Options{
 		Log: d.log, Poke: d.signal.Poke, Command: speakerProcess,
 		Restarting: d.kernel.Adopted() && cfg.BGP.GracefulRestart.Enabled,
@@ -126,6 +133,7 @@ func (d *daemon) listen(ctx context.Context, f *flags, cfg *config.Config, v ver
 
 // close gives back what build has taken.
 func (d *daemon) close() {
+	signal.Stop(d.caught)
 	for _, l := range []net.Listener{d.control, d.http} {
 		if l != nil {
 			l.Close() //nolint:errcheck,gosec // closed already, if it has served
@@ -145,6 +153,7 @@ func speakerProcess(name string) *exec.Cmd {
 // serve runs all parts until there is an order to stop and the loop has left,
 // or until a part fails.
 func (d *daemon) serve(ctx context.Context) error {
+	d.log.Info("started", "version", readVersions().Version, "asn", d.config.Load().BGP.ASN, "adopted", d.kernel.Adopted())
 	// The parts outlive the order to stop: the loop still needs them to leave.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -176,7 +185,6 @@ func (d *daemon) serve(ctx context.Context) error {
 	go func() { enough <- d.signals(ctx, life) }()
 	ended := make(chan error, 1)
 	go func() { ended <- group.Wait() }()
-	d.log.Info("started", "version", readVersions().Version, "asn", d.config.Load().BGP.ASN, "adopted", d.kernel.Adopted())
 	select {
 	case err := <-ended:
 		d.log.Info("ended")

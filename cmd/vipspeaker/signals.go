@@ -10,12 +10,16 @@ import (
 	"vipspeaker/pkg/status"
 )
 
+// catchSignals begins to collect the signals that the daemon acts on.
+func catchSignals() chan os.Signal {
+	caught := make(chan os.Signal, 8)
+	signal.Notify(caught, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	return caught
+}
+
 // signals maps signals, and the end of order, to actions until life ends. It
 // returns an error when the process must end at once.
 func (d *daemon) signals(order, life context.Context) error {
-	caught := make(chan os.Signal, 8)
-	signal.Notify(caught, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(caught)
 	ordered := order.Done()
 	stopping := false
 	for {
@@ -26,7 +30,7 @@ func (d *daemon) signals(order, life context.Context) error {
 			ordered = nil
 			stopping = true
 			d.stop()
-		case s := <-caught:
+		case s := <-d.caught:
 			switch {
 			case s == syscall.SIGHUP && !stopping:
 				d.reload(life)

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vipspeaker/test/netnstest"
+)
+
+// TestStopRestoresTheHost: from start to SIGTERM, with a service manager that
+// listens, and then the host is as it was.
+func TestStopRestoresTheHost(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig)
+		manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/run/notify", Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan string, 100)
+		go func() {
+			buf := make([]byte, 4096)
+			for {
+				n, readErr := manager.Read(buf)
+				if readErr != nil {
+					return
+				}
+				told <- string(buf[:n])
+			}
+		}()
+		expect := func(want string) {
+			t.Helper()
+			for {
+				select {
+				case got := <-told:
+					if strings.HasPrefix(got, want) {
+						return
+					}
+				case <-time.After(5 * time.Second):
+					t.Errorf("the service manager is not told %s", want)
+					return
+				}
+			}
+		}
+		d := l.daemon(t, "NOTIFY_SOCKET=/run/notify", "WATCHDOG_USEC=300000")
+		expect("READY=1")
+		expect("WATCHDOG=1")
+		if !l.holds() {
+			t.Error("the VIPs are not bound")
+		}
+		for _, args := range [][]string{{"run", "--config", l.config}, {"cleanup"}, {"cleanup", "--if-stopped"}} {
+			got := start(t, nil, nil, args...)
+			want := fmt.Sprintf("vipspeaker: another vipspeaker (process %d) uses the state directory /run/vipspeaker\n", d.cmd.Process.Pid)
+			if code := got.wait(t); code != exitBad || got.log.String() != want {
+				t.Errorf("%q beside a daemon: code %d, %s", args, code, &got.log)
+			}
+		}
+		if got := call(t, "reload"); got.Code != exitGood {
+			t.Errorf("reload: %+v", got)
+		}
+		expect("RELOADING=1\nMONOTONIC_USEC=")
+		expect("READY=1")
+		if code := d.signal(t, syscall.SIGTERM); code != exitGood {
+			t.Errorf("exit code %d", code)
+		}
+		expect("STOPPING=1")
+		l.same(t)
+		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood {
+			t.Errorf("cleanup after a clean stop: %+v", got)
+		}
+		l.same(t)
+		if _, err := os.Lstat(defaultSocket); !os.IsNotExist(err) {
+			t.Errorf("the control socket is left: %v", err)
+		}
+	})
+}
+
+// TestCleanup: what a daemon that was killed left stays for the next start,
+// unless it had been told to stop for good or a person asks for it.
+func TestCleanup(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig)
+		l.daemon(t).signal(t, syscall.SIGKILL)
+		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood || !l.holds() {
+			t.Errorf("after a crash: %+v, VIPs held: %t", got, l.holds())
+		}
+		d := l.daemon(t)
+		if !strings.Contains(d.log.String(), "adopted=true") {
+			t.Errorf("the next start did not take over:\n%s", &d.log)
+		}
+		// Killed by the service manager, because its stop took too long.
+		d.signal(t, syscall.SIGKILL)
+		order := record{pid: d.cmd.Process.Pid, stop: modeDrain}.String()
+		if err := os.WriteFile(filepath.Join(defaultStateDir, lockName), []byte(order), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood {
+			t.Errorf("after a stop that hung: %+v", got)
+		}
+		l.same(t)
+		l.daemon(t).signal(t, syscall.SIGKILL)
+		if got := call(t, "cleanup"); got.Code != exitGood {
+			t.Errorf("by hand: %+v", got)
+		}
+		l.same(t)
+		if got := call(t, "cleanup"); got.Code != exitGood {
+			t.Errorf("with nothing left: %+v", got)
+		}
+		l.same(t)
+	})
+}
+
+// TestRestartModeLeavesAll: the kernel is left to the next process.
+func TestRestartModeLeavesAll(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig+"shutdown: {mode: restart}\n")
+		if code := l.daemon(t).signal(t, syscall.SIGTERM); code != exitGood || !l.holds() {
+			t.Errorf("code %d, VIPs held: %t", code, l.holds())
+		}
+		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood || !l.holds() {
+			t.Errorf("cleanup: %+v, VIPs held: %t", got, l.holds())
+		}
+		d := l.daemon(t)
+		if !strings.Contains(d.log.String(), "adopted=true") {
+			t.Errorf("the next start did not take over:\n%s", &d.log)
+		}
+		d.signal(t, syscall.SIGKILL)
+		if got := call(t, "cleanup"); got.Code != exitGood {
+			t.Errorf("cleanup: %+v", got)
+		}
+		l.same(t)
+	})
+}
+
+// TestReloadOfARunningDaemon: by command and by signal, good and bad.
+func TestReloadOfARunningDaemon(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig)
+		d := l.daemon(t)
+		put := func(config string) {
+			t.Helper()
+			if err := os.WriteFile(l.config, []byte(config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// configured waits until the picture shows the outcome of a reload.
+		configured := func(vips int, ok bool, loaded uint64) {
+			t.Helper()
+			netnstest.Until(t, 5*time.Second, func() error {
+				s, err := picture(t)
+				if err != nil {
+					return err
+				}
+				if len(s.VIPs) != vips || s.Config.ReloadOK != ok || s.Config.ReloadsOK != loaded {
+					return fmt.Errorf("%d VIPs, %+v", len(s.VIPs), s.Config)
+				}
+				return nil
+			})
+		}
+		put(labConfig + "bogus: 1\n" + "log: {level: loud}\n")
+		got := call(t, "reload")
+		if got.Code != exitBad || strings.Count(got.Stdout, "\n") != 2 || !strings.Contains(got.Stdout, "bogus") {
+			t.Errorf("reload of a bad file: %+v", got)
+		}
+		configured(2, false, 0)
+		if !l.holds() {
+			t.Error("a bad file cost the VIPs")
+		}
+		put(strings.Replace(labConfig, "vips:", "vips:\n  - {name: more, address: 10.68.6.2/32}", 1))
+		if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		configured(3, true, 1)
+		put(labConfig)
+		if got := call(t, "reload"); got.Code != exitGood {
+			t.Errorf("reload: %+v", got)
+		}
+		configured(2, true, 2)
+		if code := d.signal(t, syscall.SIGINT); code != exitGood {
+			t.Errorf("exit code %d", code)
+		}
+		l.same(t)
+	})
+}
+
+// TestOrdinaryUser: the daemon needs no root, only two capabilities, as the
+// systemd unit gives them.
+func TestOrdinaryUser(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig)
+		const user = 65532
+		if err := os.Mkdir(defaultStateDir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(defaultStateDir, user, user); err != nil {
+			t.Fatal(err)
+		}
+		d := start(t, &syscall.SysProcAttr{
+			Credential:  &syscall.Credential{Uid: user, Gid: user},
+			AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE},
+		}, nil, "run", "--config", l.config)
+		l.ready(t, d)
+		info, err := os.Stat(defaultSocket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Gid != user || info.Mode().Perm() != 0o660 {
+			t.Errorf("the socket has group %d and mode %v", st.Gid, info.Mode())
+		}
+		if code := d.signal(t, syscall.SIGTERM); code != exitGood {
+			t.Errorf("exit code %d", code)
+		}
+		l.same(t)
+	})
+}
+
+// TestTakenPort: a port that another program has is named, before anything of
+// the host is touched.
+func TestTakenPort(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig)
+		other, err := net.Listen("tcp", "127.0.0.1:9179")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := call(t, "run", "--config", l.config)
+		want := "vipspeaker: http.listen 127.0.0.1:9179: listen tcp 127.0.0.1:9179: bind: address already in use\n"
+		if got.Code != exitBad || got.Stderr != want {
+			t.Errorf("%+v, want %s", got, want)
+		}
+		l.same(t)
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
