@@ -242,3 +242,18 @@ func routersHave(t *testing.T, l *lab.Lab, p netip.Prefix, want bool) {
 		})
 	}
 }
+
+// bothSources is a condition for WaitStatus: the VIPs of the sample are the
+// preferred source on both interfaces.
+func bothSources(st *status.Status) error {
+	for _, name := range []string{"vipa", "vipa6"} {
+		v, err := vipNamed(st, name)
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(v.Source, []string{"en1", "en5"}) {
+			return fmt.Errorf("vip %s is source on %v", name, v.Source)
+		}
+	}
+	return nil
+}
