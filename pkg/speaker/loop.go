@@ -134,16 +134,29 @@ type Loop struct {
 	picture  *status.Status // the last one
 }
 
-// setup is a configuration with the checks that follow from it.
+// setup is a configuration with what follows from it.
 type setup struct {
-	config *config.Config
-	specs  []health.Spec
+	config   *config.Config
+	specs    []health.Spec
+	prefixes map[netip.Prefix]bool // of the VIPs
+}
+
+func newSetup(c *config.Config, newChecker func(config.Check) (health.Checker, error)) (*setup, error) {
+	specs, err := checkSpecs(c, newChecker)
+	if err != nil {
+		return nil, err
+	}
+	s := &setup{config: c, specs: specs, prefixes: make(map[netip.Prefix]bool, len(c.VIPs))}
+	for i := range c.VIPs {
+		s.prefixes[c.VIPs[i].Prefix] = true
+	}
+	return s, nil
 }
 
 // New returns a loop for the configuration. It fails when a check cannot be
 // made, such as for a file of roots that does not exist.
 func New(opt Options) (*Loop, error) {
-	specs, err := checkSpecs(opt.Config, opt.NewChecker)
+	first, err := newSetup(opt.Config, opt.NewChecker)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +165,7 @@ func New(opt Options) (*Loop, error) {
 		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{},
 	}
 	l.progress.base = l.startedAt
-	l.setup.Store(&setup{config: opt.Config, specs: specs})
+	l.setup.Store(first)
 	return l, nil
 }
 
@@ -160,11 +173,11 @@ func New(opt Options) (*Loop, error) {
 // touched, since every pass writes differences only. On an error the old one
 // stays. It must not be called from two goroutines at a time.
 func (l *Loop) SetConfig(c *config.Config) error {
-	specs, err := checkSpecs(c, l.opt.NewChecker)
+	next, err := newSetup(c, l.opt.NewChecker)
 	if err != nil {
 		return err
 	}
-	l.setup.Store(&setup{config: c, specs: specs})
+	l.setup.Store(next)
 	l.Poke()
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"vipspeaker/pkg/netmon"
@@ -43,12 +44,12 @@ func (l *Loop) pass(ctx context.Context) error {
 	steered := d.Kernel
 	l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
 	done := l.within(time.Now().Add(steerBound))
-	if done {
-		in.Bound = l.bound(l.opt.Network.State())
-	} else {
+	if known := in.Bound; !done {
 		in, _ = l.inputs()
+		d = l.plan(&in)
+	} else if in.Bound = l.bound(l.opt.Network.State()); !slices.Equal(in.Bound, known) {
+		d = l.plan(&in)
 	}
-	d = l.plan(&in)
 	l.opt.Sessions.Withdraw(d.BGP)
 	if !done && !l.await(ctx) {
 		return errStopped
@@ -157,10 +158,7 @@ func (l *Loop) inputs() (Inputs, bool) {
 // linger notes until when VIPs stay bound that speakers announce although they
 // are no longer configured.
 func (l *Loop) linger(now time.Time) map[netip.Prefix]time.Time {
-	configured := map[netip.Prefix]bool{}
-	for i := range l.applied.config.VIPs {
-		configured[l.applied.config.VIPs[i].Prefix] = true
-	}
+	configured := l.applied.prefixes
 	if state := l.opt.Sessions.State(); state != nil {
 		for i := range state.Speakers {
 			for _, prefix := range state.Speakers[i].Announced {

@@ -199,7 +199,7 @@ func explain(v *VIP, reason status.Reason, detail string) (status.Reason, string
 // the state of the interface, and bound. They stay loaded while the interface is
 // down, so that they are there before its sessions are.
 func (p *planner) paths(at int) []bgp.Path {
-	var list []bgp.Path
+	list := make([]bgp.Path, 0, len(p.out.VIPs))
 	name := p.out.Interfaces[at].Name
 	for i := range p.out.VIPs {
 		v := &p.out.VIPs[i]

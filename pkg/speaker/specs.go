@@ -29,7 +29,7 @@ func checkSpecs(c *config.Config, newChecker func(config.Check) (health.Checker,
 }
 
 // checkKey changes when anything about the check does. It is a digest, because
-// header values are secrets and a key is not.
+// headers and environment hold secrets and a key is none.
 func checkKey(c *config.Check) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q %s %s %d %d\n", c.Kind, c.Interval, c.Timeout, c.Rise, c.Fall)
@@ -43,7 +43,10 @@ func checkKey(c *config.Check) string {
 		fmt.Fprintf(&b, "%s\n", c.TCP.Address)
 	}
 	if c.Exec != nil {
-		fmt.Fprintf(&b, "%q %q\n", c.Exec.Command, c.Exec.Env)
+		fmt.Fprintf(&b, "%q\n", c.Exec.Command)
+		for _, entry := range c.Exec.Env {
+			fmt.Fprintf(&b, "%q\n", string(entry))
+		}
 	}
 	sum := sha256.Sum256([]byte(b.String()))
 	return hex.EncodeToString(sum[:8])

@@ -23,7 +23,7 @@ func (l *Loop) leave(ctx context.Context) error {
 	l.progress.leaving(s.Time + watchEvery)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Time)
 	defer cancel()
-	l.opt.Log.Info("stopping", "mode", s.Mode, "time", s.Time)
+	l.opt.Log.Info("stopping", "mode", s.Mode, "within", s.Time)
 	if s.Mode == restartMode {
 		return l.stopSessions(ctx, bgp.StopRestart, "")
 	}

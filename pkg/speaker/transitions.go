@@ -51,9 +51,11 @@ func logVIPs(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
 		case v.Announced && !old.Announced:
 			emit(log, slog.LevelInfo, "vip announced", "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
 		case !v.Announced && (!known || old.Reason != v.Reason):
-			level := worse
-			if !known {
-				level = slog.LevelInfo
+			// What was withheld before, and now is for another reason, may well
+			// be on its way up.
+			level := slog.LevelInfo
+			if old.Announced {
+				level = worse
 			}
 			emit(log, level, "vip withheld", "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
 		case !v.Announced && old.Detail != v.Detail:
