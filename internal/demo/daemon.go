@@ -3,7 +3,6 @@ package demo
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,8 +35,8 @@ vips:
     checks:
       - name: service
         tcp: {address: "10.68.6.1:8080"}
-        interval: 500ms
-        timeout: 200ms
+        interval: 1s
+        timeout: 500ms
 http: {listen: ""}
 `
 
@@ -59,6 +58,7 @@ func startDaemon(ctx context.Context, executable string, host *namespace) (*daem
 	d := &daemon{executable: executable, exited: make(chan struct{})}
 	d.cmd = exec.CommandContext(ctx, executable, "run", "--config", configPath)
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C at a terminal is not for it
 	if err := host.do(d.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start the daemon: %w", err)
 	}
@@ -73,7 +73,7 @@ func startDaemon(ctx context.Context, executable string, host *namespace) (*daem
 func (d *daemon) running() error {
 	select {
 	case <-d.exited:
-		return fmt.Errorf("the daemon ended by itself: %w", errors.Join(d.err, errors.New(d.cmd.ProcessState.String())))
+		return fmt.Errorf("the daemon ended by itself: %s", d.cmd.ProcessState)
 	default:
 		return nil
 	}

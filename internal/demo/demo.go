@@ -94,6 +94,9 @@ func Stage(ctx context.Context, o Options) error {
 	if err = privateRun(); err != nil {
 		return err
 	}
+	// Ctrl-C at a terminal reaches all processes of the demo. The command takes
+	// it and ends the stage, which itself goes on until then.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	p := &play{screen: newScreen(o.Out, o.In, o.Pause), executable: executable}
 	err = p.run(ctx)
 	if err != nil {
@@ -110,7 +113,7 @@ func Stage(ctx context.Context, o Options) error {
 // daemon's socket and state file are never those of a real daemon.
 func privateRun() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return fmt.Errorf("make mounts private (where users may not, root may): %w", err)
 	}
 	if err := syscall.Mount("tmpfs", "/run", "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=0755,size=16m"); err != nil {
 		return fmt.Errorf("cover /run: %w", err)

@@ -27,7 +27,9 @@ func program(t *testing.T) string {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "vipspeaker")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "../../cmd/vipspeaker").CombinedOutput()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "../../cmd/vipspeaker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
 	if err != nil {
 		t.Fatalf("build: %v: %s", err, out)
 	}
@@ -127,9 +129,10 @@ func TestLongDemo(t *testing.T) {
 func TestLongDemoInterrupted(t *testing.T) {
 	path := program(t)
 	before := machine(t, path)
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), path, "demo")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			out, err := cmd.StdoutPipe()
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
@@ -151,7 +154,11 @@ func TestLongDemoInterrupted(t *testing.T) {
 			if got := len(processes(t, path)); got < 4 {
 				t.Errorf("%d processes of the demo while it runs, want the command, the stage, the daemon and its speakers", got)
 			}
-			if err = cmd.Process.Signal(sig); err != nil {
+			target := -cmd.Process.Pid // all of the group, as a terminal does
+			if sig == syscall.SIGKILL {
+				target = cmd.Process.Pid
+			}
+			if err = syscall.Kill(target, sig); err != nil {
 				t.Fatal(err)
 			}
 			err = cmd.Wait()

@@ -190,14 +190,16 @@ func (p *play) openTraffic(ctx context.Context) error {
 }
 
 // measure lets traffic flow for a while and reports the period since the last
-// begin; a gap of more than maxGap or a dead session is an error.
+// begin; a gap of more than maxGap, beyond the pauses of this machine itself,
+// or a dead session is an error.
 func (p *play) measure(ctx context.Context, pass time.Duration, what string) error {
 	if err := p.wait(ctx, pass); err != nil {
 		return err
 	}
 	m := p.traffic.period()
-	if m.longest > maxGap {
-		return fmt.Errorf("%s: a probe's flow stood still for %s, more than %s", what, rounded(m.longest), maxGap)
+	if m.longest-m.paused > maxGap {
+		return fmt.Errorf("%s: a flow of probes stood still for %s, more than %s (%d of %d probes lost)",
+			what, rounded(m.longest), maxGap, m.lost, m.sent)
 	}
 	for _, s := range p.traffic.sessions {
 		if err := s.alive(ctx); err != nil {
@@ -205,6 +207,9 @@ func (p *play) measure(ctx context.Context, pass time.Duration, what string) err
 		}
 	}
 	p.screen.measured("%s: longest gap %s, %d of %d probes lost, both TCP sessions alive", what, rounded(m.longest), m.lost, m.sent)
+	if m.paused > 20*time.Millisecond {
+		p.screen.event("(this machine was busy and sent no probe for %s)", rounded(m.paused))
+	}
 	return nil
 }
 

@@ -19,6 +19,9 @@ type traffic struct {
 	flows    []*flow
 	sessions []*session
 	arrivals *arrivals
+	// paused is the longest time by which a round of probes was late, because
+	// this machine was busy otherwise; nanoseconds.
+	paused atomic.Int64
 }
 
 // flow is one UDP flow of probes, which the routers keep on one path.
@@ -104,20 +107,25 @@ func (t *traffic) start(ctx context.Context) {
 		context.AfterFunc(ctx, func() { _ = s.conn.Close() })
 		go s.run(ctx)
 	}
-	go func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			for _, f := range t.flows {
-				f.send()
-			}
+	go t.probe(ctx)
+}
+
+func (t *traffic) probe(ctx context.Context) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
-	}()
+		now := time.Now()
+		t.paused.Store(max(t.paused.Load(), int64(now.Sub(last))))
+		last = now
+		for _, f := range t.flows {
+			f.send()
+		}
+	}
 }
 
 func (f *flow) send() {
@@ -147,6 +155,7 @@ func (f *flow) receive() {
 // begin starts a period of measuring.
 func (t *traffic) begin() {
 	now := time.Now().UnixNano()
+	t.paused.Store(0)
 	for _, f := range t.flows {
 		f.last.Store(now)
 		f.longest.Store(0)
@@ -161,13 +170,14 @@ func (t *traffic) begin() {
 // period is what was measured since begin.
 type period struct {
 	longest  time.Duration // the longest wait of any flow for the next answer
+	paused   time.Duration // how much of that may be this machine's own pause
 	sent     uint64
 	lost     uint64
 	arrivals [2]uint64 // probes by attachment
 }
 
 func (t *traffic) period() period {
-	var p period
+	p := period{paused: time.Duration(t.paused.Load())}
 	now := time.Now().UnixNano()
 	for _, f := range t.flows {
 		p.longest = max(p.longest, time.Duration(f.longest.Load()), time.Duration(now-f.last.Load()))
