@@ -1,10 +1,12 @@
 package health
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,6 +24,8 @@ const (
 	bodyBytes = 1 << 20
 	// headerBytes bounds the header of an answer.
 	headerBytes = 64 << 10
+	// interimAnswers bounds the 1xx answers before the final one.
+	interimAnswers = 5
 )
 
 // HTTPConfig is a check that asks for a URL.
@@ -56,9 +60,10 @@ func (r StatusRange) String() string {
 }
 
 type httpCheck struct {
-	config HTTPConfig
-	client *http.Client
-	target string // the URL without its password
+	config  HTTPConfig
+	address netip.AddrPort
+	tls     *tls.Config // nil for http
+	target  string      // the URL without its password
 }
 
 // NewHTTP returns a check that passes when the answer has a good status and the
@@ -74,45 +79,56 @@ func NewHTTP(c HTTPConfig) (Checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("http check: url %s: host is no IP address: %w", c.URL.Redacted(), err)
 	}
+	port, err := port(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("http check: url %s: %w", c.URL.Redacted(), err)
+	}
 	if c.Method == "" {
 		c.Method = http.MethodGet
 	}
 	if len(c.Status) == 0 {
 		c.Status = []StatusRange{{Min: 200, Max: 399}}
 	}
-	tlsConfig := &tls.Config{InsecureSkipVerify: c.Insecure} //nolint:gosec // the operator's choice
-	// The name in Host is that of the service, so the certificate is asked for it.
-	if name := c.Header.Get("Host"); name != "" {
-		tlsConfig.ServerName = name
-		if h, _, splitErr := net.SplitHostPort(name); splitErr == nil {
-			tlsConfig.ServerName = h
-		}
-	}
-	if c.CAFile != "" {
-		if tlsConfig.RootCAs, err = roots(c.CAFile); err != nil {
+	check := &httpCheck{config: c, address: netip.AddrPortFrom(host, port), target: c.URL.Redacted()}
+	if c.URL.Scheme == "https" {
+		if check.tls, err = c.tls(); err != nil {
 			return nil, fmt.Errorf("http check: %w", err)
 		}
 	}
-	return &httpCheck{config: c, target: c.URL.Redacted(), client: &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-				_, text, err := net.SplitHostPort(address)
-				if err != nil {
-					return nil, err
-				}
-				port, err := strconv.ParseUint(text, 10, 16)
-				if err != nil {
-					return nil, fmt.Errorf("port %q: %w", text, err)
-				}
-				return dial(ctx, netip.AddrPortFrom(host, uint16(port)))
-			},
-			TLSClientConfig:        tlsConfig,
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: headerBytes,
-		},
-	}}, nil
+	return check, nil
+}
+
+// port is that of the URL or its scheme.
+func port(u *url.URL) (uint16, error) {
+	switch text := u.Port(); {
+	case text != "":
+		n, err := strconv.ParseUint(text, 10, 16)
+		return uint16(n), err
+	case u.Scheme == "https":
+		return 443, nil
+	default:
+		return 80, nil
+	}
+}
+
+// tls is how the server is to prove who it is: as the name in the Host header,
+// which is that of the service, else as the address in the URL.
+func (c HTTPConfig) tls() (*tls.Config, error) {
+	t := &tls.Config{InsecureSkipVerify: c.Insecure, ServerName: c.URL.Hostname()} //nolint:gosec // the operator's choice
+	for name, values := range c.Header {
+		if http.CanonicalHeaderKey(name) == "Host" && len(values) > 0 {
+			t.ServerName = values[0]
+			if h, _, err := net.SplitHostPort(values[0]); err == nil {
+				t.ServerName = h
+			}
+		}
+	}
+	if c.CAFile == "" {
+		return t, nil
+	}
+	var err error
+	t.RootCAs, err = roots(c.CAFile)
+	return t, err
 }
 
 func roots(file string) (*x509.CertPool, error) {
@@ -127,13 +143,70 @@ func roots(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Check implements Checker.
+// Check implements Checker. It speaks HTTP/1.1 on a connection of its own and
+// not by http.Client, whose attempts to connect outlive their request.
 func (c *httpCheck) Check(ctx context.Context) error {
 	start := time.Now()
+	wire, err := dial(ctx, c.address)
+	if err != nil {
+		return failure(ctx, start, c.target, err)
+	}
+	defer func() { _ = wire.Close() }()
+	// Time is up, or the check is not wanted any more.
+	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
+	defer stop()
+	conn := wire
+	if c.tls != nil {
+		conn = tls.Client(wire, c.tls)
+	}
+	answer, err := c.ask(ctx, conn)
+	if err != nil {
+		return failure(ctx, start, c.target, err)
+	}
+	defer func() {
+		_ = wire.Close() // first, or closing the body would wait for the rest of it
+		_ = answer.Body.Close()
+	}()
+	if !c.good(answer.StatusCode) {
+		return fmt.Errorf("%s: status %d, want %s", c.target, answer.StatusCode, c.wanted())
+	}
+	if c.config.Body == "" {
+		return nil
+	}
+	body, err := readUntil(answer.Body, c.config.Body)
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, io.EOF):
+		return failure(ctx, start, c.target, err)
+	}
+	return fmt.Errorf("%s: body without %q, begins with %q", c.target, c.config.Body, firstLine(string(body), lineBytes))
+}
+
+// readUntil reads until the text was seen, so that a server may hold or cut the
+// rest as it likes. It returns io.EOF if the text is not within bodyBytes.
+func readUntil(r io.Reader, text string) (body []byte, err error) {
+	r = io.LimitReader(r, bodyBytes)
+	chunk := make([]byte, 16<<10)
+	for err == nil {
+		var n int
+		n, err = r.Read(chunk)
+		from := max(0, len(body)-len(text)) // it may straddle two reads
+		body = append(body, chunk[:n]...)
+		if bytes.Contains(body[from:], []byte(text)) {
+			return body, nil
+		}
+	}
+	return body, err
+}
+
+// ask sends the request and returns the final answer.
+func (c *httpCheck) ask(ctx context.Context, conn net.Conn) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, c.config.Method, c.config.URL.String(), http.NoBody)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.target, err)
+		return nil, err
 	}
+	req.Close = true
 	req.Header.Set("User-Agent", "vipspeaker")
 	for name, values := range c.config.Header {
 		req.Header[http.CanonicalHeaderKey(name)] = values
@@ -141,25 +214,22 @@ func (c *httpCheck) Check(ctx context.Context) error {
 	if host := req.Header.Get("Host"); host != "" {
 		req.Host = host
 	}
-	answer, err := c.client.Do(req)
-	if err != nil {
-		return failure(ctx, start, c.target, err)
+	if user := c.config.URL.User; user != nil && req.Header.Get("Authorization") == "" {
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if !c.good(answer.StatusCode) {
-		return fmt.Errorf("%s: status %d, want %s", c.target, answer.StatusCode, c.wanted())
+	if err = req.Write(conn); err != nil {
+		return nil, err
 	}
-	if c.config.Body == "" {
-		return nil
+	in := bufio.NewReader(io.LimitReader(conn, headerBytes+bodyBytes))
+	for range interimAnswers {
+		answer, err := http.ReadResponse(in, req)
+		if err != nil || answer.StatusCode >= http.StatusOK || answer.StatusCode == http.StatusSwitchingProtocols {
+			return answer, err
+		}
+		_ = answer.Body.Close()
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, bodyBytes))
-	switch {
-	case bytes.Contains(body, []byte(c.config.Body)):
-		return nil // a server may cut or hold the rest as it likes
-	case err != nil:
-		return failure(ctx, start, c.target, err)
-	}
-	return fmt.Errorf("%s: body without %q, begins with %q", c.target, c.config.Body, firstLine(string(body), lineBytes))
+	return nil, fmt.Errorf("more than %d interim answers", interimAnswers)
 }
 
 func (c *httpCheck) good(status int) bool {

@@ -1,7 +1,9 @@
 package health
 
 import (
+	"bufio"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -92,7 +95,10 @@ func TestHTTP(t *testing.T) {
 		{"endless body", "/endless", body("READY"), s.URL + `/endless: body without "READY", begins with "xxx…`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			want(t, httpChecker(t, s.URL+tc.path, tc.change), 300*time.Millisecond, tc.want)
+			took := want(t, httpChecker(t, s.URL+tc.path, tc.change), 300*time.Millisecond, tc.want)
+			if tc.want == "" && took >= 300*time.Millisecond {
+				t.Errorf("passed after %s, so too late", took)
+			}
 		})
 	}
 }
@@ -103,12 +109,27 @@ func TestHTTPConnection(t *testing.T) {
 	want(t, httpChecker(t, "http://u:secret@"+refused+"/", nil), time.Second, "http://u:xxxxx@"+refused+"/: connection refused")
 	hang := deaf(t).String()
 	want(t, httpChecker(t, "http://"+hang, nil), 200*time.Millisecond, "http://"+hang+": timeout after 200ms")
-	garbage := server(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0-OpenSSH\r\n") }).String()
-	want(t, httpChecker(t, "http://"+garbage, nil), time.Second, "http://"+garbage+`: net/http: HTTP/1.x transport connection broken: malformed HTTP response "SSH-2.0-OpenSSH"`)
-	mute := server(t, "127.0.0.1:0", func(net.Conn) {}).String()
-	want(t, httpChecker(t, "http://"+mute, nil), time.Second, "http://"+mute+": EOF")
-	six := server(t, "[::1]:0", func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n") }).String()
-	want(t, httpChecker(t, "http://"+six, nil), time.Second, "")
+	for _, tc := range []struct{ name, listen, answer, want string }{
+		{"garbage", "127.0.0.1:0", "SSH-2.0-OpenSSH\r\n", `malformed HTTP response "SSH-2.0-OpenSSH"`},
+		{"nothing", "127.0.0.1:0", "", "unexpected EOF"},
+		{"half a header", "127.0.0.1:0", "HTTP/1.1 200 OK\r\nServer:", "unexpected EOF"},
+		{"endless header", "127.0.0.1:0", "HTTP/1.1 200 OK\r\nServer: " + strings.Repeat("x", headerBytes+bodyBytes), "unexpected EOF"},
+		{"interim answers", "127.0.0.1:0", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 3) + "HTTP/1.1 204 No Content\r\n\r\n", ""},
+		{"only interim answers", "127.0.0.1:0", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 9), "more than 5 interim answers"},
+		{"IPv6", "[::1]:0", "HTTP/1.1 204 No Content\r\n\r\n", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := server(t, tc.listen, func(c net.Conn) {
+				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					_, _ = io.WriteString(c, tc.answer)
+				}
+			})
+			if tc.want != "" {
+				tc.want = "http://" + s.String() + ": " + tc.want
+			}
+			want(t, httpChecker(t, "http://"+s.String(), nil), time.Second, tc.want)
+		})
+	}
 }
 
 func TestHTTPS(t *testing.T) {
@@ -130,7 +151,27 @@ func TestHTTPS(t *testing.T) {
 	want(t, httpChecker(t, s.URL, func(c *HTTPConfig) { trust(c); c.Header = http.Header{"Host": {"other.test:443"}} }), time.Second,
 		s.URL+": tls: failed to verify certificate: x509: certificate is valid for example.com…")
 	plain := "https://" + server(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n") }).String()
-	want(t, httpChecker(t, plain, nil), time.Second, plain+": http: server gave HTTP response to HTTPS client")
+	want(t, httpChecker(t, plain, nil), time.Second, plain+": tls: first record does not look like a TLS handshake")
+}
+
+func TestReadUntil(t *testing.T) {
+	for _, tc := range []struct {
+		body, text string
+		want       error
+	}{
+		{"", "READY", io.EOF},
+		{"READY", "READY", nil},
+		{"not REA", "READY", io.EOF},
+		{"xx READY yy", "READY", nil},
+		{strings.Repeat("x", bodyBytes-5) + "READY", "READY", nil},
+		{strings.Repeat("x", bodyBytes-4) + "READY", "READY", io.EOF},
+	} {
+		for _, r := range []io.Reader{strings.NewReader(tc.body), iotest.OneByteReader(strings.NewReader(tc.body)), iotest.DataErrReader(strings.NewReader(tc.body))} {
+			if _, err := readUntil(r, tc.text); !errors.Is(err, tc.want) {
+				t.Errorf("readUntil %q in %d bytes = %v, want %v", tc.text, len(tc.body), err, tc.want)
+			}
+		}
+	}
 }
 
 func TestNewHTTP(t *testing.T) {
@@ -141,6 +182,7 @@ func TestNewHTTP(t *testing.T) {
 	for _, tc := range []struct{ url, ca, want string }{
 		{"ftp://10.0.0.1/", "", "http check: url ftp://10.0.0.1/: neither http nor https"},
 		{"http://u:p@example.com/", "", `http check: url http://u:xxxxx@example.com/: host is no IP address: ParseAddr("example.com"): unexpected character (at "example.com")`},
+		{"http://10.0.0.1:70000/", "", `http check: url http://10.0.0.1:70000/: strconv.ParseUint: parsing "70000": value out of range`},
 		{"https://10.0.0.1/", "/nonexistent/ca", "http check: read roots: open /nonexistent/ca: no such file or directory"},
 		{"https://10.0.0.1/", empty, "http check: read roots: no certificate in " + empty},
 	} {

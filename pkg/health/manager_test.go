@@ -136,6 +136,7 @@ func TestSchedule(t *testing.T) {
 					return nil
 				})))
 				time.Sleep(15 * time.Second)
+				synctest.Wait()
 				if starts[0] != 0 {
 					t.Errorf("first run after %s, want at once", starts[0])
 				}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -22,17 +21,14 @@ const (
 // failure is the error of a run that began at start, for an operator: who was
 // asked, and the innermost cause in few words.
 func failure(ctx context.Context, start time.Time, target string, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		if deadline, ok := ctx.Deadline(); ok {
-			return fmt.Errorf("%s: timeout after %s", target, deadline.Sub(start).Round(time.Millisecond))
-		}
-	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+	errno, isErrno := errors.AsType[syscall.Errno](err)
+	timeout, isTimeout := errors.AsType[net.Error](err)
+	switch deadline, ok := ctx.Deadline(); {
+	// The clock of a connection may run out a moment before the context's.
+	case ok && (ctx.Err() != nil || !isErrno && isTimeout && timeout.Timeout()):
+		return fmt.Errorf("%s: timeout after %s", target, deadline.Sub(start).Round(time.Millisecond))
+	case isErrno:
 		return fmt.Errorf("%s: %w", target, errno)
-	}
-	// net/http and net wrap the cause in the whole request.
-	if asked, ok := errors.AsType[*url.Error](err); ok {
-		err = asked.Err
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
