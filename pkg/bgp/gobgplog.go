@@ -136,7 +136,9 @@ func (l *logAdapter) Warn(msg string, fields gobgplog.Fields) {
 	case "sent notification":
 		l.note(key, "sent "+notificationOf(fields))
 	case "failed to send":
-		l.note(key, "write: "+fieldText(fields["Data"]))
+		if err, ok := fields["Data"].(error); ok {
+			l.note(key, "write: "+socketText(err))
+		}
 	case "failed to serialize", "failed to set md5", "cannot set TTL (255) for TCPListener", "cannot set TTL for peer",
 		"failed to bind Listener to device ", "Failed to AcceptTCP":
 		l.addFault(key, strings.TrimSpace(msg)+": "+key+": "+faultCause(fields))
@@ -154,10 +156,12 @@ func (l *logAdapter) Debug(msg string, fields gobgplog.Fields) {
 	switch msg {
 	case "failed to connect":
 		if err, ok := fields["Error"].(error); ok {
-			l.fell(fieldText(fields["Key"]), connectText(err))
+			l.fell(fieldText(fields["Key"]), "connect: "+socketText(err))
 		}
 	case "state changed":
 		l.stateChanged(fields)
+	case "sync finished":
+		poke(l.wake) // the restart flag of all peers is cleared now
 	}
 	if l.debug.Load() {
 		l.log.Debug("gobgp", append([]any{"message", msg}, attrs(fields)...)...)

@@ -20,6 +20,7 @@ import (
 type rawPeer struct {
 	t    *testing.T
 	conn net.Conn
+	open *bgp.BGPOpen // what the speaker sent
 
 	mu     sync.Mutex
 	msgs   []*bgp.BGPMessage // all but KEEPALIVE, after the handshake
@@ -31,6 +32,7 @@ type rawPeer struct {
 type rawOptions struct {
 	hold    uint16 // 90 s if 0
 	restart uint16 // graceful restart time, not offered if 0
+	waits   bool   // offers graceful restart for IPv4, so that its End-of-RIB is waited for
 	control func(fd int) error
 }
 
@@ -131,7 +133,11 @@ func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions) error {
 		bgp.NewCapMultiProtocol(bgp.RF_IPv4_UC), bgp.NewCapMultiProtocol(bgp.RF_IPv6_UC), bgp.NewCapFourOctetASNumber(asn),
 	}
 	if o.restart > 0 {
-		caps = append(caps, bgp.NewCapGracefulRestart(false, false, o.restart, nil))
+		tuples := []*bgp.CapGracefulRestartTuple{}
+		if o.waits {
+			tuples = append(tuples, bgp.NewCapGracefulRestartTuple(bgp.RF_IPv4_UC, false))
+		}
+		caps = append(caps, bgp.NewCapGracefulRestart(false, false, o.restart, tuples))
 	}
 	open := bgp.NewBGPOpenMessage(uint16(min(asn, bgp.AS_TRANS)), hold, id.String(),
 		[]bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(caps)})
@@ -150,6 +156,7 @@ func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions) error {
 			return fmt.Errorf("message %d (%+v) instead of %d", m.Header.Type, m.Body, want)
 		}
 		if want == bgp.BGP_MSG_OPEN {
+			p.open = m.Body.(*bgp.BGPOpen)
 			if err := p.write(bgp.NewBGPKeepAliveMessage()); err != nil {
 				return err
 			}
@@ -225,6 +232,33 @@ func (p *rawPeer) setMute() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mute = true
+}
+
+// restarting tells the restart bit and the forwarding bits of the OPEN (RFC 4724
+// section 3), and the time.
+func (p *rawPeer) restarting() (restart, forwarding bool, seconds uint16) {
+	p.t.Helper()
+	for _, param := range p.open.OptParams {
+		for _, c := range param.(*bgp.OptionParameterCapability).Capability {
+			if gr, ok := c.(*bgp.CapGracefulRestart); ok {
+				forwarding = len(gr.Tuples) == 2
+				for _, tuple := range gr.Tuples {
+					forwarding = forwarding && tuple.Flags&0x80 != 0
+				}
+				return gr.Flags&0x8 != 0, forwarding, gr.Time
+			}
+		}
+	}
+	p.t.Error("no graceful restart capability")
+	return false, false, 0
+}
+
+// endOfRIB sends the End-of-RIB of IPv4 (RFC 4724 section 2).
+func (p *rawPeer) endOfRIB() {
+	p.t.Helper()
+	if err := p.write(bgp.NewEndOfRib(bgp.RF_IPv4_UC)); err != nil {
+		p.t.Error(err)
+	}
 }
 
 // seen renders what came since the last call, in order, without End-of-RIB.

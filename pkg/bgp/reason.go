@@ -71,16 +71,16 @@ func notificationNames(code uint8) (name string, subs []string) {
 	return "code " + strconv.Itoa(int(code)), nil
 }
 
-// connectText says why a connection could not be made, without the addresses,
-// which the reader of a peer's state knows.
-func connectText(err error) string {
+// socketText says why a system call on a connection failed, without the
+// addresses, which the reader of a peer's state knows.
+func socketText(err error) string {
 	if os.IsTimeout(err) {
-		return "connect: no answer"
+		return "no answer"
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return "connect: " + errno.Error()
+		return errno.Error()
 	}
-	return "connect: " + err.Error()
+	return err.Error()
 }
 
 // fallText says why a session ended when no NOTIFICATION and no error told: from

@@ -238,3 +238,7 @@ func TestListenAddressInUse(t *testing.T) {
 		t.Error("a restart would cost a session")
 	}
 }
+
+func setHops(hops int) func(int) error {
+	return func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, hops) }
+}

@@ -1,0 +1,80 @@
+package bgp
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type openBits struct {
+	Restart, Forwarding bool
+	Seconds             uint16
+}
+
+func bits(p *rawPeer) openBits {
+	r, f, s := p.restarting()
+	return openBits{r, f, s}
+}
+
+// A cold start claims nothing, and sends at once.
+func TestColdStartClaimsNothing(t *testing.T) {
+	host, router := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	cfg.Paths = []Path{path4(1)}
+	apply(t, s, cfg)
+	p := dialRaw(t, router, host, 65001, rawOptions{restart: 120, waits: true})
+	p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	if diff := cmp.Diff(openBits{Seconds: 20}, bits(p)); diff != "" {
+		t.Errorf("OPEN (-want +got):\n%s", diff)
+	}
+}
+
+// After a crash every router is told that its routes were kept, also one that
+// comes up after others are in sync; a later loss of the session is no restart.
+func TestRestartIsClaimedOncePerPeer(t *testing.T) {
+	host, r1, r2, r3 := addr(t), addr(t), addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{Restarting: true})
+	cfg := conf("en1", 65010, host, peer(r1, 65001), peer(r2, 65002), peer(r3, 65003))
+	cfg.Paths = []Path{path4(1)}
+	apply(t, s, cfg)
+	restarted := openBits{Restart: true, Forwarding: true, Seconds: 20}
+
+	waits := dialRaw(t, r1, host, 65001, rawOptions{restart: 120, waits: true})
+	if got := waits.quiet(300 * time.Millisecond); got != nil {
+		t.Errorf("sent before the End-of-RIB: %q", got)
+	}
+	waits.endOfRIB()
+	waits.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+
+	// The flag of the others is cleared with that, and set again at once.
+	eventually(t, time.Second, func() string { return "restart flag of the others" }, func() bool {
+		peers, err := s.listPeers(t.Context(), s.server.Load())
+		return err == nil && peers[r2].GetGracefulRestart().GetLocalRestarting() && peers[r3].GetGracefulRestart().GetLocalRestarting() &&
+			!peers[r1].GetGracefulRestart().GetLocalRestarting()
+	})
+	helper := dialRaw(t, r2, host, 65002, rawOptions{restart: 120})
+	helper.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	eventually(t, time.Second, func() string { return "restart flag of the last" }, func() bool {
+		peers, err := s.listPeers(t.Context(), s.server.Load())
+		return err == nil && peers[r3].GetGracefulRestart().GetLocalRestarting()
+	})
+	plain := dialRaw(t, r3, host, 65003, rawOptions{})
+	plain.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	for name, p := range map[string]*rawPeer{"waits": waits, "helper": helper, "plain": plain} {
+		if diff := cmp.Diff(restarted, bits(p)); diff != "" {
+			t.Errorf("%s: OPEN (-want +got):\n%s", name, diff)
+		}
+	}
+
+	_ = helper.conn.Close()
+	again := dialRaw(t, r2, host, 65002, rawOptions{restart: 120})
+	again.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	if diff := cmp.Diff(openBits{Seconds: 20}, bits(again)); diff != "" {
+		t.Errorf("later OPEN (-want +got):\n%s", diff)
+	}
+	if got := peerState(s.State(), r1); got.Transitions != 1 {
+		t.Errorf("another session flapped: %+v", got)
+	}
+}
