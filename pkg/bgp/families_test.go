@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/test/netnstest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func path6(n int) Path {
