@@ -24,7 +24,10 @@ func (p *pass) finish() {
 	for _, v := range p.a.Bound {
 		p.m.placed.addresses[v] = true
 	}
-	p.a.Sources = p.sourcesInEffect()
+	p.a.Sources = p.m.logged
+	if p.tablesRead {
+		p.a.Sources = p.sourcesInEffect()
+	}
 	for _, text := range p.m.problems {
 		if !slices.Contains(p.a.Problems, text) {
 			p.a.Problems = append(p.a.Problems, text)

@@ -31,10 +31,10 @@ func pad(b []byte) []byte {
 // The kernel's fields are of fixed width; what is put into them is far below it
 // (lengths of messages, indexes of devices) or is a bit pattern.
 
-func u8(n int) uint8   { return uint8(n) }                                  //nolint:gosec // prefix lengths, flags
-func u16(n int) uint16 { return uint16(n) }                                 //nolint:gosec // attribute lengths
-func u32(n int) uint32 { return uint32(n) }                                 //nolint:gosec // message lengths, indexes
-func i32(b []byte) int { return int(int32(binary.NativeEndian.Uint32(b))) } //nolint:gosec // bit pattern of a C int
+func u8(n int) uint8   { return uint8(n) }                //nolint:gosec // prefix lengths, flags
+func u16(n int) uint16 { return uint16(n) }               //nolint:gosec // attribute lengths
+func u32(n int) uint32 { return uint32(n) }               //nolint:gosec // message lengths, indexes
+func i32(b []byte) int { return int(int32(uint32of(b))) } //nolint:gosec // bit pattern of a C int
 func uint8of(b []byte) uint8 {
 	if len(b) < 1 {
 		return 0

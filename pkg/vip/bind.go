@@ -46,6 +46,7 @@ func (p *pass) bind() bool {
 		changes = append(changes, p.addPrefixes(l)...)
 	}
 	p.apply(changes)
+	p.logVIPs("vips bound", p.turned)
 	return p.a.Writes > before
 }
 
@@ -64,7 +65,15 @@ func (p *pass) bound(v netip.Prefix, written bool) {
 		p.repaired(objectAddress)
 	}
 	p.m.placed.addresses[v] = true
-	p.m.log.Debug("vip bound", "vip", v)
+	p.turned = append(p.turned, v)
+}
+
+// logVIPs is one line for any number of VIPs; it names the first ones.
+func (p *pass) logVIPs(what string, vips []netip.Prefix) {
+	const named = 8
+	if len(vips) > 0 {
+		p.m.log.Info(what, "count", len(vips), "vips", vips[:min(named, len(vips))]) //nolint:sloglint // both callers give a constant
+	}
 }
 
 // addPrefixes are the local routes that bind whole prefixes (AnyIP) and that
@@ -147,6 +156,9 @@ func (p *pass) servedVIPs() []netip.Prefix {
 // usableAddresses are the host addresses on our devices that work: not
 // tentative, the device up.
 func (p *pass) usableAddresses() map[netip.Prefix]bool {
+	if p.usable != nil {
+		return p.usable
+	}
 	current, former := p.devices()
 	up := map[int]bool{}
 	for _, l := range slices.Concat(current, former) {
@@ -158,6 +170,7 @@ func (p *pass) usableAddresses() map[netip.Prefix]bool {
 			out[a.prefix] = true
 		}
 	}
+	p.usable = out
 	return out
 }
 

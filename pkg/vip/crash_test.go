@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/test/netnstest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // foreign gives the host things of other owners that look like ours.

@@ -10,6 +10,39 @@ import (
 	"vipspeaker/test/netnstest"
 )
 
+// The life of a plain configuration: bound, source on, nothing more to write,
+// and gone without a trace.
+func TestLife(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(vip4, vip6)
+		converge(t, m, d)
+		a := converge(t, m, d)
+		if !a.IsBound(vip4) || !a.IsBound(vip6) || a.Writes != 0 || a.DeviceName != "vi0" || a.DeviceKind == "" {
+			t.Errorf("%+v", a)
+		}
+		if a, err := m.Read(t.Context(), d); err != nil || len(a.Bound) != 2 || len(a.Sources) != 4 {
+			t.Errorf("read: %+v, %v", a, err)
+		}
+		addr := l.IP("addr show dev vi0")
+		if strings.Contains(addr, "fe80") || strings.Contains(addr, "tentative") || strings.Count(addr, "inet") != 2 {
+			t.Errorf("vi0 has more than the VIPs, or not for good:\n%s", addr)
+		}
+		for _, family := range []string{"-4", "-6"} {
+			if got := l.IP("%s route show", family); strings.Contains(got, "vi0") || strings.Contains(got, "68:6:") || strings.Contains(got, "10.68.6") {
+				t.Errorf("the main table knows the VIPs:\n%s", got)
+			}
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
 // A device of the administrator's is used and stays, and so does lo.
 func TestGivenDevice(t *testing.T) {
 	for name, device := range map[string]Device{
@@ -41,7 +74,7 @@ func TestGivenDevice(t *testing.T) {
 					t.Errorf("problems %q lack %q", a.Problems, want)
 				}
 				d.VIPs = []netip.Prefix{vip4}
-				a = converge(t, m, d)
+				converge(t, m, d)
 				if s := l.IP("-br addr show dev %s", device.Name); !strings.Contains(s, "10.68.6.200") || strings.Contains(s, "fd68:6::1") {
 					t.Errorf("after unbind: %s", s)
 				}

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/test/netnstest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // ours is everything of ours in the kernel, as text.
@@ -30,7 +30,7 @@ func (l *lab) ours() string {
 // it.
 func TestDriftIsRepaired(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_  func(*lab)
+		disturb func(*lab)
 		objects []string
 	}{
 		"address deleted":      {func(l *lab) { l.IP("addr del 10.68.6.1/32 dev vi0") }, []string{"address"}},
@@ -66,7 +66,7 @@ func TestDriftIsRepaired(t *testing.T) {
 				d := desired(vip4, vip6)
 				converge(t, m, d)
 				want := l.ours()
-				c.break_(l)
+				c.disturb(l)
 				a := converge(t, m, d)
 				if got := slices.Sorted(maps.Keys(a.Repaired)); !slices.Equal(got, c.objects) {
 					t.Errorf("repaired %v, want %v", a.Repaired, c.objects)

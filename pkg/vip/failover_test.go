@@ -226,7 +226,7 @@ func (l *lab) session(t *testing.T, local, peer netip.Addr, heard chan<- string)
 		if err != nil {
 			return
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		b := make([]byte, 64)
 		for {
 			n, err := c.Read(b)

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/test/netnstest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var (

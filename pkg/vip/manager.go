@@ -119,7 +119,7 @@ func (m *Manager) AdoptedSources() []netip.Addr { return slices.Clone(m.sources)
 // off. A source that is not bound is not turned on. The order is that in which
 // traffic moves soonest.
 func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
-	return m.run(ctx, d, true, func(p *pass) {
+	return m.run(ctx, d, readAll, func(p *pass) {
 		p.steer(p.servedVIPs())
 		p.sysctls()
 		p.inspect()
@@ -130,7 +130,7 @@ func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
 // bound gets its rules at once, so that replies take the right path before
 // anybody is told of the VIP.
 func (m *Manager) Bind(ctx context.Context, d Desired) (Actual, error) {
-	return m.run(ctx, d, false, func(p *pass) {
+	return m.run(ctx, d, readHosts, func(p *pass) {
 		if !p.bind() || !p.reread() {
 			return
 		}
@@ -141,7 +141,7 @@ func (m *Manager) Bind(ctx context.Context, d Desired) (Actual, error) {
 // Unbind removes our addresses that are not in Desired, after their source and
 // rules, and devices of ours that are empty then.
 func (m *Manager) Unbind(ctx context.Context, d Desired) (Actual, error) {
-	return m.run(ctx, d, false, func(p *pass) {
+	return m.run(ctx, d, readHosts, func(p *pass) {
 		if p.unbind() {
 			p.reread()
 		}
@@ -150,19 +150,19 @@ func (m *Manager) Unbind(ctx context.Context, d Desired) (Actual, error) {
 
 // Read only tells what the kernel holds.
 func (m *Manager) Read(ctx context.Context, d Desired) (Actual, error) {
-	return m.run(ctx, d, false, func(*pass) {})
+	return m.run(ctx, d, readTables, func(*pass) {})
 }
 
 // Restore removes everything of ours: rules, routes, addresses, devices; gives
 // back the sysctls that are still as we set them; and removes the state file.
 // It also does so for what a former process left. Called at a clean stop.
 func (m *Manager) Restore(ctx context.Context) error {
-	_, err := m.run(ctx, Desired{Sysctls: SysctlOff}, false, (*pass).restore)
+	_, err := m.run(ctx, Desired{Sysctls: SysctlOff}, readTables, (*pass).restore)
 	return err
 }
 
 // run is the frame of every call: wait for the turn, read, do, tell.
-func (m *Manager) run(ctx context.Context, d Desired, main bool, do func(*pass)) (Actual, error) {
+func (m *Manager) run(ctx context.Context, d Desired, depth depth, do func(*pass)) (Actual, error) {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
@@ -170,7 +170,7 @@ func (m *Manager) run(ctx context.Context, d Desired, main bool, do func(*pass))
 		return Actual{}, fmt.Errorf("vip: wait for the call before: %w", ctx.Err())
 	}
 	p := &pass{ctx: ctx, m: m, d: d, a: Actual{Repaired: map[string]int{}}}
-	if err := p.read(main); err != nil {
+	if err := p.read(depth); err != nil {
 		return p.a, fmt.Errorf("vip: %w", err)
 	}
 	p.resolve()
@@ -182,27 +182,44 @@ func (m *Manager) run(ctx context.Context, d Desired, main bool, do func(*pass))
 	return p.a, nil
 }
 
-// read takes the snapshot; main tells whether the main table is needed.
-func (p *pass) read(main bool) error {
-	s, err := p.m.conn.readHosts(p.ctx)
-	if err != nil {
+// depth says how much of the kernel a call reads at its begin.
+type depth int
+
+const (
+	// readHosts is enough to see whether there is anything to bind or unbind.
+	// The sources are then told as the call before read them.
+	readHosts depth = iota
+	readTables
+	readAll // the main table too
+)
+
+// read takes the snapshot.
+func (p *pass) read(depth depth) error {
+	s := &snapshot{}
+	if err := p.m.conn.readHosts(p.ctx, s); err != nil {
 		return err
 	}
-	if err := p.m.conn.readLocal(p.ctx, s, p.d.VIPs); err != nil {
-		return err
+	if depth >= readTables {
+		if err := p.m.conn.readOwn(p.ctx, s); err != nil {
+			return err
+		}
 	}
-	if main {
+	if depth >= readAll {
 		if err := p.m.conn.readMain(p.ctx, s); err != nil {
 			return err
 		}
 	}
-	p.s, p.a.Read = s, time.Now()
+	if err := p.m.conn.readLocal(p.ctx, s, p.d.VIPs); err != nil {
+		return err
+	}
+	p.s, p.usable, p.a.Read = s, nil, time.Now()
+	p.tablesRead = depth >= readTables
 	return nil
 }
 
 // reread is read after changes; an error is kept.
 func (p *pass) reread() bool {
-	if err := p.read(true); err != nil {
+	if err := p.read(readAll); err != nil {
 		p.fail(err)
 		return false
 	}

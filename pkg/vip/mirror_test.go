@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/test/netnstest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // tableOf is a table as sorted lines without what the mirror changes.

@@ -44,8 +44,15 @@ type pass struct {
 	d     Desired
 	s     *snapshot
 	ports []port
-	a     Actual
-	errs  []error
+	// usable are the host addresses on our devices that work, once asked for.
+	usable map[netip.Prefix]bool
+	// tablesRead tells that the snapshot has rules and routes.
+	tablesRead bool
+
+	// turned are the VIPs that were bound, or unbound, in this call.
+	turned []netip.Prefix
+	a      Actual
+	errs   []error
 }
 
 // port is a listed interface that exists.

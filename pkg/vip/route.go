@@ -108,10 +108,13 @@ func decodeRoute(b []byte) (route, bool) {
 			decodeLegAttr(&one, t, v)
 		}
 	}
-	r.dst = netip.PrefixFrom(dst, int(b[1]))
+	r.dst = netip.PrefixFrom(dst, int(b[1])).Masked()
 	r.rest = restOf(attrs)
-	if r.legs == nil && one.index != 0 {
+	if len(r.legs) == 0 && one.index != 0 {
 		r.legs = []leg{one}
+	}
+	if len(r.legs) == 1 {
+		r.legs[0].weight = 0 // of no meaning alone
 	}
 	return r, r.dst.IsValid()
 }

@@ -22,20 +22,27 @@ type snapshot struct {
 // families in the order in which they are treated.
 func families() []uint8 { return []uint8{unix.AF_INET, unix.AF_INET6} }
 
-// readHosts reads devices, addresses and our own routes: enough for binding.
-func (c *conn) readHosts(ctx context.Context) (*snapshot, error) {
-	s := &snapshot{}
+// readHosts reads devices and addresses, and our own local routes.
+func (c *conn) readHosts(ctx context.Context, s *snapshot) error {
 	var err error
 	if s.links, err = c.links(ctx); err != nil {
-		return nil, fmt.Errorf("read links: %w", err)
+		return fmt.Errorf("read links: %w", err)
 	}
 	if s.addresses, err = c.addresses(ctx); err != nil {
-		return nil, fmt.Errorf("read addresses: %w", err)
+		return fmt.Errorf("read addresses: %w", err)
 	}
-	return s, c.readOwn(ctx, s)
+	s.own = nil
+	for _, family := range families() {
+		own, err := c.routes(ctx, family, unix.RT_TABLE_LOCAL, Protocol)
+		if err != nil {
+			return fmt.Errorf("read local routes: %w", err)
+		}
+		s.own = append(s.own, own...)
+	}
+	return nil
 }
 
-// readOwn reads our own routes again, and the rules.
+// readOwn reads our own routes of all tables, and the rules.
 func (c *conn) readOwn(ctx context.Context, s *snapshot) error {
 	s.own, s.rules = nil, nil
 	for _, family := range families() {

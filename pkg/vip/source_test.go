@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"vipspeaker/test/netnstest"
+
+	"golang.org/x/sys/unix"
 )
 
 // sourcesTo checks the source that the kernel chooses per destination.
@@ -90,11 +90,11 @@ func TestBoundSocketsAreLeftAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer unix.Close(fd)
-			if err := unix.Bind(fd, c.bind); err != nil {
+			defer func() { _ = unix.Close(fd) }()
+			if err = unix.Bind(fd, c.bind); err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{10, 68, 9, 9}, Port: 67}); err != nil {
+			if err = unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{10, 68, 9, 9}, Port: 67}); err != nil {
 				t.Fatal(err)
 			}
 			sa, err := unix.Getsockname(fd)

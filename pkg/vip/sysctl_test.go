@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"vipspeaker/test/netnstest"
+
+	"golang.org/x/sys/unix"
 )
 
 func sysctlOf(t *testing.T, path string) string {
@@ -94,8 +94,8 @@ func TestSysctlCheckOnlyReports(t *testing.T) {
 		d := desired(vip4)
 		d.Sysctls = SysctlCheck
 		d.Interfaces = append(d.Interfaces, Interface{Name: "en9", Usable: true})
+		converge(t, m, d)
 		a := converge(t, m, d)
-		a = converge(t, m, d)
 		for _, want := range []string{
 			"net.ipv4.conf.en1.arp_announce is 0, should be 2",
 			"net.ipv4.conf.en5.rp_filter is 0, should be 2",

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vipspeaker/test/netnstest"
+
+	"golang.org/x/sys/unix"
 )
 
 // inside runs fn on a thread in another namespace. Sockets stay in the namespace
@@ -29,7 +29,7 @@ func inside(tb testing.TB, ns netnstest.NS, fn func() error) {
 			done <- err
 			return
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- err
 			return
@@ -83,7 +83,7 @@ func trySource(network, to string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	ap, err := netip.ParseAddrPort(c.LocalAddr().String())
 	return ap.Addr().WithZone("").Unmap(), err
 }

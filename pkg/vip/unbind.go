@@ -16,8 +16,7 @@ func (p *pass) unbind() bool {
 	if len(addresses)+len(prefixes)+len(devices) == 0 {
 		return false
 	}
-	if err := p.m.conn.readMain(p.ctx, p.s); err != nil {
-		p.fail(err)
+	if !p.reread() {
 		return true
 	}
 	p.steer(p.boundVIPs())
@@ -78,19 +77,19 @@ func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
 			continue
 		}
 		if slices.ContainsFunc(devices, func(l link) bool { return l.index == a.index }) {
-			delete(p.m.placed.addresses, a.prefix)
+			p.unbound(a.prefix)
 			continue // goes with its device
 		}
 		changes = append(changes, change{
 			operation: opDeleteAddress(a),
 			what:      func() string { return "unbind " + a.prefix.String() },
 			tolerate:  []unix.Errno{unix.EADDRNOTAVAIL, unix.ENODEV},
-			done:      func(bool) { delete(p.m.placed.addresses, a.prefix) },
+			done:      func(bool) { p.unbound(a.prefix) },
 		})
 	}
 	for i := range prefixes {
 		c := p.deleteRoute(&prefixes[i])
-		c.done = func(bool) { delete(p.m.placed.addresses, prefixes[i].dst) }
+		c.done = func(bool) { p.unbound(prefixes[i].dst) }
 		changes = append(changes, c)
 	}
 	p.apply(changes)
@@ -99,6 +98,12 @@ func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
 			p.removeDevice(l)
 		}
 	}
+	p.logVIPs("vips unbound", p.turned)
+}
+
+func (p *pass) unbound(v netip.Prefix) {
+	delete(p.m.placed.addresses, v)
+	p.turned = append(p.turned, v)
 }
 
 func (p *pass) removeDevice(l link) {

@@ -1,0 +1,89 @@
+package vip
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/test/netnstest"
+)
+
+// percentiles reports the spread of the durations.
+func percentiles(b *testing.B, took []time.Duration) {
+	b.Helper()
+	slices.Sort(took)
+	us := func(q float64) float64 {
+		return float64(took[int(q*float64(len(took)-1))].Nanoseconds()) / 1000
+	}
+	b.ReportMetric(us(0.5), "p50-us")
+	b.ReportMetric(us(0.99), "p99-us")
+}
+
+func benchmarkPass(b *testing.B, vips, routes int, step func(m *Manager, d Desired, i int) error) {
+	b.Helper()
+	netnstest.Bench(b, func(b *testing.B, ns netnstest.NS) {
+		b.Helper()
+		l := newLab(b, ns)
+		for i := range routes {
+			l.IP("route add 10.%d.%d.0/24 via 10.68.1.2", 128+i/256, i%256)
+		}
+		m := l.manager(b)
+		d := desired(append(manyVIPs(vips), vip6)...)
+		converge(b, m, d)
+		converge(b, m, d)
+		took := make([]time.Duration, 0, 1024)
+		i := 0
+		for b.Loop() {
+			start := time.Now()
+			if err := step(m, d, i); err != nil {
+				b.Fatal(err)
+			}
+			took = append(took, time.Since(start))
+			i++
+		}
+		percentiles(b, took)
+	})
+}
+
+// BenchmarkNoChange is one pass of the loop (steer, bind, unbind) that finds all
+// as it should be.
+func BenchmarkNoChange(b *testing.B) {
+	for _, c := range []struct{ vips, routes int }{{1, 0}, {1000, 0}, {1, 1000}} {
+		b.Run(fmt.Sprintf("vips=%d/routes=%d", c.vips, c.routes), func(b *testing.B) {
+			benchmarkPass(b, c.vips, c.routes, func(m *Manager, d Desired, _ int) error {
+				_, err := attempt(b.Context(), m, d)
+				return err
+			})
+		})
+	}
+}
+
+// BenchmarkFailover is the steering from one interface to the other and, every
+// second time, back.
+func BenchmarkFailover(b *testing.B) {
+	for _, vips := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("vips=%d", vips), func(b *testing.B) {
+			benchmarkPass(b, vips, 0, func(m *Manager, d Desired, i int) error {
+				_, err := m.Steer(b.Context(), d.usable(i%2 == 1, true))
+				return err
+			})
+		})
+	}
+}
+
+// BenchmarkBind is the time from nothing to all VIPs bound and routed, and its
+// way back.
+func BenchmarkBind(b *testing.B) {
+	for _, vips := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("vips=%d", vips), func(b *testing.B) {
+			benchmarkPass(b, vips, 0, func(m *Manager, d Desired, i int) error {
+				if i%2 == 0 {
+					return m.Restore(b.Context())
+				}
+				_, err := m.Bind(b.Context(), d)
+				return err
+			})
+		})
+	}
+}
