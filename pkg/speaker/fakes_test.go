@@ -33,7 +33,7 @@ var errInjected = errors.New("injected")
 // world is a host with its routers. What the loop does to it is checked while
 // it happens: a broken rule is noted with its time.
 type world struct {
-	t      testing.TB
+	t      *testing.T
 	rand   *rand.Rand
 	signal Signal
 
@@ -72,7 +72,8 @@ type world struct {
 	journal  []string // what had an effect, in order
 }
 
-func newWorld(t testing.TB, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
 	w := &world{
 		t: t, rand: rand.New(rand.NewPCG(seed, 2)), signal: NewSignal(), config: loopConfig(),
 		bound: map[netip.Prefix]bool{}, sources: map[string]netip.Addr{}, legs: map[string]bool{},
@@ -295,7 +296,7 @@ func (f fakeKernel) Steer(_ context.Context, want vip.Desired) (vip.Actual, erro
 			usable++
 		}
 		for _, s := range []netip.Addr{n.Source4, n.Source6} {
-			if p := netip.PrefixFrom(s, s.BitLen()); s.IsValid() && !(w.bound[p] && w.carried(p)) {
+			if p := netip.PrefixFrom(s, s.BitLen()); s.IsValid() && (!w.bound[p] || !w.carried(p)) {
 				w.breaks("source %s on %s, but bound=%t announced=%t", s, n.Name, w.bound[p], w.carried(p))
 			}
 		}

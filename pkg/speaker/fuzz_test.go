@@ -9,12 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // FuzzPlan makes worlds from a seed and checks what must hold in all of them.
@@ -282,7 +282,7 @@ func checkReasons(t *testing.T, in *Inputs, d *Desired) {
 		if v.Reason != "" && strings.TrimSpace(v.Detail) == "" {
 			t.Errorf("%s: withheld for %s without a detail", v.Name, v.Reason)
 		}
-		if v.Announced && !(v.Wanted && v.Bound) {
+		if v.Announced && (!v.Wanted || !v.Bound) {
 			t.Errorf("%s: announced, but wanted=%t bound=%t", v.Name, v.Wanted, v.Bound)
 		}
 		for _, pl := range v.Interfaces {

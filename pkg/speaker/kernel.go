@@ -65,7 +65,8 @@ func (p *planner) source(c *config.VIP, v *VIP) {
 	if !c.PreferredSource || !c.Prefix.IsSingleIP() {
 		return
 	}
-	if !(v.Bound && v.Wanted && v.Announced) && !p.adopted(c, v) {
+	may := v.Bound && v.Wanted && v.Announced
+	if !may && !p.adopted(c, v) {
 		return
 	}
 	addr := c.Prefix.Addr()

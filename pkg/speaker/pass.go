@@ -69,7 +69,7 @@ func (l *Loop) pass(ctx context.Context) error {
 	l.decision = d
 	l.settle(steered)
 	err := l.finished(began)
-	l.publish(&in, &d)
+	l.publish(ctx, &in, &d)
 	return err
 }
 
@@ -291,7 +291,7 @@ func (l *Loop) observe(out outcome) {
 		l.errs = append(l.errs, out.err)
 	}
 	for object, n := range out.actual.Repaired {
-		l.repaired[object] += uint64(max(n, 0)) //nolint:gosec // never negative
+		l.repaired[object] += uint64(max(n, 0))
 	}
 	// A call that could not read the kernel says nothing about it.
 	if !out.actual.Read.IsZero() {

@@ -8,13 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/vip"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // render is a decision as text, one line per thing, so that tables can be read.

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,7 +18,7 @@ const stateDown = "Down"
 
 // publish makes the picture of a pass, logs how it differs from the one before,
 // and hands it out.
-func (l *Loop) publish(in *Inputs, d *Desired) {
+func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 	now := time.Now()
 	s := &status.Status{
 		Version: l.opt.Version, StartedAt: l.startedAt, Time: now,
@@ -36,7 +37,7 @@ func (l *Loop) publish(in *Inputs, d *Desired) {
 	if l.opt.ConfigStatus != nil {
 		s.Config = l.opt.ConfigStatus()
 	}
-	logTransitions(l.opt.Log, l.picture, s)
+	logTransitions(ctx, l.opt.Log, l.picture, s)
 	l.picture = s
 	l.opt.Publish(s)
 }

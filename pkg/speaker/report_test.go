@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/status"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // text logs without times.

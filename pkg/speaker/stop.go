@@ -55,7 +55,7 @@ func (l *Loop) drain(ctx context.Context) bool {
 	}
 	l.opt.Sessions.Withdraw(d.BGP)
 	l.decision = d
-	l.publish(&in, &d)
+	l.publish(ctx, &in, &d)
 	return carried
 }
 

@@ -15,7 +15,7 @@ import (
 // picture before: a warning when it got worse, and a plain line when it is well
 // again. The first picture has no before, so it warns of nothing that a start
 // brings with it.
-func logTransitions(log *slog.Logger, prev, next *status.Status) {
+func logTransitions(ctx context.Context, logger *slog.Logger, prev, next *status.Status) {
 	first := prev == nil
 	if first {
 		prev = &status.Status{}
@@ -24,19 +24,19 @@ func logTransitions(log *slog.Logger, prev, next *status.Status) {
 	if first || next.Stopping {
 		worse = slog.LevelInfo
 	}
-	logVIPs(log, prev, next, worse)
-	logInterfaces(log, prev, next, worse)
-	logPeers(log, prev, next, worse)
-	logProblems(log, prev, next)
-	logPasses(log, prev, next)
+	logVIPs(ctx, logger, prev, next, worse)
+	logInterfaces(ctx, logger, prev, next, worse)
+	logPeers(ctx, logger, prev, next, worse)
+	logProblems(ctx, logger, prev, next)
+	logPasses(ctx, logger, prev, next)
 }
 
 // emit logs at a level that is decided at run time.
-func emit(log *slog.Logger, level slog.Level, message string, args ...any) {
-	log.Log(context.Background(), level, message, args...) //nolint:sloglint // the callers' messages are static
+func emit(ctx context.Context, logger *slog.Logger, level slog.Level, message string, args ...any) {
+	logger.Log(ctx, level, message, args...) //nolint:sloglint // the callers' messages are static
 }
 
-func logVIPs(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
+func logVIPs(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level) {
 	before := make(map[string]*status.VIP, len(prev.VIPs))
 	for i := range prev.VIPs {
 		before[prev.VIPs[i].Name] = &prev.VIPs[i]
@@ -49,7 +49,7 @@ func logVIPs(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
 		}
 		switch {
 		case v.Announced && !old.Announced:
-			emit(log, slog.LevelInfo, "vip announced", "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
+			emit(ctx, logger, slog.LevelInfo, "vip announced", "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
 		case !v.Announced && (!known || old.Reason != v.Reason):
 			// What was withheld before, and now is for another reason, may well
 			// be on its way up.
@@ -57,11 +57,11 @@ func logVIPs(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
 			if old.Announced {
 				level = worse
 			}
-			emit(log, level, "vip withheld", "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
+			emit(ctx, logger, level, "vip withheld", "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
 		case !v.Announced && old.Detail != v.Detail:
-			emit(log, slog.LevelDebug, "vip still withheld", "vip", v.Name, "reason", v.Reason, "detail", v.Detail)
+			emit(ctx, logger, slog.LevelDebug, "vip still withheld", "vip", v.Name, "reason", v.Reason, "detail", v.Detail)
 		}
-		logChecks(log, v, old, worse)
+		logChecks(ctx, logger, v, old, worse)
 	}
 }
 
@@ -76,7 +76,7 @@ func carrying(v *status.VIP) string {
 	return strings.Join(names, ",")
 }
 
-func logChecks(log *slog.Logger, v, old *status.VIP, worse slog.Level) {
+func logChecks(ctx context.Context, logger *slog.Logger, v, old *status.VIP, worse slog.Level) {
 	for i := range v.Checks {
 		c := &v.Checks[i]
 		was := status.Check{Verdict: string(health.Unknown)}
@@ -89,30 +89,30 @@ func logChecks(log *slog.Logger, v, old *status.VIP, worse slog.Level) {
 		}
 		switch {
 		case c.Verdict != was.Verdict:
-			emit(log, level, "check verdict", "vip", v.Name, "check", c.Name, "verdict", c.Verdict, "error", c.Reason)
+			emit(ctx, logger, level, "check verdict", "vip", v.Name, "check", c.Name, "verdict", c.Verdict, "error", c.Reason)
 		case c.Reason != was.Reason:
-			emit(log, slog.LevelDebug, "check result", "vip", v.Name, "check", c.Name, "verdict", c.Verdict, "error", c.Reason)
+			emit(ctx, logger, slog.LevelDebug, "check result", "vip", v.Name, "check", c.Name, "verdict", c.Verdict, "error", c.Reason)
 		}
 	}
 }
 
-func logInterfaces(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
+func logInterfaces(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level) {
 	for i := range next.Interfaces {
 		n := &next.Interfaces[i]
 		k := slices.IndexFunc(prev.Interfaces, func(o status.Interface) bool { return o.Name == n.Name })
 		known := k >= 0
 		switch {
 		case n.Usable && (!known || !prev.Interfaces[k].Usable):
-			emit(log, slog.LevelInfo, "interface usable", "interface", n.Name)
+			emit(ctx, logger, slog.LevelInfo, "interface usable", "interface", n.Name)
 		case !n.Usable && (!known || prev.Interfaces[k].Usable):
-			emit(log, worse, "interface unusable", "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
+			emit(ctx, logger, worse, "interface unusable", "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
 		case !n.Usable && prev.Interfaces[k].Reason != n.Reason:
-			emit(log, slog.LevelDebug, "interface still unusable", "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
+			emit(ctx, logger, slog.LevelDebug, "interface still unusable", "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
 		}
 	}
 }
 
-func logPeers(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
+func logPeers(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level) {
 	up := string(bgp.Established)
 	for i := range next.Peers {
 		p := &next.Peers[i]
@@ -122,36 +122,36 @@ func logPeers(log *slog.Logger, prev, next *status.Status, worse slog.Level) {
 		}
 		switch {
 		case p.State == up && was.State != up:
-			emit(log, slog.LevelInfo, "peer up", "peer", p.Address, "interface", p.Interface, "local_address", p.LocalAddress)
+			emit(ctx, logger, slog.LevelInfo, "peer up", "peer", p.Address, "interface", p.Interface, "local_address", p.LocalAddress)
 		case p.State != up && was.State == up:
-			emit(log, worse, "peer down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+			emit(ctx, logger, worse, "peer down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		case p.State != up && p.LastError != was.LastError:
-			emit(log, slog.LevelDebug, "peer still down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+			emit(ctx, logger, slog.LevelDebug, "peer still down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		}
 	}
 }
 
-func logProblems(log *slog.Logger, prev, next *status.Status) {
+func logProblems(ctx context.Context, logger *slog.Logger, prev, next *status.Status) {
 	for _, text := range next.Kernel.Problems {
 		if !slices.Contains(prev.Kernel.Problems, text) {
-			log.Warn("kernel problem", "problem", text)
+			emit(ctx, logger, slog.LevelWarn, "kernel problem", "problem", text)
 		}
 	}
 	for _, text := range prev.Kernel.Problems {
 		if !slices.Contains(next.Kernel.Problems, text) {
-			log.Info("kernel problem solved", "problem", text)
+			emit(ctx, logger, slog.LevelInfo, "kernel problem solved", "problem", text)
 		}
 	}
 }
 
-func logPasses(log *slog.Logger, prev, next *status.Status) {
+func logPasses(ctx context.Context, logger *slog.Logger, prev, next *status.Status) {
 	was, is := prev.Passes.LastError, next.Passes.LastError
 	switch {
 	case is == "" && was != "":
-		log.Info("pass complete again")
+		emit(ctx, logger, slog.LevelInfo, "pass complete again")
 	case is != "" && was == "":
-		log.Warn("pass incomplete", "error", is)
+		emit(ctx, logger, slog.LevelWarn, "pass incomplete", "error", is)
 	case is != was:
-		log.Debug("pass still incomplete", "error", is)
+		emit(ctx, logger, slog.LevelDebug, "pass still incomplete", "error", is)
 	}
 }
