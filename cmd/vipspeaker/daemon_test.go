@@ -241,3 +241,25 @@ func TestTakenPort(t *testing.T) {
 		}
 	})
 }
+
+// TestSecondSignal: who cannot wait for the drain gets the end at once, and is
+// told how to clean up.
+func TestSecondSignal(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+		l := newLab(t, ns, labConfig)
+		d := l.daemon(t)
+		// Both are there when it goes on.
+		for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGINT} {
+			if err := d.cmd.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if code := d.signal(t, syscall.SIGCONT); code != exitBad || !strings.Contains(d.log.String(), "ended at once by a second signal") {
+			t.Errorf("code %d", code)
+		}
+		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood {
+			t.Errorf("cleanup: %+v", got)
+		}
+		l.same(t)
+	})
+}
