@@ -1,0 +1,167 @@
+package topologies
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/test/topologies/lab"
+)
+
+// leg is one of the host's paths in the topology vipa.
+type leg struct {
+	router string // the software at the far end
+	// ifc is the host's interface, with its addresses.
+	ifc            string
+	local4, local6 netip.Addr
+	// node is the router with its interface towards the host, peers are its
+	// addresses there, and via4 is its address towards the client.
+	node, dev    string
+	peer4, peer6 netip.Addr
+	via4         netip.Addr
+}
+
+// legs are the paths of the topology vipa, one with each routing software.
+func legs() []leg {
+	a := netip.MustParseAddr
+	return []leg{
+		{"frr", "en1", a("10.68.1.1"), a("fd68:1::1"), "r1", "e1", a("10.68.1.2"), a("fd68:1::2"), a("10.68.9.1")},
+		{"bird", "en5", a("10.68.5.1"), a("fd68:5::1"), "r5", "e5", a("10.68.5.2"), a("fd68:5::2"), a("10.68.9.5")},
+	}
+}
+
+// eachLeg runs a test once for each path, with the path that fails and the one
+// that stays.
+func eachLeg(t *testing.T, test func(t *testing.T, fails, stays leg)) {
+	t.Helper()
+	for i, fails := range legs() {
+		t.Run(fails.router, func(t *testing.T) { test(t, fails, legs()[1-i]) })
+	}
+}
+
+// startSample starts the topology vipa and the daemon in it, and waits until the
+// client has both ways to both VIPs.
+func startSample(t *testing.T) (*lab.Lab, *lab.Speaker) {
+	t.Helper()
+	l := lab.Start(t, "vipa")
+	s := startSpeaker(t, l)
+	waitClientHasBoth(t, l)
+	return l, s
+}
+
+func waitClientHasBoth(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	client := l.Node("client")
+	lab.Eventually(t, 15*time.Second, "the client has two ways to each VIP", func() error {
+		for _, vip := range []netip.Prefix{vip4, vip6} {
+			hops, err := client.Route(vip)
+			if err != nil || len(lab.Live(hops)) != 2 {
+				return fmt.Errorf("%v: %v: %w", vip, hops, err)
+			}
+		}
+		return nil
+	})
+}
+
+// waitLive waits until a node's live legs to prefix are those wanted.
+func waitLive(t *testing.T, n *lab.Node, prefix netip.Prefix, want ...string) {
+	t.Helper()
+	lab.Eventually(t, 15*time.Second, fmt.Sprintf("%s has %v via %v", n.Name, prefix, want), func() error {
+		hops, err := n.Route(prefix)
+		if err != nil {
+			return err
+		}
+		return lab.That(slices.Equal(lab.Live(hops), want), "it has %v", hops)
+	})
+}
+
+// portVia returns a TCP source port with which the client's packets to server
+// go by the router that has the address via.
+func portVia(t *testing.T, client *lab.Node, server netip.AddrPort, via netip.Addr) uint16 {
+	t.Helper()
+	for port := uint16(42001); port < 42101; port++ {
+		r, err := client.RouteGet(fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", server.Addr(), client4, port, server.Port()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Gateway == via {
+			return port
+		}
+	}
+	t.Fatalf("none of 100 ports leads to %v via %v", server, via)
+	return 0
+}
+
+// startSessions opens TCP sessions to the VIPs, IPv4 by way of the leg l, and
+// from the host without a chosen source, which must be the VIP.
+func startSessions(t *testing.T, l *lab.Lab, through leg) []*lab.Session {
+	t.Helper()
+	host, client := l.Node("host"), l.Node("client")
+	service4, service6 := netip.AddrPortFrom(vip4.Addr(), 8080), netip.AddrPortFrom(vip6.Addr(), 8080)
+	local := netip.AddrPortFrom(client4, portVia(t, client, service4, through.via4))
+	sessions := []*lab.Session{
+		lab.StartSession(client, local, host, service4),
+		lab.StartSession(client, netip.AddrPort{}, host, service6),
+	}
+	// Several, so that some leave by each interface.
+	for port := uint16(9001); port <= 9004; port++ {
+		out4 := lab.StartSession(host, netip.AddrPort{}, client, netip.AddrPortFrom(client4, port))
+		out6 := lab.StartSession(host, netip.AddrPort{}, client, netip.AddrPortFrom(client6, port))
+		if out4.Local.Addr() != vip4.Addr() || out6.Local.Addr() != vip6.Addr() {
+			t.Errorf("sessions from the host have the sources %v and %v", out4.Local, out6.Local)
+		}
+		sessions = append(sessions, out4, out6)
+	}
+	for _, s := range sessions {
+		s.WaitAlive(5 * time.Second)
+	}
+	return sessions
+}
+
+// waitAllAlive waits until all sessions carry data, and returns the longest gap
+// since the given time.
+func waitAllAlive(sessions []*lab.Session, since time.Time) time.Duration {
+	var gap time.Duration
+	for _, s := range sessions {
+		s.WaitAlive(10 * time.Second)
+		gap = max(gap, s.Gap(since))
+	}
+	return gap
+}
+
+// egress returns the interfaces by which 40 flows from the VIP to the client
+// leave the host.
+func egress(t *testing.T, host *lab.Node) []string {
+	t.Helper()
+	seen := map[string]bool{}
+	for port := 50001; port <= 50020; port++ {
+		for _, flow := range []string{
+			fmt.Sprintf("%v from %v ipproto tcp sport %d dport 80", client4, vip4.Addr(), port),
+			fmt.Sprintf("%v from %v ipproto tcp sport %d dport 80", client6, vip6.Addr(), port),
+		} {
+			r, err := host.RouteGet(flow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[r.Dev] = true
+		}
+	}
+	devs := []string{}
+	for dev := range seen {
+		devs = append(devs, dev)
+	}
+	slices.SortFunc(devs, cmp.Compare[string])
+	return devs
+}
+
+// waitEgress waits until flows from the VIP leave by exactly these interfaces.
+func waitEgress(t *testing.T, host *lab.Node, d time.Duration, want ...string) {
+	t.Helper()
+	lab.Eventually(t, d, fmt.Sprintf("flows from the VIP leave by %v", want), func() error {
+		got := egress(t, host)
+		return lab.That(slices.Equal(got, want), "they leave by %v", got)
+	})
+}
