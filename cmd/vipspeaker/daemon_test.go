@@ -18,7 +18,7 @@ import (
 // TestStopRestoresTheHost: from start to SIGTERM, with a service manager that
 // listens, and then the host is as it was.
 func TestStopRestoresTheHost(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/run/notify", Net: "unixgram"})
 		if err != nil {
@@ -85,7 +85,7 @@ func TestStopRestoresTheHost(t *testing.T) {
 // TestCleanup: what a daemon that was killed left stays for the next start,
 // unless it had been told to stop for good or a person asks for it.
 func TestCleanup(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		l.daemon(t).signal(t, syscall.SIGKILL)
 		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood || !l.holds() {
@@ -119,7 +119,7 @@ func TestCleanup(t *testing.T) {
 
 // TestRestartModeLeavesAll: the kernel is left to the next process.
 func TestRestartModeLeavesAll(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig+"shutdown: {mode: restart}\n")
 		if code := l.daemon(t).signal(t, syscall.SIGTERM); code != exitGood || !l.holds() {
 			t.Errorf("code %d, VIPs held: %t", code, l.holds())
@@ -141,7 +141,7 @@ func TestRestartModeLeavesAll(t *testing.T) {
 
 // TestReloadOfARunningDaemon: by command and by signal, good and bad.
 func TestReloadOfARunningDaemon(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		d := l.daemon(t)
 		put := func(config string) {
@@ -193,7 +193,7 @@ func TestReloadOfARunningDaemon(t *testing.T) {
 // TestOrdinaryUser: the daemon needs no root, only two capabilities, as the
 // systemd unit gives them.
 func TestOrdinaryUser(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		const user = 65532
 		if err := os.Mkdir(defaultStateDir, 0o755); err != nil {
@@ -224,7 +224,7 @@ func TestOrdinaryUser(t *testing.T) {
 // TestTakenPort: a port that another program has is named, before anything of
 // the host is touched.
 func TestTakenPort(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		other, err := net.Listen("tcp", "127.0.0.1:9179")
 		if err != nil {
@@ -245,7 +245,7 @@ func TestTakenPort(t *testing.T) {
 // TestSecondSignal: who cannot wait for the drain gets the end at once, and is
 // told how to clean up.
 func TestSecondSignal(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) { //nolint:thelper // the body of the test
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		d := l.daemon(t)
 		// Both are there when it goes on.
