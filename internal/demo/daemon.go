@@ -46,8 +46,9 @@ type daemon struct {
 	cmd        *exec.Cmd
 	log        tail
 	// exited is closed when the process has ended, with err as its end.
-	exited chan struct{}
-	err    error
+	exited  chan struct{}
+	err     error
+	stopped bool // we asked it to end
 }
 
 // startDaemon starts the daemon in the host's namespace. It is killed with ctx.
@@ -69,10 +70,13 @@ func startDaemon(ctx context.Context, executable string, host *namespace) (*daem
 	return d, nil
 }
 
-// running returns an error when the process has ended.
+// running returns an error when the process has ended without being asked to.
 func (d *daemon) running() error {
 	select {
 	case <-d.exited:
+		if d.stopped {
+			return nil
+		}
 		return fmt.Errorf("the daemon ended by itself: %s", d.cmd.ProcessState)
 	default:
 		return nil
@@ -83,6 +87,7 @@ func (d *daemon) running() error {
 // it took. An exit code other than 0 is an error.
 func (d *daemon) stop(ctx context.Context) (time.Duration, error) {
 	start := time.Now()
+	d.stopped = true
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return 0, fmt.Errorf("stop the daemon: %w", err)
 	}

@@ -102,6 +102,9 @@ func Stage(ctx context.Context, o Options) error {
 	if err != nil {
 		p.screen.event("FAILED: %v", err)
 		if p.daemon != nil {
+			if gone := p.daemon.running(); gone != nil {
+				p.screen.event("%v", gone)
+			}
 			p.screen.block("The daemon's last lines:\n" + p.daemon.log.String())
 		}
 		p.screen.block("The router's last lines:\n" + p.routerLog.String())

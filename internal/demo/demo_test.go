@@ -5,11 +5,13 @@ package demo_test
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,6 +127,64 @@ func TestLongDemo(t *testing.T) {
 	}
 }
 
+// untilStatus starts the demo and reads its output until it shows the status:
+// then the daemon and its speakers run. It returns where to read on.
+func untilStatus(t *testing.T, demo *exec.Cmd) io.Reader {
+	t.Helper()
+	out, err := demo.StdoutPipe()
+	if err == nil {
+		err = demo.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := ""
+	for buf := make([]byte, 4096); !strings.Contains(seen, "$ vipspeaker status"); {
+		n, err := out.Read(buf)
+		if err != nil {
+			t.Fatalf("%v after %s", err, seen)
+		}
+		seen += string(buf[:n])
+	}
+	return out
+}
+
+// A daemon that dies fails the demo, which says so and shows its log.
+func TestLongDemoDaemonDies(t *testing.T) {
+	path := program(t)
+	cmd := exec.CommandContext(t.Context(), path, "demo")
+	out := untilStatus(t, cmd)
+	killed := 0
+	for _, exe := range processes(t, path) {
+		dir := filepath.Dir(exe)
+		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || !bytes.Contains(args, []byte("\x00run\x00")) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		killed++
+	}
+	rest, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	if killed != 1 || cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("killed %d daemons, the demo ended with %v; want 1 and exit code 1", killed, err)
+	}
+	for _, want := range []string{"FAILED: ", "the daemon ended by itself: signal: killed", "The daemon's last lines:", "msg=started"} {
+		if !bytes.Contains(rest, []byte(want)) {
+			t.Errorf("the output lacks %q:\n%s", want, rest)
+		}
+	}
+}
+
 // Whatever ends the command, in the middle of its work, ends all of the demo.
 func TestLongDemoInterrupted(t *testing.T) {
 	path := program(t)
@@ -133,24 +193,9 @@ func TestLongDemoInterrupted(t *testing.T) {
 		t.Run(sig.String(), func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), path, "demo")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			out, err := cmd.StdoutPipe()
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
-			if err == nil {
-				err = cmd.Start()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The daemon and its speakers run once its status was shown.
-			seen := ""
-			for buf := make([]byte, 4096); !strings.Contains(seen, "$ vipspeaker status"); {
-				n, readErr := out.Read(buf)
-				if readErr != nil {
-					t.Fatalf("%v after %s", readErr, seen)
-				}
-				seen += string(buf[:n])
-			}
+			untilStatus(t, cmd)
 			if got := len(processes(t, path)); got < 4 {
 				t.Errorf("%d processes of the demo while it runs, want the command, the stage, the daemon and its speakers", got)
 			}
@@ -158,10 +203,10 @@ func TestLongDemoInterrupted(t *testing.T) {
 			if sig == syscall.SIGKILL {
 				target = cmd.Process.Pid
 			}
-			if err = syscall.Kill(target, sig); err != nil {
+			if err := syscall.Kill(target, sig); err != nil {
 				t.Fatal(err)
 			}
-			err = cmd.Wait()
+			err := cmd.Wait()
 			if sig != syscall.SIGKILL && (cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "interrupted")) {
 				t.Errorf("after %v: %v, %q; want exit code 1", sig, err, stderr.String())
 			}

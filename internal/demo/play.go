@@ -303,17 +303,15 @@ func (p *play) stop(ctx context.Context) error {
 }
 
 // paths waits until the router's route to the VIP goes by exactly these
-// attachments, while the daemon runs or has been stopped by us.
+// attachments, and no longer than the daemon runs, unless it was stopped.
 func (p *play) paths(ctx context.Context, want ...int) error {
 	var hops []netip.Addr
 	for _, i := range want {
 		hops = append(hops, attachments()[i].host)
 	}
 	return await(ctx, 20*time.Second, fmt.Sprintf("route of the router to %s by %v", vipAddress, hops), func() (bool, error) {
-		if len(want) > 0 {
-			if err := p.daemon.running(); err != nil {
-				return false, err
-			}
+		if err := p.daemon.running(); err != nil {
+			return false, err
 		}
 		got, err := p.router.hops()
 		return slices.Equal(got, hops), err

@@ -393,6 +393,7 @@ func (s *site) status(ctx context.Context) {
 		s.t.Errorf("status says: %s", out)
 	}
 	// Docker mounts /proc/sys read-only; the daemon tells and works on.
+	s.t.Logf("problems: %s", strings.Join(picture.Kernel.Problems, "\n"))
 	if len(picture.Kernel.Problems) == 0 {
 		s.t.Error("status names no problem, although the sysctls cannot be set")
 	}
