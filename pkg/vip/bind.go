@@ -154,7 +154,7 @@ func (p *pass) servedVIPs() []netip.Prefix {
 }
 
 // usableAddresses are the host addresses on our devices that work: not
-// tentative, the device up.
+// tentative, the device up, packets for them taken.
 func (p *pass) usableAddresses() map[netip.Prefix]bool {
 	if p.usable != nil {
 		return p.usable
@@ -166,7 +166,7 @@ func (p *pass) usableAddresses() map[netip.Prefix]bool {
 	}
 	out := make(map[netip.Prefix]bool, len(p.s.addresses))
 	for _, a := range p.s.addresses {
-		if up[a.index] && a.usable() && a.prefix.IsSingleIP() {
+		if up[a.index] && a.usable() && a.prefix.IsSingleIP() && !p.m.late[a.prefix] {
 			out[a.prefix] = true
 		}
 	}

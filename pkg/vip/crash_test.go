@@ -2,6 +2,7 @@ package vip
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,7 +16,8 @@ import (
 )
 
 // foreign gives the host things of other owners that look like ours.
-func (l *lab) foreign() {
+func (l *lab) foreign(tb testing.TB) {
+	tb.Helper()
 	l.IP("addr add 10.68.6.77/32 dev lo")
 	l.IP("-6 addr add fd68:6::77/128 dev lo nodad")
 	l.IP("rule add pref 32090 from 10.68.6.77 lookup 100")
@@ -24,6 +26,12 @@ func (l *lab) foreign() {
 	l.IP("route add 10.77.0.0/16 via 10.68.1.2 table 100 proto static")
 	l.IP("route add 10.78.0.0/16 via 10.68.1.2 proto 68")
 	l.IP("route add local 10.79.0.0/16 dev lo table local")
+	netnstest.Until(tb, soon, func() error {
+		if s := l.IP("-6 route show table local"); !strings.Contains(s, "fd68:6::77") {
+			return errors.New(s)
+		}
+		return nil
+	})
 }
 
 // life is a daemon's: start, source on, en1 fails and comes back, a VIP goes and
@@ -61,7 +69,7 @@ func TestKilledAfterAnyWrite(t *testing.T) {
 			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 				t.Helper()
 				l := newLab(t, ns)
-				l.foreign()
+				l.foreign(t)
 				d := crashDesired()
 				before := l.dump()
 				m := l.manager(t)

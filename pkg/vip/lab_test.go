@@ -210,4 +210,4 @@ func (l *lab) sameButOrder(tb testing.TB, before string) {
 	}
 }
 
-const soon = 3 * time.Second
+const soon = 10 * time.Second

@@ -42,6 +42,8 @@ type Manager struct {
 	adopted bool
 	sources []netip.Addr
 	placed  placed
+	// late are the VIPs for which the kernel does not take packets yet.
+	late map[netip.Prefix]bool
 	// flush are the devices whose unresolved neighbours must still be deleted.
 	flush map[int]bool
 	// kinds of virtual devices, the preferred one first.
@@ -131,9 +133,10 @@ func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
 // anybody is told of the VIP.
 func (m *Manager) Bind(ctx context.Context, d Desired) (Actual, error) {
 	return m.run(ctx, d, readHosts, func(p *pass) {
-		if !p.bind() || !p.reread() {
+		if !p.bind() && len(m.late) == 0 || !p.reread() {
 			return
 		}
+		p.awaitDelivery()
 		p.steer(p.servedVIPs())
 	})
 }
