@@ -173,6 +173,9 @@ func (m *Manager) run(ctx context.Context, d Desired, depth depth, do func(*pass
 		return Actual{}, fmt.Errorf("vip: wait for the call before: %w", ctx.Err())
 	}
 	p := &pass{ctx: ctx, m: m, d: d, a: Actual{Repaired: map[string]int{}}}
+	if err := m.conn.renew(); err != nil {
+		return p.a, fmt.Errorf("vip: %w", err)
+	}
 	if err := p.read(depth); err != nil {
 		return p.a, fmt.Errorf("vip: %w", err)
 	}
