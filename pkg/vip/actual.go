@@ -104,6 +104,23 @@ func (p *pass) inspect() {
 	p.m.problems = p.a.Problems
 }
 
+// inspectGateways reports usable interfaces that the default route of the return
+// table does not use, though it uses others.
+func (p *pass) inspectGateways(planned *plan, family uint8) {
+	i := slices.IndexFunc(planned.routes, func(r *route) bool {
+		return r.table == p.m.opts.BaseTable && r.family() == family && r.dst.Bits() == 0
+	})
+	for _, q := range p.ports {
+		if q.usable && i >= 0 && !planned.routes[i].via(q.index) {
+			name := "IPv4"
+			if family == unix.AF_INET6 {
+				name = "IPv6"
+			}
+			p.problem("interface %s has no %s gateway: the default route for the VIPs does not use it", q.Name, name)
+		}
+	}
+}
+
 // inspectRules reports rules of others that win over ours.
 func (p *pass) inspectRules() {
 	for _, r := range p.s.rules {

@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -281,6 +282,66 @@ func TestUnbindNeverCostsARoute(t *testing.T) {
 		}
 		if s, err := l.TryIP("link show vi0"); err == nil {
 			t.Errorf("left: %s", s)
+		}
+	})
+}
+
+// An address that is not usable yet is not bound.
+func TestTentativeIsNotBound(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.Sysctl("net/ipv6/conf/en7/accept_dad", "1")
+		l.IP("-6 addr add %s dev en7", vip6)
+		m := l.manager(t)
+		d := desired(vip6)
+		d.Device = Device{Name: "en7", Kind: KindExisting}
+		if a := converge(t, m, d); a.IsBound(vip6) || len(a.Sources) != 0 {
+			t.Errorf("tentative, and yet %+v", a)
+		}
+		netnstest.Until(t, soon, func() error {
+			if a := converge(t, m, d); !a.IsBound(vip6) {
+				return errors.New(l.IP("addr show dev en7"))
+			}
+			return nil
+		})
+		l.IP("link set en7 down")
+		if a, err := m.Read(t.Context(), d); err != nil || a.IsBound(vip6) {
+			t.Errorf("device down, and yet %+v, %v", a, err)
+		}
+	})
+}
+
+// Gateways come from the configuration where it has any; one that the kernel
+// would refuse costs nothing but itself.
+func TestGateways(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		for _, family := range []string{"-4", "-6"} {
+			l.IP("%s route flush default", family)
+		}
+		m := l.manager(t)
+		d := desired(vip4, vip6)
+		linkLocal := netip.MustParseAddr("fe80::1234")
+		d.Interfaces[0].Gateways = []netip.Addr{netip.MustParseAddr("10.68.1.2"), linkLocal}
+		d.Interfaces[1].Gateways = []netip.Addr{netip.MustParseAddr("10.99.0.1")}
+		converge(t, m, d)
+		a := converge(t, m, d)
+		for _, want := range []string{
+			"gateway 10.99.0.1 of interface en5 is not on-link and is not used",
+			"interface en5 has no IPv6 gateway: the default route for the VIPs does not use it",
+		} {
+			if !slices.Contains(a.Problems, want) {
+				t.Errorf("problems %q lack %q", a.Problems, want)
+			}
+		}
+		for to, want := range map[string]string{
+			"10.68.9.9 from 10.68.6.1": "via 10.68.1.2 dev en1", "fd68:9::9 from fd68:6::1": "via fe80::1234 dev en1",
+		} {
+			if got := l.IP("route get %s", to); !strings.Contains(got, want) {
+				t.Errorf("route get %s: %s, want %s", to, got, want)
+			}
 		}
 	})
 }

@@ -106,6 +106,7 @@ func TestMirror(t *testing.T) {
 		if got := l.IP("-6 route"); stripExpiry(got) != stripExpiry(main6) {
 			t.Errorf("the IPv6 main table is changed:\n%s", got)
 		}
+		full := map[string][]string{"-4": l.tableOf("-4", "6801"), "-6": l.tableOf("-6", "6801")}
 		// en1 fails: groups lose a leg, what was only there goes, throws stay.
 		converge(t, m, d.usable(false, true))
 		if a := converge(t, m, d.usable(false, true)); a.Writes != 0 {
@@ -119,6 +120,22 @@ func TestMirror(t *testing.T) {
 		}
 		if diff := cmp.Diff(want4, l.tableOf("-4", "6801")); diff != "" {
 			t.Errorf("IPv4 return table without en1 (-want +got):\n%s", diff)
+		}
+		want6 = []string{
+			"default via fd68:5::2 dev en5 metric 1024 mtu 1450 pref medium",
+			"fd02::/64 via fd68:5::2 dev en5 metric 1024 pref medium",
+			"fd68:5::/64 dev en5 metric 256 pref medium",
+			"throw fd03::/64 dev lo metric 1024 pref medium", "throw fd05::/64 dev lo metric 1024 pref medium",
+			"throw fd68:7::/64 dev lo metric 256 pref medium",
+		}
+		if diff := cmp.Diff(want6, l.tableOf("-6", "6801")); diff != "" {
+			t.Errorf("IPv6 return table without en1 (-want +got):\n%s", diff)
+		}
+		converge(t, m, d)
+		for _, family := range []string{"-4", "-6"} {
+			if diff := cmp.Diff(full[family], l.tableOf(family, "6801")); diff != "" {
+				t.Errorf("%s return table after the recovery (-want +got):\n%s", family, diff)
+			}
 		}
 	})
 }

@@ -38,6 +38,9 @@ type conn struct {
 	seq uint32
 	buf []byte
 	out []byte
+	// broken tells that an answer is still on its way: the kernel refuses another
+	// dump until it is fetched, so a new socket is simpler.
+	broken bool
 	// gate, if set, is asked how many of n writes may still be done; tests use it
 	// to stop a process at any moment. It covers netlink, sysctls and files.
 	gate func(n int) int
@@ -64,6 +67,20 @@ func dial() (*conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// renew replaces a broken socket.
+func (c *conn) renew() error {
+	if !c.broken {
+		return nil
+	}
+	fresh, err := dial()
+	if err != nil {
+		return err
+	}
+	c.close()
+	c.fd, c.broken = fresh.fd, false
+	return nil
 }
 
 func (c *conn) setup() error {
@@ -106,6 +123,7 @@ func (c *conn) receive(visit func(message) (bool, error)) (bool, error) {
 	for errors.Is(err, unix.EINTR) {
 		n, err = unix.Read(c.fd, c.buf)
 	}
+	c.broken = err != nil
 	if errors.Is(err, unix.EAGAIN) {
 		return false, fmt.Errorf("no answer from the kernel within %s: %w", socketTimeout, os.ErrDeadlineExceeded)
 	}
@@ -198,6 +216,7 @@ func (c *conn) send(b []byte) error {
 			continue
 		}
 		if err != nil {
+			c.broken = true
 			return fmt.Errorf("write netlink socket: %w", err)
 		}
 		return nil

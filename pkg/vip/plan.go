@@ -101,6 +101,7 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 	for _, g := range skipped {
 		p.problem("gateway %s of interface %s is not on-link and is not used", g.gateway, g.name)
 	}
+	p.inspectGateways(out, family)
 	var accepted []uint32
 	for i, table := range tables {
 		_, err := p.planTable(out, newView(family, table, sources[i], p.ports, p.s))
@@ -136,7 +137,9 @@ func (p *pass) sources(family uint8, vips []netip.Prefix) []netip.Addr {
 	var out []netip.Addr
 	for i := range p.ports {
 		a := p.ports[i].source(family)
-		if isSource(a, vips) && !slices.Contains(out, a) && len(out) < tableCount-1 {
+		// Of a bound IPv6 prefix the kernel takes no address as preferred source.
+		ok := isSource(a, vips) && (family == unix.AF_INET || slices.Contains(vips, host(a)))
+		if ok && !slices.Contains(out, a) && len(out) < tableCount-1 {
 			out = append(out, a)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestAggregate(t *testing.T) {
@@ -101,5 +102,24 @@ func TestCallsExcludeEachOther(t *testing.T) {
 	defer cancel()
 	if _, err := m.Steer(ctx, Desired{}); err == nil || !strings.Contains(err.Error(), "wait for the call before") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A socket on which an answer is missing is replaced.
+func TestBrokenSocketIsReplaced(t *testing.T) {
+	c, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	if err = c.send(appendHeader(nil, unix.RTM_GETLINK, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, 1, make([]byte, unix.SizeofIfInfomsg))); err != nil {
+		t.Fatal(err)
+	}
+	c.broken = true // the answer was not read to its end
+	if err = c.renew(); err != nil || c.broken {
+		t.Fatal(err)
+	}
+	if links, err := c.links(t.Context()); err != nil || len(links) == 0 {
+		t.Errorf("links %v, %v", links, err)
 	}
 }
