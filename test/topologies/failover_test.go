@@ -90,14 +90,19 @@ func measureFailover(t *testing.T, topology string, a announcer, fail func(*lab.
 // how is added to `ip route get`.
 func portsVia(t *testing.T, node *lab.Node, how string, server netip.AddrPort, dev string, n int) []uint16 {
 	t.Helper()
+	var flows []string
+	const first, count = 40001, 100
+	for port := first; port < first+count; port++ {
+		flows = append(flows, fmt.Sprintf("%v %s ipproto udp sport %d dport %d", server.Addr(), how, port, server.Port()))
+	}
+	ways, err := node.RouteGets(flows...)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var ports []uint16
-	for port := uint16(40001); port < 40101 && len(ports) < n; port++ {
-		r, err := node.RouteGet(fmt.Sprintf("%v %s ipproto udp sport %d dport %d", server.Addr(), how, port, server.Port()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Dev == dev {
-			ports = append(ports, port)
+	for i, way := range ways {
+		if way.Dev == dev && len(ports) < n {
+			ports = append(ports, uint16(first+i))
 		}
 	}
 	if len(ports) < n {

@@ -1,7 +1,6 @@
 package topologies
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -82,13 +81,18 @@ func waitLive(t *testing.T, n *lab.Node, prefix netip.Prefix, want ...string) {
 // go by the router that has the address via.
 func portVia(t *testing.T, client *lab.Node, server netip.AddrPort, via netip.Addr) uint16 {
 	t.Helper()
-	for port := uint16(42001); port < 42101; port++ {
-		r, err := client.RouteGet(fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", server.Addr(), client4, port, server.Port()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Gateway == via {
-			return port
+	var flows []string
+	const first, count = 42001, 100
+	for port := first; port < first+count; port++ {
+		flows = append(flows, fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", server.Addr(), client4, port, server.Port()))
+	}
+	ways, err := client.RouteGets(flows...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, way := range ways {
+		if way.Gateway == via {
+			return uint16(first + i)
 		}
 	}
 	t.Fatalf("none of 100 ports leads to %v via %v", server, via)
@@ -132,36 +136,35 @@ func waitAllAlive(sessions []*lab.Session, since time.Time) time.Duration {
 	return gap
 }
 
-// egress returns the interfaces by which 40 flows from the VIP to the client
+// egress returns the interfaces by which 40 flows from the VIPs to the client
 // leave the host.
-func egress(t *testing.T, host *lab.Node) []string {
-	t.Helper()
-	seen := map[string]bool{}
+func egress(host *lab.Node) ([]string, error) {
+	var flows []string
 	for port := 50001; port <= 50020; port++ {
-		for _, flow := range []string{
+		flows = append(flows,
 			fmt.Sprintf("%v from %v ipproto tcp sport %d dport 80", client4, vip4.Addr(), port),
-			fmt.Sprintf("%v from %v ipproto tcp sport %d dport 80", client6, vip6.Addr(), port),
-		} {
-			r, err := host.RouteGet(flow)
-			if err != nil {
-				t.Fatal(err)
-			}
-			seen[r.Dev] = true
-		}
+			fmt.Sprintf("%v from %v ipproto tcp sport %d dport 80", client6, vip6.Addr(), port))
 	}
-	devs := []string{}
-	for dev := range seen {
-		devs = append(devs, dev)
+	ways, err := host.RouteGets(flows...)
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(devs, cmp.Compare[string])
-	return devs
+	var devs []string
+	for _, way := range ways {
+		devs = append(devs, way.Dev)
+	}
+	slices.Sort(devs)
+	return slices.Compact(devs), nil
 }
 
 // waitEgress waits until flows from the VIP leave by exactly these interfaces.
 func waitEgress(t *testing.T, host *lab.Node, d time.Duration, want ...string) {
 	t.Helper()
 	lab.Eventually(t, d, fmt.Sprintf("flows from the VIP leave by %v", want), func() error {
-		got := egress(t, host)
+		got, err := egress(host)
+		if err != nil {
+			return err
+		}
 		return lab.That(slices.Equal(got, want), "they leave by %v", got)
 	})
 }

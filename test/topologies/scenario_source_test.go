@@ -122,7 +122,7 @@ func TestScenario05UnboundSource(t *testing.T) {
 	// Sessions and whatever else goes to a router keep the interface's address.
 	for _, leg := range legs() {
 		if r, err := host.RouteGet(leg.peer4.String()); err != nil || r.Source != leg.local4 {
-			t.Errorf("ip route get %v: source %v, want %v: %v", leg.peer4, r.Source, leg.local4, err)
+			t.Errorf("ip route get %v: %+v, want source %v: %v", leg.peer4, r, leg.local4, err)
 		}
 	}
 	waitEgress(t, host, time.Second, "en1", "en5")

@@ -1,10 +1,10 @@
 package lab
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -76,16 +76,39 @@ type RouteGet struct {
 
 // RouteGet asks the node's kernel which way a packet goes, with the arguments
 // of `ip route get`: "10.68.6.1 ipproto udp sport 4000 dport 7".
-func (n *Node) RouteGet(args string) (RouteGet, error) {
-	out, err := n.Try(append([]string{"ip", "-j", "route", "get"}, strings.Fields(args)...)...)
+func (n *Node) RouteGet(flow string) (RouteGet, error) {
+	answers, err := n.RouteGets(flow)
 	if err != nil {
 		return RouteGet{}, err
 	}
-	var routes []RouteGet
-	if err := unmarshal(out, &routes); err != nil || len(routes) != 1 {
-		return RouteGet{}, fmt.Errorf("node %s: ip route get %s: %d routes, %w", n.Name, args, len(routes), err)
+	return answers[0], nil
+}
+
+// RouteGets is RouteGet for many flows at once.
+func (n *Node) RouteGets(flows ...string) ([]RouteGet, error) {
+	cmd := n.Command("ip", "-j", "-batch", "-")
+	var in, stderr bytes.Buffer
+	for _, f := range flows {
+		fmt.Fprintf(&in, "route get %s\n", f)
 	}
-	return routes[0], nil
+	cmd.Stdin, cmd.Stderr = &in, &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("node %s: ip route get: %w: %s", n.Name, err, stderr.String())
+	}
+	// One list of one route for each flow, one behind the other.
+	var answers []RouteGet
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var list []RouteGet
+		if err := d.Decode(&list); err != nil {
+			return nil, fmt.Errorf("node %s: ip route get: %w", n.Name, err)
+		}
+		answers = append(answers, list...)
+	}
+	if len(answers) != len(flows) {
+		return nil, fmt.Errorf("node %s: ip route get: %d answers for %d flows", n.Name, len(answers), len(flows))
+	}
+	return answers, nil
 }
 
 func unmarshal(s string, into any) error { return json.Unmarshal([]byte(s), into) }
