@@ -84,7 +84,9 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 			vips = append(vips, v)
 		}
 	}
-	fallbacks := slices.DeleteFunc(slices.Clone(p.d.Fallbacks), func(f Fallback) bool { return familyOf(f.Local) != family })
+	fallbacks := slices.DeleteFunc(slices.Clone(p.d.Fallbacks), func(f Fallback) bool {
+		return familyOf(f.Local) != family || familyOf(f.Peer) != family
+	})
 	if len(vips) == 0 && len(fallbacks) == 0 {
 		return nil
 	}
