@@ -4,6 +4,9 @@
 #   docker run -d --name vipspeaker --network host \
 #     --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
 #     -v /etc/vipspeaker:/etc/vipspeaker:ro vipspeaker
+#
+# Docker mounts /proc/sys read-only: "docker exec vipspeaker vipspeaker status"
+# names the settings that are then left to be set on the host.
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./

@@ -385,7 +385,7 @@ func (s *site) privileges() {
 func (s *site) status(ctx context.Context) {
 	s.t.Helper()
 	var picture status.Status
-	out := docker(ctx, s.t, "exec", s.container, "/usr/bin/vipspeaker", "status", "-o", "json")
+	out := docker(ctx, s.t, "exec", s.container, "vipspeaker", "status", "-o", "json")
 	if err := json.Unmarshal([]byte(out), &picture); err != nil {
 		s.t.Fatalf("status prints no JSON: %v\n%s", err, out)
 	}
