@@ -38,7 +38,7 @@ func testLog(t *testing.T) *slog.Logger {
 	var done atomic.Bool
 	t.Cleanup(func() { done.Store(true) })
 	w := &gate{w: testWriter{t}, closed: &done}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
 type gate struct {
@@ -75,7 +75,6 @@ func startSpeaker(t *testing.T, o SpeakerOptions) *Speaker {
 		o.Log = testLog(t)
 	}
 	s := NewSpeaker(o)
-	s.SetDebug(true)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -100,9 +99,16 @@ func conf(name string, asn uint32, local netip.Addr, peers ...Peer) SpeakerConfi
 		peers[i].LocalAddress = local
 	}
 	return SpeakerConfig{
-		Name: name, ASN: asn, RouterID: local, ListenPort: testPort, ListenAddresses: []netip.Addr{local},
-		GracefulRestart: GracefulRestart{Enabled: true, RestartTime: 20 * time.Second}, Peers: peers,
+		Name: name, ASN: asn, RouterID: local, ListenPort: testPort, ListenAddresses: []netip.Addr{local}, Peers: peers,
 	}
+}
+
+// graceful turns graceful restart on. GoBGP has data races of its own with it,
+// so tests that run such a speaker in this process are not built with the race
+// detector.
+func graceful(cfg SpeakerConfig) SpeakerConfig {
+	cfg.GracefulRestart = GracefulRestart{Enabled: true, RestartTime: 20 * time.Second}
+	return cfg
 }
 
 func peer(address netip.Addr, asn uint32) Peer {

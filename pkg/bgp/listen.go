@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // bindable returns the listen addresses on which a listener can be opened now,
@@ -32,6 +35,51 @@ func bindable(ctx context.Context, cfg SpeakerConfig) ([]netip.Addr, error) {
 		usable = append(usable, a)
 	}
 	return usable, errors.Join(errs...)
+}
+
+// guardListeners makes the kernel drop what comes from more than one hop away
+// before GoBGP sees it, if all peers promise TTL 255 (GTSM, RFC 5082). GoBGP
+// itself asks for that only after it has accepted a connection, when the other
+// end may have sent already. It keeps its listeners to itself, so they are found
+// among the open files.
+func guardListeners(cfg SpeakerConfig, listening []netip.Addr) error {
+	if len(listening) == 0 {
+		return nil
+	}
+	least := 255
+	if len(cfg.Peers) == 0 || slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return !p.TTLSecurity }) {
+		least = 0
+	}
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("find listeners: %w", err)
+	}
+	var errs []error
+	for _, f := range files {
+		fd, err := strconv.Atoi(f.Name())
+		if err != nil {
+			continue
+		}
+		on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		if err != nil || on == 0 {
+			continue
+		}
+		local, err := unix.Getsockname(fd)
+		if err != nil {
+			continue
+		}
+		switch v := local.(type) {
+		case *unix.SockaddrInet4:
+			if v.Port == cfg.ListenPort && slices.Contains(listening, netip.AddrFrom4(v.Addr)) {
+				errs = append(errs, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MINTTL, least)))
+			}
+		case *unix.SockaddrInet6:
+			if v.Port == cfg.ListenPort && slices.Contains(listening, netip.AddrFrom16(v.Addr)) {
+				errs = append(errs, os.NewSyscallError("set lowest hop limit", unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, least)))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // NeedsRestart tells whether a new process would serve the wanted configuration

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	api "github.com/osrg/gobgp/v3/api"
 )
 
 // startManager runs a manager until the test ends.
@@ -100,7 +99,7 @@ func TestManagerFromStartToDrain(t *testing.T) {
 	}
 	awaitUp(t, m, "en1", 1)
 	st := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Phase == Running && len(s.Announced) == 1 })
-	if st.PID == os.Getpid() || st.Restarts != 0 || !st.Peers[0].IPv4 || !st.Peers[0].IPv6 {
+	if st.PID == os.Getpid() || st.Restarts != 0 || st.Error != "" || !st.Peers[0].IPv4 || !st.Peers[0].IPv6 {
 		t.Errorf("state is %+v", st)
 	}
 	announce(m, cfg)
@@ -191,51 +190,6 @@ func TestHostilePeerCostsItsInterfaceOnly(t *testing.T) {
 	}
 }
 
-// A killed process is started again; a router that helps with graceful restart
-// never lets the route go.
-func TestKilledProcessKeepsItsRoutes(t *testing.T) {
-	host, router := addr(t), addr(t)
-	r := startSpeaker(t, SpeakerOptions{AcceptPaths: true})
-	apply(t, r, conf("r1", 65001, router, peer(host, 65010)))
-	m := startManager(t, Options{}, nil)
-	cfg := conf("en1", 65010, host, peer(router, 65001))
-	cfg.Paths = []Path{path4(1), path4(2)}
-	announce(m, cfg)
-	eventually(t, 5*time.Second, func() string { return fmt.Sprint(r.Received()) }, func() bool { return len(r.Received()) == 2 })
-	awaitUp(t, m, "en1", 1)
-
-	var mu sync.Mutex
-	fewest := 2
-	watch, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	r.opt.Poke = nil
-	go func() {
-		for watch.Err() == nil {
-			n := 0
-			_ = eachPath(watch, r.server.Load(), func(netip.Prefix, *api.Path) { n++ })
-			mu.Lock()
-			fewest = min(fewest, n)
-			mu.Unlock()
-		}
-	}()
-	if err := syscall.Kill(speakerState(m, "en1").PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	st := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Restarts == 1 && s.Phase == Running })
-	if !strings.Contains(st.LastExit, "signal: killed") {
-		t.Errorf("last exit is %q", st.LastExit)
-	}
-	awaitUp(t, m, "en1", 1) // GoBGP as the router takes no connection for 5 s
-	eventually(t, 5*time.Second, func() string { return fmt.Sprintf("%+v", r.State()) },
-		func() bool { return peerState(r.State(), host).State == Established })
-	<-time.After(500 * time.Millisecond) // the End-of-RIB, at which stale routes go
-	mu.Lock()
-	defer mu.Unlock()
-	if fewest != 2 {
-		t.Errorf("the router had only %d routes at some time", fewest)
-	}
-}
-
 // A process that hangs is seen, killed and replaced.
 func TestHangingProcessIsReplaced(t *testing.T) {
 	m := startManager(t, Options{}, func(mt *managerTiming) { mt.ping = 100 * time.Millisecond })
@@ -275,19 +229,19 @@ func TestStuckProcessHoldsUpNobody(t *testing.T) {
 		start := time.Now()
 		announce(m, cfgs...)
 		m.Withdraw(Desired{Speakers: cfgs})
-		if d := time.Since(start); d > 200*time.Millisecond {
+		if d := time.Since(start); d > time.Second {
 			t.Errorf("calls took %s", d)
 		}
 	}
 	raws[1].await(2*time.Second, func(all []string) bool { return len(all) == 2 })
-	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	start := time.Now()
 	err := m.Stop(ctx, StopDrain, "bye")
 	if err == nil || !strings.Contains(err.Error(), "speaker en0 did not end in time and was killed") || strings.Contains(err.Error(), "en1") {
 		t.Errorf("stop: %v", err)
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 4*time.Second {
 		t.Errorf("stop took %s", d)
 	}
 	if got := raws[1].await(time.Second, hasPrefix("notification")); got[len(got)-1] != "notification 6/2 bye" {

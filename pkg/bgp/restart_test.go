@@ -1,10 +1,19 @@
+//go:build !race
+
 package bgp
 
 import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	api "github.com/osrg/gobgp/v3/api"
 )
 
 type openBits struct {
@@ -21,7 +30,7 @@ func bits(p *rawPeer) openBits {
 func TestColdStartClaimsNothing(t *testing.T) {
 	host, router := addr(t), addr(t)
 	s := startSpeaker(t, SpeakerOptions{})
-	cfg := conf("en1", 65010, host, peer(router, 65001))
+	cfg := graceful(conf("en1", 65010, host, peer(router, 65001)))
 	cfg.Paths = []Path{path4(1)}
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{restart: 120, waits: true})
@@ -36,7 +45,7 @@ func TestColdStartClaimsNothing(t *testing.T) {
 func TestRestartIsClaimedOncePerPeer(t *testing.T) {
 	host, r1, r2, r3 := addr(t), addr(t), addr(t), addr(t)
 	s := startSpeaker(t, SpeakerOptions{Restarting: true})
-	cfg := conf("en1", 65010, host, peer(r1, 65001), peer(r2, 65002), peer(r3, 65003))
+	cfg := graceful(conf("en1", 65010, host, peer(r1, 65001), peer(r2, 65002), peer(r3, 65003)))
 	cfg.Paths = []Path{path4(1)}
 	apply(t, s, cfg)
 	restarted := openBits{Restart: true, Forwarding: true, Seconds: 20}
@@ -76,5 +85,50 @@ func TestRestartIsClaimedOncePerPeer(t *testing.T) {
 	}
 	if got := peerState(s.State(), r1); got.Transitions != 1 {
 		t.Errorf("another session flapped: %+v", got)
+	}
+}
+
+// A killed process is started again; a router that helps with graceful restart
+// never lets the route go.
+func TestKilledProcessKeepsItsRoutes(t *testing.T) {
+	host, router := addr(t), addr(t)
+	r := startSpeaker(t, SpeakerOptions{AcceptPaths: true})
+	apply(t, r, graceful(conf("r1", 65001, router, peer(host, 65010))))
+	m := startManager(t, Options{}, nil)
+	cfg := graceful(conf("en1", 65010, host, peer(router, 65001)))
+	cfg.Paths = []Path{path4(1), path4(2)}
+	announce(m, cfg)
+	eventually(t, 5*time.Second, func() string { return fmt.Sprint(r.Received()) }, func() bool { return len(r.Received()) == 2 })
+	awaitUp(t, m, "en1", 1)
+
+	var mu sync.Mutex
+	fewest := 2
+	watch, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r.opt.Poke = nil
+	go func() {
+		for watch.Err() == nil {
+			n := 0
+			_ = eachPath(watch, r.server.Load(), func(netip.Prefix, *api.Path) { n++ })
+			mu.Lock()
+			fewest = min(fewest, n)
+			mu.Unlock()
+		}
+	}()
+	if err := syscall.Kill(speakerState(m, "en1").PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	st := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Restarts == 1 && s.Phase == Running })
+	if !strings.Contains(st.LastExit, "signal: killed") {
+		t.Errorf("last exit is %q", st.LastExit)
+	}
+	awaitUp(t, m, "en1", 1) // GoBGP as the router takes no connection for 5 s
+	eventually(t, 5*time.Second, func() string { return fmt.Sprintf("%+v", r.State()) },
+		func() bool { return peerState(r.State(), host).State == Established })
+	<-time.After(500 * time.Millisecond) // the End-of-RIB, at which stale routes go
+	mu.Lock()
+	defer mu.Unlock()
+	if fewest != 2 {
+		t.Errorf("the router had only %d routes at some time", fewest)
 	}
 }

@@ -113,21 +113,27 @@ func TestSessionsArePinned(t *testing.T) {
 	}
 }
 
-// A connection from farther away than one hop never becomes a GTSM session.
+// What comes from farther away than one hop does not even reach GoBGP, and does
+// again when a peer without GTSM joins.
 func TestGTSMRefusesDistantPeer(t *testing.T) {
-	host, router := addr(t), addr(t)
+	host, near, far := addr(t), addr(t), addr(t)
 	s := startSpeaker(t, SpeakerOptions{})
-	p := peer(router, 65001)
+	p, q := peer(near, 65001), peer(far, 65002)
 	p.TTLSecurity = true
-	apply(t, s, conf("en1", 65010, host, p))
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	cfg := conf("en1", 65010, host, p)
+	apply(t, s, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := tryRaw(ctx, t, router, host, 65001, rawOptions{control: setTTL(254)}); err == nil {
-		t.Error("a peer with TTL 254 went through the handshake")
+	if _, err := connect(ctx, near, host, setTTL(254)); err == nil {
+		t.Error("a peer with TTL 254 could connect")
 	}
-	if st := peerState(s.State(), router); st.State == Established || st.Transitions != 0 {
-		t.Errorf("state is %+v", st)
-	}
+	dialRaw(t, near, host, 65001, rawOptions{control: setTTL(255)})
+	awaitEstablished(t, s, near)
+	q.LocalAddress = host
+	cfg.Peers = append(cfg.Peers, q)
+	apply(t, s, cfg)
+	dialRaw(t, far, host, 65002, rawOptions{})
+	awaitEstablished(t, s, far)
 }
 
 func TestMD5(t *testing.T) {

@@ -145,6 +145,9 @@ func TestProcessHasNoPrivileges(t *testing.T) {
 	dialRaw(t, router, host, 65001, rawOptions{})
 	awaitUp(t, m, "en1", 1)
 	pid := speakerState(m, "en1").PID
+	if e := speakerState(m, "en1").Error; e != "" {
+		t.Errorf("error: %s", e)
+	}
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	if err != nil || len(tasks) < 2 {
 		t.Fatalf("threads %v, %v", tasks, err)

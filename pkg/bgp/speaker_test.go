@@ -76,6 +76,7 @@ func TestApplySendsTheDifferenceOnly(t *testing.T) {
 	for _, p := range peers {
 		p.await(time.Second, func(m []string) bool { return hasPrefix("[+10.100.0.1")(m) && hasPrefix("[+10.100.0.2")(m) })
 	}
+	awaitEstablished(t, s, r1)
 	since := peerState(s.State(), r1).Since
 	expect := func(name string, want ...string) {
 		t.Helper()

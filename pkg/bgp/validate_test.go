@@ -52,7 +52,7 @@ func TestClean(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := conf("en1", 65010, local, peer(other, 65001))
+			cfg := graceful(conf("en1", 65010, local, peer(other, 65001)))
 			cfg.Paths = []Path{path4(1)}
 			tt.change(&cfg)
 			got, err := clean(cfg)
