@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"vipspeaker/pkg/bgp"
@@ -31,7 +32,8 @@ var (
 var errInjected = errors.New("injected")
 
 // world is a host with its routers. What the loop does to it is checked while
-// it happens: a broken rule is noted with its time.
+// it happens: a broken rule is noted with its time. A test holds the lock
+// except while it sleeps.
 type world struct {
 	t      *testing.T
 	rand   *rand.Rand
@@ -84,6 +86,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	for _, l := range sampleNet().Links[:3] {
 		w.links[l.Name] = l
 	}
+	w.links["en1"] = link(2, "en1", "10.68.1.1/24", "fe80::1/64", "fd01::1/64")
 	for _, v := range w.config.VIPs {
 		w.verdict(v.Name, health.Healthy, time.Hour)
 	}
@@ -123,7 +126,19 @@ func (w *world) start(opt Options) (l *Loop, stop func() error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- l.Run(w.t.Context()) }()
-	return l, func() error { l.Stop(); return <-ended }
+	return l, func() error {
+		l.Stop()
+		w.mu.Unlock()
+		defer w.mu.Lock()
+		return <-ended
+	}
+}
+
+// run runs a loop until it ends by itself.
+func (w *world) run(ctx context.Context, l *Loop) error {
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	return l.Run(ctx)
 }
 
 // breaks notes a broken rule. The lock is held.
@@ -131,21 +146,26 @@ func (w *world) breaks(format string, args ...any) {
 	w.broken = append(w.broken, time.Now().Format("05.000000 ")+fmt.Sprintf(format, args...))
 }
 
-// do changes the world and wakes the loop.
-func (w *world) do(change func()) {
+// sleep lets time pass and everybody else come to rest. The lock is held before
+// and after it.
+func (w *world) sleep(d time.Duration) {
+	w.mu.Unlock()
+	time.Sleep(d)
+	synctest.Wait()
 	w.mu.Lock()
+}
+
+// do changes the world and wakes the loop. The lock is held.
+func (w *world) do(change func()) {
 	change()
 	w.relink()
-	w.mu.Unlock()
 	w.poke()
 	w.react()
 }
 
+// poke wakes the loop, maybe. The lock is held.
 func (w *world) poke() {
-	w.mu.Lock()
-	lost := w.deaf || w.faults && w.rand.IntN(4) == 0
-	w.mu.Unlock()
-	if !lost {
+	if !w.deaf && (!w.faults || w.rand.IntN(4) > 0) {
 		w.signal.Poke()
 	}
 }
@@ -186,7 +206,8 @@ func (w *world) carried(p netip.Prefix) bool {
 	return false
 }
 
-// react lets the speakers carry out their orders a little later.
+// react lets the speakers carry out their orders a little later. The lock is
+// held.
 func (w *world) react() {
 	time.AfterFunc(time.Millisecond, func() {
 		w.mu.Lock()
@@ -212,10 +233,10 @@ func (w *world) react() {
 		}
 		changed := fmt.Sprint(next.Speakers) != fmt.Sprint(w.state.Speakers)
 		w.state = next
-		w.mu.Unlock()
 		if changed {
 			w.poke()
 		}
+		w.mu.Unlock()
 	})
 }
 
@@ -227,13 +248,21 @@ func (f fakeNetwork) State() *netmon.State {
 	return f.w.net
 }
 
-func (f fakeNetwork) Watch(names []string) { f.w.watched = names }
+func (f fakeNetwork) Watch(names []string) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.watched = names
+}
 
 func (f fakeNetwork) Resyncs() map[string]uint64 { return map[string]uint64{} }
 
 type fakeChecks struct{ w *world }
 
-func (f fakeChecks) Set(specs []health.Spec) { f.w.specs = specs }
+func (f fakeChecks) Set(specs []health.Spec) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.specs = specs
+}
 
 func (f fakeChecks) Results() health.Results {
 	f.w.mu.Lock()
@@ -269,7 +298,11 @@ func (f fakeKernel) call(want vip.Desired, do func() bool) (vip.Actual, error) {
 	if !fails && do() {
 		w.writes++
 		w.relink()
-		time.AfterFunc(100*time.Microsecond, w.poke) // the monitor sees our writes too
+		time.AfterFunc(100*time.Microsecond, func() { // the monitor sees our writes too
+			w.mu.Lock()
+			w.poke()
+			w.mu.Unlock()
+		})
 	}
 	a := vip.Actual{DeviceName: "vi0", Read: time.Now()}
 	for _, p := range want.VIPs {
@@ -383,14 +416,16 @@ type fakeSessions struct{ w *world }
 func (w *world) allowed(d bgp.Desired, announce bool) {
 	for _, s := range d.Speakers {
 		for _, p := range s.Paths {
+			// A VIP that was just removed from the configuration goes in the
+			// next pass.
 			k := slices.IndexFunc(w.config.VIPs, func(v config.VIP) bool { return v.Prefix == p.Prefix })
-			r := health.Result{}
+			healthy := k < 0
 			if k >= 0 {
-				r = w.results[w.config.VIPs[k].Name+"/web"]
+				r := w.results[w.config.VIPs[k].Name+"/web"]
+				healthy = r.Verdict == health.Healthy && r.Expires.After(time.Now())
 			}
-			healthy := r.Verdict == health.Healthy && r.Expires.After(time.Now())
-			if !w.bound[p.Prefix] || announce && (k < 0 || !healthy) {
-				w.breaks("%s is left on %s: announce=%t configured=%t bound=%t verdict=%s", p.Prefix, s.Name, announce, k >= 0, w.bound[p.Prefix], r.Verdict)
+			if !w.bound[p.Prefix] || announce && !healthy {
+				w.breaks("%s is left on %s: announce=%t bound=%t healthy=%t", p.Prefix, s.Name, announce, w.bound[p.Prefix], healthy)
 			}
 		}
 	}
@@ -485,10 +520,8 @@ func (f fakeSessions) Stop(ctx context.Context, mode bgp.StopMode, _ string) err
 }
 
 // differences compares the world with what the configuration and the state of
-// the world ask for, made apart from Plan.
+// the world ask for, made apart from Plan. The lock is held.
 func (w *world) differences() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	diff := slices.Clone(w.broken)
 	expect := func(ok bool, format string, args ...any) {
 		if !ok {

@@ -60,13 +60,13 @@ func (p *planner) lingering() []netip.Prefix {
 
 // source makes the VIP the preferred source on its interfaces if it may be: a
 // source that the network does not route back to cuts the host off. So it must
-// be announced now, and go on being so.
+// be announced now, and go on being so: what is no longer wanted does not count
+// as announced.
 func (p *planner) source(c *config.VIP, v *VIP) {
 	if !c.PreferredSource || !c.Prefix.IsSingleIP() {
 		return
 	}
-	may := v.Bound && v.Wanted && v.Announced
-	if !may && !p.adopted(c, v) {
+	if !v.Announced && !p.adopted(c, v) {
 		return
 	}
 	addr := c.Prefix.Addr()

@@ -120,7 +120,7 @@ type Loop struct {
 	applied  *setup       // the configuration that checks and network follow
 	call     chan outcome // the kernel call that is running, nil for none
 	actual   vip.Actual   // the newest reading of the kernel
-	fresh    bool         // actual was read in this pass
+	fresh    bool         // actual was read by the call that ended last
 	repaired map[string]uint64
 	errs     []error // of this pass
 	routerID netip.Addr

@@ -17,8 +17,7 @@ import (
 // settled waits and compares the world with what is wanted.
 func (w *world) settled(after time.Duration) {
 	w.t.Helper()
-	time.Sleep(after)
-	synctest.Wait()
+	w.sleep(after)
 	if diff := w.differences(); len(diff) > 0 {
 		w.t.Errorf("after %s:\n%s", after, strings.Join(diff, "\n"))
 	}
@@ -26,8 +25,6 @@ func (w *world) settled(after time.Duration) {
 
 func (w *world) noteRule() {
 	w.t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if len(w.broken) > 0 {
 		w.t.Errorf("rules broken:\n%s", strings.Join(w.broken, "\n"))
 	}
@@ -38,8 +35,10 @@ func bubble(t *testing.T, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1)
+		w.mu.Lock()
 		test(w)
 		w.noteRule()
+		w.mu.Unlock()
 	})
 }
 
@@ -73,8 +72,7 @@ func TestLoopIsQuiet(t *testing.T) {
 		_, stop := w.start(opt)
 		w.settled(time.Second)
 		writes, before := w.writes, passes
-		time.Sleep(10 * resync)
-		synctest.Wait()
+		w.sleep(10 * resync)
 		if got := passes - before; got != 10 {
 			t.Errorf("%d passes in 10 resync intervals", got)
 		}
@@ -97,7 +95,7 @@ func TestLoopSurvivesStorm(t *testing.T) {
 		before := passes
 		for range 10000 {
 			w.signal.Poke()
-			time.Sleep(100 * time.Microsecond)
+			w.sleep(100 * time.Microsecond)
 		}
 		if got, most := passes-before, int(time.Second/spacing)+1; got > most {
 			t.Errorf("%d passes in a second of wake-ups, want at most %d", got, most)
@@ -113,12 +111,10 @@ func TestLoopActsOnBadNewsAtOnce(t *testing.T) {
 		_, stop := w.start(w.options())
 		w.settled(time.Second)
 		w.signal.Poke() // a pass that ends at once; the spacing begins
-		synctest.Wait()
+		w.sleep(0)
 		w.do(func() { w.link("en1", false) })
-		synctest.Wait()
-		w.mu.Lock()
+		w.sleep(0)
 		peers, leg := len(w.orders["en1"].Peers), w.legs["en1"]
-		w.mu.Unlock()
 		if peers != 0 || leg {
 			t.Errorf("without any time passed: %d peers on en1, leg %t; want none", peers, leg)
 		}
@@ -145,7 +141,7 @@ func TestLoopOrder(t *testing.T) {
 		if err := l.SetConfig(&next); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		w.sleep(time.Second)
 		if len(w.bound) != 1 {
 			t.Error("unbound before routers had the time to move on")
 		}
@@ -159,6 +155,31 @@ func TestLoopOrder(t *testing.T) {
 	})
 }
 
+// A VIP that is removed right after its announcement was ordered stays bound like
+// any other, although no speaker has told yet that it announces it.
+func TestLoopLetsNewVIPLinger(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		l, stop := w.start(w.options())
+		w.sleep(0)
+		if len(w.orders["en1"].Paths) == 0 || len(w.state.Speakers) > 0 {
+			t.Fatalf("orders %v with state %v, want the moment between", w.orders, w.state)
+		}
+		next := *w.config
+		next.VIPs = nil
+		w.config = &next
+		if err := l.SetConfig(&next); err != nil {
+			t.Fatal(err)
+		}
+		w.sleep(time.Second)
+		if len(w.bound) != 3 {
+			t.Errorf("bound after a second: %v, want all", w.bound)
+		}
+		w.settled(2 * time.Second)
+		w.stop(stop)
+	})
+}
+
 // A verdict that nobody renews ends by itself, without any wake-up.
 func TestLoopRechecks(t *testing.T) {
 	t.Parallel()
@@ -166,15 +187,10 @@ func TestLoopRechecks(t *testing.T) {
 		w.verdict("vipa", health.Healthy, 5*time.Second)
 		_, stop := w.start(w.options())
 		w.settled(5*time.Second - time.Millisecond)
-		w.mu.Lock()
 		w.deaf = true
-		w.mu.Unlock()
-		time.Sleep(2 * time.Millisecond)
-		synctest.Wait()
-		w.mu.Lock()
+		w.sleep(2 * time.Millisecond)
 		has := paths(w.orders["en1"])[prefix("10.68.6.1/32")]
 		w.deaf = false
-		w.mu.Unlock()
 		if has {
 			t.Error("an expired verdict still announces")
 		}
@@ -191,14 +207,12 @@ func TestLoopWithdrawsWithoutKernel(t *testing.T) {
 			bubble(t, func(w *world) {
 				_, stop := w.start(w.options())
 				w.settled(time.Second)
-				w.mu.Lock()
 				release := make(chan struct{})
 				if w.refuse = how == "fails"; !w.refuse {
 					w.hang = release
 				}
-				w.mu.Unlock()
 				w.do(func() { w.verdict("vipa", health.Unhealthy, time.Hour) })
-				time.Sleep(steerBound + 10*time.Millisecond)
+				w.sleep(steerBound + 10*time.Millisecond)
 				if paths(w.orders["en1"])[prefix("10.68.6.1/32")] {
 					t.Error("vipa is still announced 210 ms after its check failed")
 				}
@@ -208,13 +222,11 @@ func TestLoopWithdrawsWithoutKernel(t *testing.T) {
 				// More news while the same call hangs, and an address that goes.
 				w.do(func() { w.verdict("vipb", health.Unhealthy, time.Hour) })
 				w.do(func() { w.drop(prefix("fd68:6::3/128")) })
-				time.Sleep(steerBound + 10*time.Millisecond)
+				w.sleep(steerBound + 10*time.Millisecond)
 				if n := len(w.orders["en1"].Paths) + len(w.orders["en5"].Paths); n != 0 {
 					t.Errorf("%d paths are still announced", n)
 				}
-				w.mu.Lock()
 				w.refuse, w.hang = false, nil
-				w.mu.Unlock()
 				close(release)
 				w.settled(resync)
 				w.stop(stop)
@@ -237,11 +249,8 @@ func TestLoopBacksOff(t *testing.T) {
 			}
 		}
 		_, stop := w.start(opt)
-		time.Sleep(2 * time.Minute)
-		w.mu.Lock()
+		w.sleep(2 * time.Minute)
 		w.refuse = false
-		w.mu.Unlock()
-		synctest.Wait()
 		for i := 2; i < len(at); i++ {
 			gap := at[i].Sub(at[i-1])
 			if gap < backoffMin*3/4 || gap > backoffMax {
@@ -262,16 +271,14 @@ func TestLoopWaitsForNetwork(t *testing.T) {
 		net := w.net
 		w.net = nil
 		l, stop := w.start(w.options())
-		time.Sleep(20 * time.Second)
+		w.sleep(20 * time.Second)
 		if len(w.journal) > 0 {
 			t.Errorf("did %q without knowing the network", w.journal)
 		}
 		if err := l.Healthy(); err != nil {
 			t.Errorf("not healthy while it may still come: %v", err)
 		}
-		w.mu.Lock()
 		w.net = net
-		w.mu.Unlock()
 		w.poke()
 		w.settled(100 * time.Millisecond)
 		w.stop(stop)
@@ -288,10 +295,8 @@ func TestLoopReload(t *testing.T) {
 		w.journal = nil
 		next := *w.config
 		next.VIPs = append(slices.Clone(next.VIPs), config.VIP{Name: "vipd", Prefix: prefix("10.68.6.4/32"), Interfaces: []string{"en1"}, Checks: w.config.VIPs[0].Checks})
-		w.mu.Lock()
 		w.config = &next
 		w.verdict("vipd", health.Healthy, time.Hour)
-		w.mu.Unlock()
 		if err := l.SetConfig(&next); err != nil {
 			t.Fatal(err)
 		}
@@ -343,15 +348,15 @@ func TestLoopConverges(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, seed)
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			w.faults, w.slow = true, 3*time.Millisecond
 			l, stop := w.start(w.options())
 			for range 50 {
 				w.step(l)
-				time.Sleep(time.Duration(w.random(int(400 * time.Millisecond))))
+				w.sleep(time.Duration(w.random(int(400 * time.Millisecond))))
 			}
-			w.mu.Lock()
 			w.faults = false
-			w.mu.Unlock()
 			w.settled(resync + time.Second)
 			w.stop(stop)
 			if !w.restored || len(w.bound) > 0 {
@@ -365,8 +370,6 @@ func TestLoopConverges(t *testing.T) {
 }
 
 func (w *world) random(n int) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	return w.rand.IntN(n)
 }
 
@@ -398,16 +401,18 @@ func (w *world) step(l *Loop) {
 		w.do(func() { clear(w.sources); clear(w.legs) })
 	case 7: // a speaker dies and is started again
 		w.do(func() { w.crashed[name] = true })
-		time.AfterFunc(time.Duration(w.random(int(time.Second))), func() { w.do(func() { w.crashed[name] = false }) })
+		time.AfterFunc(time.Duration(w.random(int(time.Second))), func() {
+			w.mu.Lock()
+			w.do(func() { w.crashed[name] = false })
+			w.mu.Unlock()
+		})
 	case 8:
 		next := *loopConfig()
 		if up {
 			next.VIPs = next.VIPs[:2]
 		}
-		w.mu.Lock()
 		w.config = &next
 		err := l.SetConfig(&next)
-		w.mu.Unlock()
 		if err != nil {
 			w.t.Errorf("reload: %v", err)
 		}

@@ -293,8 +293,9 @@ func (l *Loop) observe(out outcome) {
 	for object, n := range out.actual.Repaired {
 		l.repaired[object] += uint64(max(n, 0))
 	}
-	// A call that could not read the kernel says nothing about it.
-	if !out.actual.Read.IsZero() {
-		l.actual, l.fresh = out.actual, true
+	// A call that could not read the kernel says nothing about it, and what
+	// the one before it read may have changed since.
+	if l.fresh = !out.actual.Read.IsZero(); l.fresh {
+		l.actual = out.actual
 	}
 }

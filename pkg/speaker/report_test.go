@@ -65,7 +65,7 @@ func TestTransitionsAreLogged(t *testing.T) {
 			`level=WARN msg="check verdict" vip=vipa check=web verdict=unhealthy error=""`,
 		)
 		w.do(func() { w.verdict("vipa", health.Healthy, time.Hour); w.refuse = true })
-		time.Sleep(5 * resync)
+		w.sleep(5 * resync)
 		w.do(func() { w.refuse = false })
 		w.settled(time.Second)
 		expect("check passes while the kernel fails, which recovers",

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"vipspeaker/pkg/bgp"
@@ -23,7 +22,7 @@ func TestRule01NothingBeforeItIsKnownGood(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.results = health.Results{}
 		_, stop := w.start(w.options())
-		time.Sleep(time.Minute)
+		w.sleep(time.Minute)
 		if n := len(w.orders["en1"].Paths); n != 0 {
 			t.Errorf("%d paths before any verdict", n)
 		}
@@ -41,7 +40,7 @@ func TestRule01NothingBeforeItIsKnownGood(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.refuse = true
 		_, stop := w.start(w.options())
-		time.Sleep(time.Minute)
+		w.sleep(time.Minute)
 		if n := len(w.orders["en1"].Paths); n != 0 {
 			t.Errorf("%d paths although nothing could be bound", n)
 		}
@@ -60,12 +59,10 @@ func TestRule02FailedAddDelaysNoWithdraw(t *testing.T) {
 	bubble(t, func(w *world) {
 		_, stop := w.start(w.options())
 		w.settled(time.Second)
-		w.mu.Lock()
 		w.refuse = true
 		w.drop(prefix("10.68.6.2/32"))
-		w.mu.Unlock()
 		w.do(func() { w.verdict("vipa", health.Unhealthy, time.Hour) })
-		synctest.Wait()
+		w.sleep(0)
 		if p := paths(w.orders["en5"]); p[prefix("10.68.6.1/32")] || p[prefix("10.68.6.2/32")] {
 			t.Errorf("paths on en5 = %v, want none of the failed and the unbound VIP", p)
 		}
@@ -110,15 +107,11 @@ func TestRule03TrafficMovesBeforeCease(t *testing.T) {
 	bubble(t, func(w *world) {
 		_, stop := w.start(w.options())
 		w.settled(time.Second)
-		w.mu.Lock()
 		w.slow = 100 * time.Millisecond
-		w.mu.Unlock()
 		w.do(func() { w.link("en1", false) })
 		for {
-			time.Sleep(time.Millisecond)
-			w.mu.Lock()
+			w.sleep(time.Millisecond)
 			peers, leg := len(w.orders["en1"].Peers), w.legs["en1"]
-			w.mu.Unlock()
 			if peers == 0 {
 				if leg {
 					t.Error("the session was ended while traffic still left by the interface")
@@ -243,9 +236,7 @@ func TestRule13ReloadDoesNotResurrect(t *testing.T) {
 		w.settled(time.Second)
 		next := loopConfig()
 		next.VIPs[0].Announce.Communities = []uint32{1}
-		w.mu.Lock()
 		w.config = next
-		w.mu.Unlock()
 		if err := l.SetConfig(next); err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +260,7 @@ func TestLastInterfaceIsKept(t *testing.T) {
 			t.Errorf("legs = %v, want the last one to stay", w.legs)
 		}
 		w.do(func() { w.link("en1", true) })
-		time.Sleep(time.Second)
+		w.sleep(time.Second)
 		if !w.legs["en1"] || w.legs["en5"] || len(w.orders["en1"].Peers) > 0 {
 			t.Errorf("legs = %v with %d peers, want the one in its hold-up, still without a session", w.legs, len(w.orders["en1"].Peers))
 		}

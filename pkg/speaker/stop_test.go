@@ -65,15 +65,13 @@ func TestRule12StopIsBounded(t *testing.T) {
 				_, stop := w.start(w.options())
 				w.settled(time.Second)
 				release := make(chan struct{})
-				w.mu.Lock()
 				if what != "sessions" {
 					w.hang = release
 				}
 				w.silent = what == "sessions" || what == "both"
-				w.mu.Unlock()
 				if what == "kernel call in flight" {
 					w.poke()
-					time.Sleep(time.Second)
+					w.sleep(time.Second)
 				}
 				began := time.Now()
 				err := stop()
@@ -99,13 +97,12 @@ func TestRule12StopIsBounded(t *testing.T) {
 func TestRule12StopWithdrawsWithoutKernel(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(w *world) {
-		_, stop := w.start(w.options())
+		l, stop := w.start(w.options())
 		w.settled(time.Second)
 		release := make(chan struct{})
 		w.hang = release
-		ended := make(chan error, 1)
-		go func() { ended <- stop() }()
-		time.Sleep(steerBound + 10*time.Millisecond)
+		l.Stop()
+		w.sleep(steerBound + 10*time.Millisecond)
 		for name, order := range w.orders {
 			if len(order.Paths) > 0 {
 				t.Errorf("%s still announces 210 ms after the order to stop", name)
@@ -115,9 +112,7 @@ func TestRule12StopWithdrawsWithoutKernel(t *testing.T) {
 			}
 		}
 		close(release)
-		if err := <-ended; err != nil {
-			t.Errorf("stop: %v", err)
-		}
+		w.stop(stop)
 	})
 }
 
@@ -127,7 +122,7 @@ func TestStopWithoutSessions(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.routers = map[string]bool{}
 		_, stop := w.start(w.options())
-		time.Sleep(time.Second)
+		w.sleep(time.Second)
 		began := time.Now()
 		w.stop(stop)
 		if took := time.Since(began); took > 100*time.Millisecond {
@@ -152,8 +147,9 @@ func TestStopByContext(t *testing.T) {
 			ctx, cancel := context.WithCancel(w.t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- l.Run(ctx) }()
-			time.Sleep(time.Second)
+			w.sleep(time.Second)
 			cancel()
+			w.sleep(time.Minute)
 			if err := <-ended; err != nil {
 				t.Errorf("stop: %v", err)
 			}

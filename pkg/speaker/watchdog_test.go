@@ -39,7 +39,7 @@ func TestRule06HungPassEndsSessions(t *testing.T) {
 					t.Fatal(err)
 				}
 				began := time.Now()
-				err = l.Run(w.t.Context())
+				err = w.run(w.t.Context(), l)
 				if err == nil || !strings.Contains(err.Error(), "watchdog: a pass") {
 					t.Errorf("Run = %v, want the watchdog's word", err)
 				}
@@ -55,7 +55,7 @@ func TestRule06HungPassEndsSessions(t *testing.T) {
 				// The process would be gone by now; here its goroutines must end.
 				l.Stop()
 				close(release)
-				time.Sleep(time.Minute)
+				w.sleep(time.Minute)
 			})
 		})
 	}
@@ -71,7 +71,7 @@ func TestRule06NoPassEndsProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		err = l.Run(w.t.Context())
+		err = w.run(w.t.Context(), l)
 		if err == nil || !strings.Contains(err.Error(), "no pass") {
 			t.Errorf("Run = %v, want the watchdog's word", err)
 		}
@@ -79,7 +79,7 @@ func TestRule06NoPassEndsProcess(t *testing.T) {
 			t.Errorf("Run ended after %s, want %s", took, silenceBound)
 		}
 		l.Stop()
-		time.Sleep(time.Minute)
+		w.sleep(time.Minute)
 	})
 }
 
@@ -89,7 +89,7 @@ func TestRule06FailingPassesGoOn(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.refuse = true
 		l, stop := w.start(w.options())
-		time.Sleep(10 * time.Minute)
+		w.sleep(10 * time.Minute)
 		if err := l.Healthy(); err != nil {
 			t.Errorf("not healthy: %v", err)
 		}
