@@ -22,14 +22,13 @@ deps: ## install the Debian packages that the tests talk to, if missing
 
 test: deps ## all tests that end within ten minutes (needs root for network namespaces)
 	$(GO) vet ./...
-	$(GO) test -short -shuffle=on -timeout=9m $(TESTFLAGS) $(PKG)
+	$(GO) test -shuffle=on -timeout=10m $(TESTFLAGS) $(PKG)
 
 test-long: deps ## the longer tests: topologies, crash and fault runs, the image
-	./test/install-deps debootstrap
-	$(GO) test -run 'Long|Scenario|Image' -timeout=25m $(TESTFLAGS) $(PKG)
+	$(GO) test -tags long -run '^TestLong' -timeout=25m $(TESTFLAGS) $(PKG)
 
 race: ## unit tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -shuffle=on -timeout=15m $(TESTFLAGS) ./pkg/...
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=15m $(TESTFLAGS) ./pkg/...
 
 bench: ## benchmarks; figures are ratios, not promises
 	$(GO) test -run '^$$' -bench . -benchtime=1s -timeout=20m ./pkg/...
@@ -55,7 +54,7 @@ image: ## build the container image vipspeaker:latest
 	docker build -t vipspeaker:latest .
 
 cover: ## test coverage of the packages
-	$(GO) test -short -coverprofile=coverage.out ./pkg/... && $(GO) tool cover -func=coverage.out | tail -1
+	$(GO) test -coverprofile=coverage.out ./pkg/... && $(GO) tool cover -func=coverage.out | tail -1
 
 clean: ## remove what was built
 	rm -rf bin coverage.out
