@@ -3,8 +3,15 @@
 // writer to the kernel.
 //
 // Every call reads the kernel first and writes the difference. It touches only
-// what is ours, marked by protocol number (routes, rules), by IFA_PROTO or
-// label (addresses) or by alias (the device), or what its state file records.
+// what is ours, marked by protocol number (routes, rules), by IFA_PROTO or, on
+// kernels before 5.18, by metric (addresses), or by alias (the device), or what
+// its state file records.
+//
+// Routing, per address family: the return table (6801) mirrors main's routes
+// through the usable listed interfaces and serves what is sent from a VIP; one
+// source table (6802, ...) per distinct source VIP serves look-ups that have no
+// source yet. Both have a multipath default of their own. The main table is
+// never edited, and a look-up that is none of our business goes on to it.
 package vip
 
 import (
