@@ -144,12 +144,11 @@ func (l *link) take(m message) {
 		l.r.phase(l.r.state.Load().Phase, func(s *SpeakerState) { s.Announced = m.Announced.Prefixes })
 	case m.Report != nil:
 		cfg, _, _ := l.r.wanted()
-		l.r.phase(Running, func(s *SpeakerState) {
-			s.Error = m.Report.State.Error
-			s.Peers = slices.DeleteFunc(m.Report.State.Peers, func(p PeerState) bool {
-				return !slices.ContainsFunc(cfg.Peers, func(q Peer) bool { return q.Address == p.Address })
-			})
+		peers := slices.DeleteFunc(m.Report.State.Peers, func(p PeerState) bool {
+			return !slices.ContainsFunc(cfg.Peers, func(q Peer) bool { return q.Address == p.Address })
 		})
+		l.r.tally(peers)
+		l.r.phase(Running, func(s *SpeakerState) { s.Error, s.Peers = m.Report.State.Error, peers })
 		if m.Report.NeedsRestart && l.how == crashed {
 			l.r.log.Info("speaker process is replaced", "reason", "listen addresses changed")
 			l.finish(replaced, stopOrder{StopRestart, ""})

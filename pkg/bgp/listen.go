@@ -15,15 +15,16 @@ import (
 
 // bindable returns the listen addresses on which a listener can be opened now,
 // and why the others cannot. It is empty when the configuration does not listen.
-func bindable(ctx context.Context, cfg SpeakerConfig) ([]netip.Addr, error) {
+func bindable(ctx context.Context, cfg SpeakerConfig) ([]netip.AddrPort, error) {
 	if cfg.ListenPort == 0 {
 		return nil, nil
 	}
-	var usable []netip.Addr
+	var usable []netip.AddrPort
 	var errs []error
 	for _, a := range cfg.ListenAddresses {
 		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(cfg.ListenPort)))
+		at := listenAddr(cfg, a)
+		l, err := lc.Listen(ctx, "tcp", at.String())
 		if err != nil {
 			errs = append(errs, fmt.Errorf("speaker %s: %w", cfg.Name, err))
 			continue
@@ -32,9 +33,13 @@ func bindable(ctx context.Context, cfg SpeakerConfig) ([]netip.Addr, error) {
 			errs = append(errs, fmt.Errorf("speaker %s: %w", cfg.Name, err))
 			continue
 		}
-		usable = append(usable, a)
+		usable = append(usable, at)
 	}
 	return usable, errors.Join(errs...)
+}
+
+func listenAddr(cfg SpeakerConfig, a netip.Addr) netip.AddrPort {
+	return netip.AddrPortFrom(a, uint16(cfg.ListenPort)) //nolint:gosec // checked to be a port
 }
 
 // guardListeners makes the kernel drop what comes from more than one hop away
@@ -42,7 +47,7 @@ func bindable(ctx context.Context, cfg SpeakerConfig) ([]netip.Addr, error) {
 // itself asks for that only after it has accepted a connection, when the other
 // end may have sent already. It keeps its listeners to itself, so they are found
 // among the open files.
-func guardListeners(cfg SpeakerConfig, listening []netip.Addr) error {
+func guardListeners(cfg SpeakerConfig, listening []netip.AddrPort) error {
 	if len(listening) == 0 {
 		return nil
 	}
@@ -70,11 +75,11 @@ func guardListeners(cfg SpeakerConfig, listening []netip.Addr) error {
 		}
 		switch v := local.(type) {
 		case *unix.SockaddrInet4:
-			if v.Port == cfg.ListenPort && slices.Contains(listening, netip.AddrFrom4(v.Addr)) {
+			if slices.Contains(listening, netip.AddrPortFrom(netip.AddrFrom4(v.Addr), uint16(v.Port))) { //nolint:gosec // a port
 				errs = append(errs, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MINTTL, least)))
 			}
 		case *unix.SockaddrInet6:
-			if v.Port == cfg.ListenPort && slices.Contains(listening, netip.AddrFrom16(v.Addr)) {
+			if slices.Contains(listening, netip.AddrPortFrom(netip.AddrFrom16(v.Addr), uint16(v.Port))) { //nolint:gosec // a port
 				errs = append(errs, os.NewSyscallError("set lowest hop limit", unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, least)))
 			}
 		}
@@ -83,16 +88,19 @@ func guardListeners(cfg SpeakerConfig, listening []netip.Addr) error {
 }
 
 // NeedsRestart tells whether a new process would serve the wanted configuration
-// better: an address that should be listened on is not, could be now, and no
-// session would be lost. GoBGP cannot add a listener to a running server.
+// better: the port has changed, or an address that should be listened on is not
+// and could be now, and no session would be lost. GoBGP cannot add a listener to a running server.
 func (s *Speaker) NeedsRestart(ctx context.Context) bool {
 	s.mu.Lock()
 	cfg, have := s.cfg, s.listening
 	s.mu.Unlock()
-	if s.server.Load() == nil || cfg.ListenPort == 0 || s.anyEstablished() {
+	if s.server.Load() == nil || s.anyEstablished() {
 		return false
 	}
-	missing := slices.DeleteFunc(slices.Clone(cfg.ListenAddresses), func(a netip.Addr) bool { return slices.Contains(have, a) })
+	if slices.ContainsFunc(have, func(a netip.AddrPort) bool { return int(a.Port()) != cfg.ListenPort }) {
+		return true // listens on a port that is not wanted any more
+	}
+	missing := slices.DeleteFunc(slices.Clone(cfg.ListenAddresses), func(a netip.Addr) bool { return slices.Contains(have, listenAddr(cfg, a)) })
 	cfg.ListenAddresses = missing
 	usable, _ := bindable(ctx, cfg) // what cannot be listened on yet is no reason
 	return len(usable) > 0

@@ -306,7 +306,7 @@ func TestReplacement(t *testing.T) {
 	cfg.ListenAddresses = []netip.Addr{host, more}
 	announce(m, cfg)
 	<-time.After(listenRecheck + 500*time.Millisecond)
-	if st := speakerState(m, "en1"); st.PID != first || p.ended() != nil {
+	if st := speakerState(m, "en1"); st.PID != first || p.ended() != nil || st.Peers[0].Transitions != 1 {
 		t.Errorf("replaced with a session up: %+v", st)
 	}
 	_ = p.conn.Close()
@@ -316,6 +316,9 @@ func TestReplacement(t *testing.T) {
 	}
 	p = dialRaw(t, router, host, 65001, rawOptions{})
 	awaitUp(t, m, "en1", 1)
+	if n := speakerState(m, "en1").Peers[0].Transitions; n != 3 {
+		t.Errorf("%d transitions, want 3: up, down, up, over two processes", n)
+	}
 	cfg.RouterID = more
 	announce(m, cfg)
 	p.await(2*time.Second, hasPrefix("notification 6/2 the AS number or router ID of this host changes"))

@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type runner struct {
 	state  atomic.Pointer[SpeakerState]
 
 	restarting bool // of the next process
+	counts     map[netip.Addr]*count
 
 	mu     sync.Mutex
 	target SpeakerConfig
@@ -41,10 +43,52 @@ const (
 func newRunner(m *Manager, cfg SpeakerConfig) *runner {
 	r := &runner{
 		m: m, name: cfg.Name, log: m.log.With("interface", cfg.Name), target: cfg, rev: 1,
-		wake: make(chan struct{}, 1), kill: make(chan struct{}), done: make(chan struct{}),
+		counts: map[netip.Addr]*count{},
+		wake:   make(chan struct{}, 1), kill: make(chan struct{}), done: make(chan struct{}),
 	}
 	r.state.Store(&SpeakerState{Name: cfg.Name, Phase: Starting, Since: time.Now()})
 	return r
+}
+
+// count carries a peer's transitions on when it is added anew, in the same
+// process or in the next.
+type count struct {
+	base, last uint64
+	up         bool
+}
+
+// fold closes the books of a peer that is gone, which ended its session.
+func (c *count) fold() {
+	c.base += c.last
+	if c.up {
+		c.base++
+	}
+	c.last, c.up = 0, false
+}
+
+// tally replaces the transitions that a process reported by those since the
+// daemon started.
+func (r *runner) tally(peers []PeerState) {
+	told := make(map[netip.Addr]bool, len(peers))
+	for i := range peers {
+		p := &peers[i]
+		told[p.Address] = true
+		c := r.counts[p.Address]
+		if c == nil {
+			c = &count{}
+			r.counts[p.Address] = c
+		}
+		if p.Transitions < c.last {
+			c.fold()
+		}
+		c.last, c.up = p.Transitions, p.State == Established
+		p.Transitions += c.base
+	}
+	for a, c := range r.counts {
+		if !told[a] {
+			c.fold()
+		}
+	}
 }
 
 // setTarget replaces what the speaker should hold. An equal target costs
@@ -86,6 +130,7 @@ func (r *runner) run(ctx context.Context) {
 			break
 		}
 		began := time.Now()
+		r.tally(nil)
 		how, reason := r.live(ctx)
 		switch how {
 		case stopped:

@@ -68,7 +68,7 @@ type Speaker struct {
 
 	mu        sync.Mutex // serialises whatever changes GoBGP
 	cfg       SpeakerConfig
-	listening []netip.Addr
+	listening []netip.AddrPort
 	closed    bool
 
 	pub sync.Mutex // serialises publish
@@ -172,7 +172,7 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 	if len(usable) > 0 {
 		global.ListenPort = int32(cfg.ListenPort) //nolint:gosec // checked to be a port
 		for _, a := range usable {
-			global.ListenAddresses = append(global.ListenAddresses, a.String())
+			global.ListenAddresses = append(global.ListenAddresses, a.Addr().String())
 		}
 	}
 	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: global})

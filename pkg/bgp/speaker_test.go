@@ -248,3 +248,35 @@ func push(t *testing.T, p *rawPeer, hop netip.Addr, asn uint32, first, n int) {
 		}
 	}
 }
+
+// What a speaker takes in it reports, and sends to nobody.
+func TestAcceptedPathsDoNotTravel(t *testing.T) {
+	host, r1, r2 := addr(t), addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{AcceptPaths: true})
+	apply(t, s, conf("r", 65010, host, peer(r1, 65001), peer(r2, 65002)))
+	p1, p2 := dialRaw(t, r1, host, 65001, rawOptions{}), dialRaw(t, r2, host, 65002, rawOptions{})
+	push(t, p1, r1, 65001, 0, 20)
+	push(t, p2, r2, 65002, 10, 20)
+	eventually(t, time.Second, func() string { return fmt.Sprint(s.Received()) },
+		func() bool { return len(prefixes(s, r1)) == 21 && len(prefixes(s, r2)) == 21 })
+	for _, p := range []*rawPeer{p1, p2} {
+		// GoBGP withdraws what both have sent, although it announced it to none.
+		if got := p.quiet(100 * time.Millisecond); strings.Contains(fmt.Sprint(got), "+") {
+			t.Errorf("a router got %q", got)
+		}
+	}
+	if got := s.State().Announced; got != nil {
+		t.Errorf("announced %v", got)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	var got []time.Duration
+	for n := range 8 {
+		got = append(got, backoff(n, 30*time.Second, 10*time.Minute))
+	}
+	want := []time.Duration{0, 30e9, 60e9, 120e9, 240e9, 480e9, 600e9, 600e9}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pauses (-want +got):\n%s", diff)
+	}
+}
