@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -106,4 +108,10 @@ func (d *Desired) speaker(name string) *bgp.SpeakerConfig {
 		}
 	}
 	return nil
+}
+
+// compare makes cmp understand addresses.
+var compare = []cmp.Option{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }

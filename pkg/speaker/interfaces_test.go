@@ -1,0 +1,153 @@
+package speaker
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/netmon"
+)
+
+func TestNextHop(t *testing.T) {
+	t.Parallel()
+	v4, v6 := "10.68.6.1/32", "fd68:6::1/128"
+	tests := []struct {
+		name      string
+		addresses []string
+		peers     []string
+		vip       string
+		want      string // "" for withheld
+	}{
+		{"IPv4 on IPv4", []string{"10.68.1.1/24"}, []string{"10.68.1.2"}, v4, "self"},
+		{"IPv6 on IPv6", []string{"10.68.1.1/24", "fd01::1/64"}, []string{"fd01::2"}, v6, "self"},
+		{"IPv6 on IPv4", []string{"10.68.1.1/24", "fe80::1/64", "fd01::1/64"}, []string{"10.68.1.2"}, v6, "fd01::1"},
+		{"IPv6 on IPv4 without an IPv6 address", []string{"10.68.1.1/24", "fe80::1/64"}, []string{"10.68.1.2"}, v6, ""},
+		{"IPv4 on IPv6 with an IPv4 address", []string{"10.68.1.1/24", "fd01::1/64"}, []string{"fd01::2"}, v4, "10.68.1.1"},
+		{"IPv4 on IPv6 only (RFC 8950)", []string{"fd01::1/64"}, []string{"fd01::2"}, v4, "self"},
+		{"both, the address that a peer uses", []string{"10.0.0.1/8", "10.68.1.1/24", "fd01::1/64"}, []string{"10.68.1.2", "fd01::2"}, v4, "10.68.1.1"},
+		{"both, IPv6", []string{"10.68.1.1/24", "fd00::1/64", "fd01::1/64"}, []string{"10.68.1.2", "fd01::2"}, v6, "fd01::1"},
+		{"never a VIP", []string{"10.68.6.1/24", "fd01::1/64"}, []string{"fd01::2"}, v4, "self"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			in := sample()
+			in.Net.Links[0] = link(2, "en1", tt.addresses...)
+			c := in.Config
+			c.Interfaces = c.Interfaces[:1]
+			template := c.Interfaces[0].Peers[0]
+			c.Interfaces[0].Peers = nil
+			for _, p := range tt.peers {
+				template.Address = addr(p)
+				c.Interfaces[0].Peers = append(c.Interfaces[0].Peers, template)
+			}
+			c.VIPs[0].Prefix, c.VIPs[0].Interfaces = prefix(tt.vip), []string{"en1"}
+			in.Bound = []netip.Prefix{prefix(tt.vip)}
+			d := Plan(in, t0)
+			got := ""
+			if paths := d.speaker("en1").Paths; len(paths) == 1 {
+				if got = "self"; paths[0].NextHop.IsValid() {
+					got = paths[0].NextHop.String()
+				}
+			}
+			if got != tt.want {
+				t.Errorf("next hop = %q, want %q; %s", got, tt.want, render(&d))
+			}
+			if got == "" && d.VIPs[0].Reason != "no_usable_interface" {
+				t.Errorf("reason = %s, want no_usable_interface", d.VIPs[0].Reason)
+			}
+		})
+	}
+}
+
+func TestLocalAddress(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		addresses []string
+		peer      string
+		want      string
+	}{
+		{[]string{"10.68.1.1/24"}, "10.68.1.2", "10.68.1.1"},
+		{[]string{"10.68.1.1/24"}, "10.68.2.2", "invalid IP"},
+		{[]string{"10.0.0.1/8", "10.68.1.9/24", "10.68.1.1/24"}, "10.68.1.2", "10.68.1.1"},
+		{[]string{"10.68.1.0/31"}, "10.68.1.1", "10.68.1.0"},
+		{[]string{"10.68.1.2/24"}, "10.68.1.2", "invalid IP"},
+		{[]string{"fe80::1/64", "fd01::1/64"}, "fd01::2", "fd01::1"},
+	}
+	for _, tt := range tests {
+		l := link(1, "en1", tt.addresses...)
+		own := ownAddresses(l, func(netip.Addr) bool { return false })
+		if got := onLink(own, addr(tt.peer)).String(); got != tt.want {
+			t.Errorf("own address of %v for %s = %s, want %s", tt.addresses, tt.peer, got, tt.want)
+		}
+	}
+}
+
+func TestRouterID(t *testing.T) {
+	t.Parallel()
+	c, net := sampleConfig(), sampleNet()
+	if got := RouterID(c, net); got != addr("10.68.1.1") {
+		t.Errorf("router id = %s, want the lowest address of the listed interfaces, 10.68.1.1", got)
+	}
+	net.Links[0].Addresses = append(net.Links[0].Addresses, netmon.Address{Prefix: prefix("10.68.6.1/32"), Usable: true})
+	net.Links[0].Addresses = net.Links[0].Addresses[1:]
+	if got := RouterID(c, net); got != addr("10.68.5.1") {
+		t.Errorf("router id = %s, want 10.68.5.1: a VIP is no own address", got)
+	}
+	if got := RouterID(c, &netmon.State{}); got.IsValid() {
+		t.Errorf("router id without addresses = %s, want none", got)
+	}
+	c.BGP.RouterID = addr("192.0.2.1")
+	if got := RouterID(c, net); got != addr("192.0.2.1") {
+		t.Errorf("router id = %s, want the configured one", got)
+	}
+}
+
+// The last resort of outgoing traffic: an interface in its hold-up, else the
+// former ones, else all.
+func TestLegs(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		change func(*Inputs)
+		want   []string
+	}{
+		{"both", func(*Inputs) {}, []string{"en1", "en5"}},
+		{"none, the former stay", func(in *Inputs) {
+			in.Net.Links[0].Running, in.Net.Links[1].Running, in.Legs = false, false, []string{"en5"}
+		}, []string{"en5"}},
+		{"none, no former", func(in *Inputs) { in.Net.Links[0].Running, in.Net.Links[1].Running = false, false }, []string{"en1", "en5"}},
+		{"none, former no longer listed", func(in *Inputs) {
+			in.Net.Links[0].Running, in.Net.Links[1].Running, in.Legs = false, false, []string{"en9"}
+		}, []string{"en1", "en5"}},
+		{"one in hold-up", func(in *Inputs) {
+			in.Net.Links[0].HealthySince, in.Net.Links[1].Running, in.Legs = t0, false, []string{"en5"}
+		}, []string{"en1"}},
+		{"session missing on one", func(in *Inputs) { in.BGP.Speakers[1].Peers[0].State = bgp.Idle }, []string{"en1"}},
+		{"sessions missing on both", func(in *Inputs) { in.BGP = nil }, []string{"en1", "en5"}},
+		{"a session only where the link is gone", func(in *Inputs) {
+			in.Net.Links[0].Running, in.BGP.Speakers[1].Peers[0].State = false, bgp.Idle
+		}, []string{"en5"}},
+		{"right after a restart", func(in *Inputs) {
+			in.Adopted, in.StartedAt = true, t0.Add(-time.Second)
+			in.BGP.Speakers[1].Peers[0].State, in.BGP.Speakers[1].Peers[0].Transitions = bgp.Active, 0
+		}, []string{"en1", "en5"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := Plan(edit(tt.change), t0)
+			var got []string
+			for _, n := range d.Kernel.Interfaces {
+				if n.Usable {
+					got = append(got, n.Name)
+				}
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("legs = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
