@@ -49,7 +49,7 @@ func binary(t *testing.T) string {
 		return path
 	}
 	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "vipspeaker-test-"); built.err == nil {
+		if built.dir, built.err = os.MkdirTemp("", "vipspeaker-test-"); built.err == nil { //nolint:usetesting // it outlives the test that builds
 			built.path, built.err = lab.Build(context.WithoutCancel(t.Context()), built.dir)
 		}
 	})

@@ -77,14 +77,14 @@ func waitLive(t *testing.T, n *lab.Node, prefix netip.Prefix, want ...string) {
 	})
 }
 
-// portVia returns a TCP source port with which the client's packets to server
+// localVia returns an address of the client from which its packets to service4
 // go by the router that has the address via.
-func portVia(t *testing.T, client *lab.Node, server netip.AddrPort, via netip.Addr) uint16 {
+func localVia(t *testing.T, client *lab.Node, via netip.Addr) netip.AddrPort {
 	t.Helper()
 	var flows []string
 	const first, count = 42001, 100
 	for port := first; port < first+count; port++ {
-		flows = append(flows, fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", server.Addr(), client4, port, server.Port()))
+		flows = append(flows, fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", service4.Addr(), client4, port, service4.Port()))
 	}
 	ways, err := client.RouteGets(flows...)
 	if err != nil {
@@ -92,20 +92,24 @@ func portVia(t *testing.T, client *lab.Node, server netip.AddrPort, via netip.Ad
 	}
 	for i, way := range ways {
 		if way.Gateway == via {
-			return uint16(first + i)
+			return netip.AddrPortFrom(client4, uint16(first+i))
 		}
 	}
-	t.Fatalf("none of 100 ports leads to %v via %v", server, via)
-	return 0
+	t.Fatalf("none of 100 ports leads to %v via %v", service4, via)
+	return netip.AddrPort{}
 }
 
-// startSessions opens TCP sessions to the VIPs, IPv4 by way of the leg l, and
-// from the host without a chosen source, which must be the VIP.
-func startSessions(t *testing.T, l *lab.Lab, through leg) []*lab.Session {
+// service4 and service6 are where the host serves.
+var (
+	service4 = netip.AddrPortFrom(vip4.Addr(), 8080)
+	service6 = netip.AddrPortFrom(vip6.Addr(), 8080)
+)
+
+// startSessions opens TCP sessions to the VIPs, the IPv4 one from the client's
+// address local, and from the host without a chosen source, which must be the VIP.
+func startSessions(t *testing.T, l *lab.Lab, local netip.AddrPort) []*lab.Session {
 	t.Helper()
 	host, client := l.Node("host"), l.Node("client")
-	service4, service6 := netip.AddrPortFrom(vip4.Addr(), 8080), netip.AddrPortFrom(vip6.Addr(), 8080)
-	local := netip.AddrPortFrom(client4, portVia(t, client, service4, through.via4))
 	sessions := []*lab.Session{
 		lab.StartSession(client, local, host, service4),
 		lab.StartSession(client, netip.AddrPort{}, host, service6),

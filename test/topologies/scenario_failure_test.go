@@ -16,8 +16,7 @@ const longestOutage = time.Second
 func TestScenario02InterfaceLoss(t *testing.T) {
 	eachLeg(t, func(t *testing.T, fails, stays leg) {
 		l, s := startSample(t)
-		host := l.Node("host")
-		surviveLoss(t, l, s, fails, stays, func() { host.LinkDown(fails.ifc) }, func() { host.LinkUp(fails.ifc) })
+		surviveLoss(t, l, s, fails, stays, failures()[0])
 	})
 }
 
@@ -25,20 +24,20 @@ func TestScenario02InterfaceLoss(t *testing.T) {
 func TestScenario03CablePull(t *testing.T) {
 	eachLeg(t, func(t *testing.T, fails, stays leg) {
 		l, s := startSample(t)
-		surviveLoss(t, l, s, fails, stays, func() { l.Unplug("host", fails.ifc) }, func() { l.Plug("host", fails.ifc) })
+		surviveLoss(t, l, s, fails, stays, failures()[1])
 	})
 }
 
 // surviveLoss lets one leg fail and come back, then the other, with sessions
 // open both ways.
-func surviveLoss(t *testing.T, l *lab.Lab, s *lab.Speaker, fails, stays leg, fail, heal func()) {
+func surviveLoss(t *testing.T, l *lab.Lab, s *lab.Speaker, fails, stays leg, f failure) {
 	t.Helper()
 	host, router := l.Node("host"), l.Node(fails.node)
-	sessions := startSessions(t, l, fails)
+	sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
 	wire := host.Capture()
 
 	failed := time.Now()
-	fail()
+	f.fail(l, fails.ifc)
 	gap := waitAllAlive(sessions, failed)
 	t.Logf("longest silence of %d sessions: %v", len(sessions), gap.Round(time.Millisecond))
 	if gap > longestOutage {
@@ -61,7 +60,7 @@ func surviveLoss(t *testing.T, l *lab.Lab, s *lab.Speaker, fails, stays leg, fai
 	}
 	sameTupleOn(t, wire, sessions[0], stays.ifc, failed)
 
-	heal()
+	f.heal(l, fails.ifc)
 	s.WaitStatus(15*time.Second, "all is back", lab.Established)
 	waitClientHasBoth(t, l)
 	waitEgress(t, host, 5*time.Second, "en1", "en5")
@@ -69,7 +68,7 @@ func surviveLoss(t *testing.T, l *lab.Lab, s *lab.Speaker, fails, stays leg, fai
 
 	// And the way back: now the first leg carries all.
 	failed = time.Now()
-	host.LinkDown(stays.ifc)
+	f.fail(l, stays.ifc)
 	gap = waitAllAlive(sessions, failed)
 	t.Logf("longest silence when %s fails afterwards: %v", stays.ifc, gap.Round(time.Millisecond))
 	if gap > longestOutage {
@@ -115,7 +114,7 @@ func TestScenario04PathFailure(t *testing.T) {
 	eachLeg(t, func(t *testing.T, fails, stays leg) {
 		l, s := startSample(t)
 		host, router := l.Node("host"), l.Node(fails.node)
-		sessions := startSessions(t, l, fails)
+		sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
 		wire := host.Capture()
 		frozen := time.Now()
 		router.Freeze()

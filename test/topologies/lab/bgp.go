@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -63,19 +64,10 @@ type Message struct {
 }
 
 // Announces tells whether the message is an UPDATE that announces p.
-func (m Message) Announces(p netip.Prefix) bool { return contains(m.Announced, p) }
+func (m Message) Announces(p netip.Prefix) bool { return slices.Contains(m.Announced, p) }
 
 // Withdraws tells whether the message is an UPDATE that withdraws p.
-func (m Message) Withdraws(p netip.Prefix) bool { return contains(m.Withdrawn, p) }
-
-func contains(list []netip.Prefix, p netip.Prefix) bool {
-	for _, x := range list {
-		if x == p {
-			return true
-		}
-	}
-	return false
-}
+func (m Message) Withdraws(p netip.Prefix) bool { return slices.Contains(m.Withdrawn, p) }
 
 // String tells the message on one line, without its time.
 func (m Message) String() string {

@@ -26,19 +26,19 @@ type Lab struct {
 
 // Start lays out dir/topology.clab.yml and starts its routers. It returns when
 // they run, not when their sessions are up.
-func Start(t testing.TB, dir string) *Lab {
-	t.Helper()
+func Start(tb testing.TB, dir string) *Lab {
+	tb.Helper()
 	if os.Geteuid() != 0 {
-		t.Fatalf("lab %s: network and mount namespaces with routers in them need root", dir)
+		tb.Fatalf("lab %s: network and mount namespaces with routers in them need root", dir)
 	}
-	require(t, "unshare", "nsenter", "ip", "nft", "sysctl")
+	require(tb, "unshare", "nsenter", "ip", "nft", "sysctl")
 	topo, err := Load(dir)
 	if err != nil {
-		t.Fatalf("lab: %v", err)
+		tb.Fatalf("lab: %v", err)
 	}
-	// t.Context is cancelled before Cleanup runs, which still needs the nodes.
-	l := &Lab{t: t, ctx: context.WithoutCancel(t.Context()), topo: topo, nodes: map[string]*Node{}, logs: t.TempDir()}
-	t.Cleanup(l.stop)
+	// Context is cancelled before Cleanup runs, which still needs the nodes.
+	l := &Lab{t: tb, ctx: context.WithoutCancel(tb.Context()), topo: topo, nodes: map[string]*Node{}, logs: tb.TempDir()}
+	tb.Cleanup(l.stop)
 	for _, name := range topo.order {
 		if _, shared := topo.Topology.Nodes[name].sharedWith(); !shared {
 			n := newNode(l, name)
@@ -144,24 +144,24 @@ func (l *Lab) logPath(node, daemon string) string {
 
 // require fails the test when a tool is missing, or skips it when the tester
 // has said so by naming the tool in VIPSPEAKER_SKIP, a list with commas.
-func require(t testing.TB, tools ...string) {
-	t.Helper()
+func require(tb testing.TB, tools ...string) {
+	tb.Helper()
 	for _, tool := range tools {
 		_, err := exec.LookPath(tool)
 		if err == nil {
 			continue
 		}
 		if slices.Contains(strings.Split(os.Getenv("VIPSPEAKER_SKIP"), ","), filepath.Base(tool)) {
-			t.Skipf("%s is missing and VIPSPEAKER_SKIP names it", tool)
+			tb.Skipf("%s is missing and VIPSPEAKER_SKIP names it", tool)
 		}
-		t.Fatalf("%s is missing (`make deps` installs it): %v", tool, err)
+		tb.Fatalf("%s is missing (`make deps` installs it): %v", tool, err)
 	}
 }
 
 // Eventually calls ok until it returns nil and fails the test when it still
 // does not after d.
-func Eventually(t testing.TB, d time.Duration, what string, ok func() error) {
-	t.Helper()
+func Eventually(tb testing.TB, d time.Duration, what string, ok func() error) {
+	tb.Helper()
 	deadline := time.NewTimer(d)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -173,7 +173,7 @@ func Eventually(t testing.TB, d time.Duration, what string, ok func() error) {
 		}
 		select {
 		case <-deadline.C:
-			t.Fatalf("%s: not within %v: %v", what, d, err)
+			tb.Fatalf("%s: not within %v: %v", what, d, err)
 		case <-tick.C:
 		}
 	}

@@ -71,11 +71,12 @@ func newNode(l *Lab, name string) *Node {
 	if err != nil {
 		l.t.Fatalf("lab: node %s: %v", name, err)
 	}
-	if err := n.cmd.Start(); err != nil {
+	if err = n.cmd.Start(); err != nil {
 		l.t.Fatalf("lab: node %s: %v", name, err)
 	}
 	n.pid = n.cmd.Process.Pid
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if line != "ready\n" {
 		_ = n.cmd.Wait()
 		l.t.Fatalf("lab: node %s: no namespaces: %v %s", name, err, stderr.String())
 	}
@@ -133,7 +134,7 @@ func (n *Node) Do(fn func() error) error {
 // Command prepares a command that runs in the node.
 func (n *Node) Command(args ...string) *exec.Cmd {
 	enter := []string{"--target", strconv.Itoa(n.pid), "--net", "--mount", "--"}
-	cmd := exec.CommandContext(n.lab.ctx, "nsenter", append(enter, args...)...)
+	cmd := exec.CommandContext(n.lab.ctx, "nsenter", append(enter, args...)...) //nolint:gosec // tests say what runs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }

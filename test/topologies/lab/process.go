@@ -25,12 +25,12 @@ type Process struct {
 func (n *Node) StartProcess(name string, args ...string) *Process {
 	n.lab.t.Helper()
 	cmd := n.Command(args...)
-	log, err := os.OpenFile(n.lab.logPath(n.Name, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	out, err := os.OpenFile(n.lab.logPath(n.Name, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.lab.t.Fatalf("lab: node %s: %v", n.Name, err)
 	}
-	defer log.Close() //nolint:errcheck // the child has its own copy
-	cmd.Stdout, cmd.Stderr = log, log
+	defer out.Close() //nolint:errcheck // the child has its own copy
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		n.lab.t.Fatalf("lab: node %s: %s: %v", n.Name, strings.Join(args, " "), err)
 	}

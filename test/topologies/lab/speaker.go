@@ -48,7 +48,7 @@ func (s *Speaker) WaitStatus(d time.Duration, what string, ok func(*status.Statu
 	s.node.lab.t.Helper()
 	var st *status.Status
 	Eventually(s.node.lab.t, d, "status: "+what, func() (err error) {
-		if err := s.ended(); err != nil {
+		if err = s.ended(); err != nil {
 			s.node.lab.t.Fatal(err)
 		}
 		if st, err = s.Status(); err != nil {
@@ -86,7 +86,7 @@ func (s *Speaker) Command(args ...string) (string, error) {
 // Build builds the daemon's binary into dir and returns its path.
 func Build(ctx context.Context, dir string) (string, error) {
 	path := dir + "/vipspeaker"
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "vipspeaker/cmd/vipspeaker")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "vipspeaker/cmd/vipspeaker") //nolint:gosec // the path is a directory of the test
 	// As it is shipped: without cgo it takes other ways to give up privileges.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
