@@ -42,6 +42,9 @@ type fakeChecks struct{ w *world }
 func (f fakeChecks) Set(specs []health.Spec) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
+	if len(specs) > 0 && !f.w.tried {
+		f.w.breaks("a check runs before its VIP was ever bound")
+	}
 	f.w.specs = specs
 }
 
@@ -142,6 +145,9 @@ func (f fakeKernel) Steer(_ context.Context, want vip.Desired) (vip.Actual, erro
 }
 
 func (f fakeKernel) Bind(_ context.Context, want vip.Desired) (vip.Actual, error) {
+	f.w.mu.Lock()
+	f.w.tried = true
+	f.w.mu.Unlock()
 	return f.call(want, func() (changed bool) {
 		for _, p := range want.VIPs {
 			if !f.w.bound[p] {

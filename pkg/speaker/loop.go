@@ -118,6 +118,7 @@ type Loop struct {
 	// What follows belongs to the goroutine of the loop.
 
 	applied  *setup       // the configuration that checks and network follow
+	checking bool         // all checks of applied run
 	call     chan outcome // the kernel call that is running, nil for none
 	actual   vip.Actual   // the newest reading of the kernel
 	fresh    bool         // actual was read by the call that ended last

@@ -58,6 +58,10 @@ func (l *Loop) pass(ctx context.Context) error {
 	if !l.await(ctx) {
 		return errStopped
 	}
+	if !l.checking {
+		l.opt.Checks.Set(l.applied.specs)
+		l.checking = true
+	}
 	// The world may have changed while the kernel worked.
 	in, _ = l.inputs()
 	d = l.plan(&in)
@@ -119,8 +123,9 @@ func (l *Loop) follow() {
 		names[i] = s.config.Interfaces[i].Name
 	}
 	l.opt.Network.Watch(names)
-	l.opt.Checks.Set(s.specs)
-	l.applied = s
+	// What changed must not be judged by the verdict of what was before.
+	l.opt.Checks.Set(s.specsOf(l.actual.Bound))
+	l.applied, l.checking = s, false
 	// A path that was ordered just now may not be in the speaker's list yet.
 	for i := range l.decision.BGP.Speakers {
 		for j := range l.decision.BGP.Speakers[i].Paths {

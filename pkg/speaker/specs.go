@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"vipspeaker/pkg/config"
@@ -26,6 +28,20 @@ func checkSpecs(c *config.Config, newChecker func(config.Check) (health.Checker,
 		}
 	}
 	return specs, nil
+}
+
+// specsOf are the checks of those VIPs that the kernel holds. A service on an
+// address that is not there yet can only fail, and would then wait for a whole
+// interval.
+func (s *setup) specsOf(held []netip.Prefix) []health.Spec {
+	ready := map[string]bool{}
+	for i := range s.config.VIPs {
+		v := &s.config.VIPs[i]
+		for j := range v.Checks {
+			ready[CheckID(v.Name, v.Checks[j].Name)] = slices.Contains(held, v.Prefix)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(s.specs), func(spec health.Spec) bool { return !ready[spec.ID] })
 }
 
 // checkKey changes when anything about the check does. It is a digest, because

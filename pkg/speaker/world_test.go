@@ -58,6 +58,7 @@ type world struct {
 	state   *bgp.State
 	stopped []bgp.StopMode
 	silent  bool // Stop hangs, and orders have no effect
+	tried   bool // a Bind was ordered
 
 	results health.Results
 	specs   []health.Spec
