@@ -55,36 +55,72 @@ func guardListeners(cfg SpeakerConfig, listening []netip.AddrPort) error {
 	if len(cfg.Peers) == 0 || slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return !p.TTLSecurity }) {
 		least = 0
 	}
-	files, err := os.ReadDir("/proc/self/fd")
+	fds, err := openFiles()
 	if err != nil {
 		return fmt.Errorf("find listeners: %w", err)
 	}
 	var errs []error
-	for _, f := range files {
-		fd, err := strconv.Atoi(f.Name())
-		if err != nil {
-			continue
-		}
+	for _, fd := range fds {
 		on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		if err != nil || on == 0 {
 			continue
 		}
 		local, err := unix.Getsockname(fd)
-		if err != nil {
+		if err != nil || !slices.Contains(listening, addrPort(local)) {
 			continue
 		}
-		switch v := local.(type) {
-		case *unix.SockaddrInet4:
-			if slices.Contains(listening, netip.AddrPortFrom(netip.AddrFrom4(v.Addr), uint16(v.Port))) { //nolint:gosec // a port
-				errs = append(errs, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MINTTL, least)))
-			}
-		case *unix.SockaddrInet6:
-			if slices.Contains(listening, netip.AddrPortFrom(netip.AddrFrom16(v.Addr), uint16(v.Port))) { //nolint:gosec // a port
-				errs = append(errs, os.NewSyscallError("set lowest hop limit", unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, least)))
-			}
+		level, option := unix.IPPROTO_IP, unix.IP_MINTTL
+		if addrPort(local).Addr().Is6() {
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT
 		}
+		errs = append(errs, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, level, option, least)))
 	}
 	return errors.Join(errs...)
+}
+
+// hangUp ends all connections between two addresses. A connection that arrives
+// while GoBGP deletes its peer can be forgotten without being closed, and the
+// router would wait on it for minutes.
+func hangUp(local, remote netip.Addr) error {
+	fds, err := openFiles()
+	if err != nil {
+		return fmt.Errorf("find connections: %w", err)
+	}
+	for _, fd := range fds {
+		to, err := unix.Getpeername(fd)
+		if err != nil || addrPort(to).Addr() != remote.WithZone("") {
+			continue
+		}
+		if from, err := unix.Getsockname(fd); err == nil && addrPort(from).Addr() == local.WithZone("") {
+			_ = unix.Shutdown(fd, unix.SHUT_RDWR) // fails only if it has ended already
+		}
+	}
+	return nil
+}
+
+func openFiles() ([]int, error) {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	fds := make([]int, 0, len(files))
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil {
+			fds = append(fds, fd)
+		}
+	}
+	return fds, nil
+}
+
+// addrPort is the zero value for what is no IP address.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch v := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(v.Addr), uint16(v.Port)) //nolint:gosec // a port
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(v.Addr), uint16(v.Port)) //nolint:gosec // a port
+	}
+	return netip.AddrPort{}
 }
 
 // NeedsRestart tells whether a new process would serve the wanted configuration

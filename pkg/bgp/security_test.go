@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,18 +18,14 @@ import (
 // returns its TTL, the lowest TTL that it takes, and its device.
 func socketTo(t *testing.T, local, remote netip.Addr) (ttl, minTTL int, device string) {
 	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
+	fds, err := openFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range fds {
-		var fd int
-		if _, err = fmt.Sscan(e.Name(), &fd); err != nil {
-			continue
-		}
+	for _, fd := range fds {
 		from, err1 := unix.Getsockname(fd)
 		to, err2 := unix.Getpeername(fd)
-		if err1 != nil || err2 != nil || ipOf(from) != local || ipOf(to) != remote {
+		if err1 != nil || err2 != nil || addrPort(from).Addr() != local || addrPort(to).Addr() != remote {
 			continue
 		}
 		level, opt, minOpt := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL
@@ -48,16 +45,6 @@ func socketTo(t *testing.T, local, remote netip.Addr) (ttl, minTTL int, device s
 	}
 	t.Fatalf("no socket from %s to %s", local, remote)
 	return 0, 0, ""
-}
-
-func ipOf(sa unix.Sockaddr) netip.Addr {
-	switch v := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(v.Addr)
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(v.Addr)
-	}
-	return netip.Addr{}
 }
 
 func setTTL(ttl int) func(int) error {
@@ -247,4 +234,28 @@ func TestListenAddressInUse(t *testing.T) {
 
 func setHops(hops int) func(int) error {
 	return func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, hops) }
+}
+
+// A router whose connection falls together with the end of a session is hung up
+// on, and not left waiting for an OPEN.
+func TestNoConnectionIsForgotten(t *testing.T) {
+	host, router := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	s.timing.flapMax = 0
+	apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+	for n, end := 0, time.Now().Add(2*time.Second); time.Now().Before(end); n++ {
+		conn, err := connect(t.Context(), router, host, nil)
+		if err != nil {
+			continue
+		}
+		if n%3 == 0 {
+			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("connection %d is open and silent", n)
+			}
+		}
+		_ = conn.Close()
+	}
 }

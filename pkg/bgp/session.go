@@ -244,7 +244,8 @@ func (s *Speaker) rearm(ctx context.Context, srv *server.BgpServer, a netip.Addr
 	peer, gr := rec.peer, rec.gr
 	s.smu.Unlock()
 	deleted := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: a.String()})
-	if err = errors.Join(deleted, s.addPeer(ctx, srv, peer, gr)); err != nil {
+	hung := hangUp(peer.LocalAddress, a)
+	if err = errors.Join(deleted, hung, s.addPeer(ctx, srv, peer, gr)); err != nil {
 		s.log.Warn("peer cannot be armed again", "peer", a, "error", err)
 	}
 }
