@@ -109,7 +109,7 @@ func (f fakeKernel) Steer(_ context.Context, want vip.Desired) (vip.Actual, erro
 	w.steered = false
 	usable := 0
 	for _, n := range want.Interfaces {
-		if n.Usable {
+		if n.Leg() {
 			usable++
 		}
 		for _, s := range []netip.Addr{n.Source4, n.Source6} {
@@ -125,7 +125,7 @@ func (f fakeKernel) Steer(_ context.Context, want vip.Desired) (vip.Actual, erro
 	return f.call(want, func() bool {
 		sources, legs := map[string]netip.Addr{}, map[string]bool{}
 		for _, n := range want.Interfaces {
-			legs[n.Name] = n.Usable
+			legs[n.Name] = n.Leg()
 			for key, s := range map[string]netip.Addr{"/4": n.Source4, "/6": n.Source6} {
 				if s.IsValid() && w.bound[netip.PrefixFrom(s, s.BitLen())] {
 					sources[n.Name+key] = s

@@ -311,7 +311,7 @@ func checkKernel(t *testing.T, in *Inputs, d *Desired) {
 		if n.Name != in.Config.Interfaces[i].Name {
 			t.Errorf("interface %d is %s, want the order of the configuration", i, n.Name)
 		}
-		if n.Usable {
+		if n.Leg() {
 			usable++
 		}
 		for _, source := range []netip.Addr{n.Source4, n.Source6} {

@@ -141,7 +141,7 @@ func TestLegs(t *testing.T) {
 			d := Plan(edit(tt.change), t0)
 			var got []string
 			for _, n := range d.Kernel.Interfaces {
-				if n.Usable {
+				if n.Leg() {
 					got = append(got, n.Name)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
@@ -25,12 +26,38 @@ func (p *planner) kernel() {
 
 	k.Interfaces = make([]vip.Interface, len(c.Interfaces))
 	for i := range c.Interfaces {
-		k.Interfaces[i] = vip.Interface{Name: c.Interfaces[i].Name, Usable: p.out.Interfaces[i].Leg, Gateways: c.Interfaces[i].Gateways}
+		n := &p.out.Interfaces[i]
+		k.Interfaces[i] = vip.Interface{
+			Name: n.Name, Usable: n.Usable || n.Leg, Silent: n.Usable && !n.Leg,
+			Gateways: c.Interfaces[i].Gateways, Routers: p.routers(n),
+		}
 	}
 	for i := range c.VIPs {
 		p.source(&c.VIPs[i], &p.out.VIPs[i])
 	}
 	p.exempt()
+}
+
+// routers are the peers of an interface as next hops: those that answer, else
+// all that are on-link.
+func (p *planner) routers(n *Interface) []netip.Addr {
+	var all, answering []netip.Addr
+	s, _ := p.in.BGP.Speaker(n.Name)
+	for i := range n.Peers {
+		if !n.Peers[i].LocalAddress.IsValid() {
+			continue
+		}
+		all = append(all, n.Peers[i].Address)
+		if slices.ContainsFunc(s.Peers, func(q bgp.PeerState) bool {
+			return q.Address == n.Peers[i].Address && q.State == bgp.Established
+		}) {
+			answering = append(answering, n.Peers[i].Address)
+		}
+	}
+	if len(answering) > 0 {
+		return answering
+	}
+	return all
 }
 
 // lingering are the VIPs that are no longer configured but stay bound, because a

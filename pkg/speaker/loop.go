@@ -265,8 +265,9 @@ func (l *Loop) badNews() bool {
 
 // takesAway tells whether next lacks a leg, a session or a path that prev has.
 func takesAway(prev, next *Desired) bool {
-	for i, n := range prev.Kernel.Interfaces {
-		if n.Usable && (i >= len(next.Kernel.Interfaces) || next.Kernel.Interfaces[i].Name != n.Name || !next.Kernel.Interfaces[i].Usable) {
+	for i := range prev.Kernel.Interfaces {
+		n := &prev.Kernel.Interfaces[i]
+		if n.Leg() && (i >= len(next.Kernel.Interfaces) || next.Kernel.Interfaces[i].Name != n.Name || !next.Kernel.Interfaces[i].Leg()) {
 			return true
 		}
 	}

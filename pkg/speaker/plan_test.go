@@ -38,7 +38,7 @@ func render(d *Desired) string {
 		b.WriteByte('\n')
 	}
 	for _, n := range d.Kernel.Interfaces {
-		fmt.Fprintf(&b, "kernel %s: leg=%t", n.Name, n.Usable)
+		fmt.Fprintf(&b, "kernel %s: leg=%t", n.Name, n.Leg())
 		if n.Source4.IsValid() {
 			fmt.Fprintf(&b, " source %s", n.Source4)
 		}
@@ -220,8 +220,8 @@ func TestPlanTranslates(t *testing.T) {
 		Device: vip.Device{Name: "vi0", Kind: vip.KindAuto},
 		VIPs:   []netip.Prefix{prefix("10.68.6.1/32")},
 		Interfaces: []vip.Interface{
-			{Name: "en1", Usable: true, Source4: addr("10.68.6.1"), Gateways: []netip.Addr{addr("10.68.1.3")}},
-			{Name: "en5", Usable: true, Source4: addr("10.68.6.1")},
+			{Name: "en1", Usable: true, Source4: addr("10.68.6.1"), Routers: []netip.Addr{addr("10.68.1.2")}, Gateways: []netip.Addr{addr("10.68.1.3")}},
+			{Name: "en5", Usable: true, Source4: addr("10.68.6.1"), Routers: []netip.Addr{addr("10.68.5.2")}},
 		},
 		Exclude: []netip.Prefix{prefix("192.0.2.0/24"), prefix("10.68.1.2/32"), prefix("10.68.5.2/32")},
 		Sysctls: vip.SysctlSet,

@@ -17,6 +17,7 @@ const (
 	roleUnlisted role = iota // not a listed interface: left to the main table
 	roleOther                // listed, but for another table
 	roleFailed               // listed, not usable: left out
+	roleSilent               // listed, without a router: only its own network
 	roleKeep                 // mirrored
 )
 
@@ -46,6 +47,8 @@ func newView(family uint8, table uint32, source netip.Addr, ports []port, s *sna
 			v.roles[q.index] = roleFailed
 		case source.IsValid() && q.source(family) != source:
 			v.roles[q.index] = roleOther
+		case q.Silent:
+			v.roles[q.index] = roleSilent
 		default:
 			v.roles[q.index] = roleKeep
 		}
@@ -97,14 +100,21 @@ func (v *view) project(r *route) *route {
 	out.legs = nil
 	failed := false
 	for _, l := range r.legs {
-		switch v.roles[l.index] {
+		role := v.roles[l.index]
+		if role == roleSilent {
+			role = roleKeep
+			if l.gateway.IsValid() {
+				role = roleFailed
+			}
+		}
+		switch role {
 		case roleUnlisted:
 			return out.throw()
 		case roleKeep:
 			out.legs = append(out.legs, l)
 		case roleFailed:
 			failed = true
-		case roleOther:
+		case roleOther, roleSilent:
 		}
 	}
 	switch {
@@ -127,8 +137,8 @@ func (r *route) throw() *route {
 }
 
 // defaultRoute is the multipath default over the view's interfaces, by their
-// configured gateways, else by those of main's default through them; nil if
-// there is none. skipped are configured gateways that are not on-link.
+// configured gateways, else by those of main's default through them, else by
+// the routers that are peers there; nil if there is none. skipped are configured gateways that are not on-link.
 func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
 	r := route{
 		routeKey: routeKey{table: v.table, dst: netip.PrefixFrom(anyOf(v.family), 0)},
@@ -137,25 +147,20 @@ func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
 	if v.family == unix.AF_INET6 {
 		r.metric = ipv6DefaultMetric
 	}
+	if v.source.IsValid() && v.leavesElsewhere(main) {
+		return nil, nil
+	}
 	for i := range v.ports {
 		q := &v.ports[i]
 		if v.roles[q.index] != roleKeep {
 			continue
 		}
-		configured := false
-		for _, g := range q.Gateways {
-			if familyOf(g) != v.family {
-				continue
-			}
-			configured = true
-			if onLink(main, q.index, g) {
-				r.legs = append(r.legs, leg{index: q.index, gateway: g})
-			} else {
-				skipped = append(skipped, gatewayError{q.Name, g})
-			}
+		found, foreign := r.addGateways(main, v.family, q.index, q.Gateways)
+		for _, g := range foreign {
+			skipped = append(skipped, gatewayError{q.Name, g})
 		}
-		if !configured {
-			r.inheritDefault(main, v.family, q.index)
+		if !found && !r.inheritDefault(main, v.family, q.index) {
+			_, _ = r.addGateways(main, v.family, q.index, q.Routers)
 		}
 	}
 	if len(r.legs) == 0 {
@@ -167,15 +172,46 @@ func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
 	return &r, skipped
 }
 
+// leavesElsewhere tells whether main's best default route uses only interfaces
+// that are not listed: then programs that name no source go there, with that
+// interface's address, and a default route of ours would take them away.
+func (v *view) leavesElsewhere(main []route) bool {
+	var best *route
+	for i := range main {
+		r := &main[i]
+		if r.family() == v.family && r.dst.Bits() == 0 && r.kind == unix.RTN_UNICAST && !r.from.IsValid() && (best == nil || r.metric < best.metric) {
+			best = r
+		}
+	}
+	return best != nil && !slices.ContainsFunc(best.legs, func(l leg) bool { return v.roles[l.index] != roleUnlisted })
+}
+
 // gatewayError is a configured gateway that no connected route covers.
 type gatewayError struct {
 	name    string
 	gateway netip.Addr
 }
 
+// addGateways adds a leg for each gateway of the family and tells whether there
+// are any. skipped are those that no connected route covers.
+func (r *route) addGateways(main []route, family uint8, index int, gateways []netip.Addr) (found bool, skipped []netip.Addr) {
+	for _, g := range gateways {
+		if familyOf(g) != family {
+			continue
+		}
+		found = true
+		if onLink(main, index, g) {
+			r.legs = append(r.legs, leg{index: index, gateway: g})
+		} else {
+			skipped = append(skipped, g)
+		}
+	}
+	return found, skipped
+}
+
 // inheritDefault takes the legs of main's best default route through a device,
-// and its metrics (MTU, initial window).
-func (r *route) inheritDefault(main []route, family uint8, index int) {
+// and its metrics (MTU, initial window). It tells whether there is one.
+func (r *route) inheritDefault(main []route, family uint8, index int) bool {
 	for i := range main {
 		m := &main[i]
 		if m.family() != family || m.dst.Bits() != 0 || m.kind != unix.RTN_UNICAST || m.from.IsValid() || !m.via(index) {
@@ -189,8 +225,9 @@ func (r *route) inheritDefault(main []route, family uint8, index int) {
 		if r.rest == "" {
 			r.rest = metricsOf(m.rest)
 		}
-		return
+		return true
 	}
+	return false
 }
 
 // metricsOf is the part of a route's rest that says how to use a path, without

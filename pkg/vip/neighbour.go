@@ -43,19 +43,17 @@ func opDeleteNeighbour(n neighbour) operation {
 	return operation{unix.RTM_DELNEIGH, 0, appendAttr(b, unix.NDA_DST, n.address.AsSlice())}
 }
 
-// leaving are the interfaces that are not usable and that our tables still use:
-// those from which traffic is about to move.
+// leaving are the interfaces that are not usable, or whose routers are silent,
+// and that our tables still use: those from which traffic is about to move.
 func (p *pass) leaving() []int {
 	var out []int
 	for _, q := range p.ports {
-		if q.usable {
+		if q.usable && !q.Silent {
 			continue
 		}
-		for i := range p.s.own {
-			if r := &p.s.own[i]; r.tabled() && r.via(q.index) {
-				out = append(out, q.index)
-				break
-			}
+		uses := func(l leg) bool { return l.index == q.index && (!q.usable || l.gateway.IsValid()) }
+		if slices.ContainsFunc(p.s.own, func(r route) bool { return r.tabled() && slices.ContainsFunc(r.legs, uses) }) {
+			out = append(out, q.index)
 		}
 	}
 	return out

@@ -69,13 +69,24 @@ type Interface struct {
 	// Usable tells whether traffic may leave by it. Never false for all
 	// interfaces: the last usable one is kept.
 	Usable bool
+	// Silent tells that the link works but no router on it answers: its own
+	// network is still reached directly, nothing beyond it. Never true for all
+	// usable interfaces.
+	Silent bool
 	// Source4 and Source6 are the preferred sources for traffic that leaves by
 	// this interface and names none; zero for none (or not yet, or no more).
 	Source4, Source6 netip.Addr
 	// Gateways are the configured next hops for the default route of the source
 	// table; if none of a family, those of the main table's default route.
 	Gateways []netip.Addr
+	// Routers are next hops for the case that neither Gateways nor the main
+	// table names one of the family on this interface.
+	Routers []netip.Addr
 }
+
+// Leg tells whether traffic to beyond the interface's own network may leave by
+// it.
+func (i *Interface) Leg() bool { return i.Usable && !i.Silent }
 
 // SysctlMode selects how host settings are treated.
 type SysctlMode string
