@@ -45,8 +45,9 @@ func listenAddr(cfg SpeakerConfig, a netip.Addr) netip.AddrPort {
 // guardListeners makes the kernel drop what comes from more than one hop away
 // before GoBGP sees it, if all peers promise TTL 255 (GTSM, RFC 5082). GoBGP
 // itself asks for that only after it has accepted a connection, when the other
-// end may have sent already. It keeps its listeners to itself, so they are found
-// among the open files.
+// end may have sent already. And if a session is pinned by its device, it lets
+// nobody connect through another one. GoBGP keeps its listeners to itself, so
+// they are found among the open files.
 func guardListeners(cfg SpeakerConfig, listening []netip.AddrPort) error {
 	if len(listening) == 0 {
 		return nil
@@ -74,8 +75,32 @@ func guardListeners(cfg SpeakerConfig, listening []netip.AddrPort) error {
 			level, option = unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT
 		}
 		errs = append(errs, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, level, option, least)))
+		if device := deviceOf(cfg); device != "" {
+			errs = append(errs, bindToDevice(fd, device))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// deviceOf is the device that pins a session of the speaker; empty if TTLs pin
+// them all.
+func deviceOf(cfg SpeakerConfig) string {
+	for _, p := range cfg.Peers {
+		if p.Interface != "" {
+			return p.Interface
+		}
+	}
+	return ""
+}
+
+// bindToDevice makes a listener take connections through the device only; they
+// stay bound to it. A second binding would need CAP_NET_RAW (socket(7)).
+func bindToDevice(fd int, device string) error {
+	bound, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+	if err != nil || bound != 0 {
+		return os.NewSyscallError("read device of listener", err)
+	}
+	return os.NewSyscallError("bind listener to "+device, unix.BindToDevice(fd, device))
 }
 
 // hangUp ends all connections between two addresses. A connection that arrives
