@@ -2,6 +2,7 @@ package topologies
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -44,6 +45,7 @@ func prefix4(n int) netip.Prefix {
 // hostConfig is the configuration of the host of topology vipa, in words that
 // tests change.
 type hostConfig struct {
+	asn       int  // 65010 if zero
 	holdTime  int  // seconds, 9 if zero; we send KEEPALIVE every second
 	coldStart bool // without graceful restart
 	vips      []string
@@ -68,12 +70,9 @@ func fileCheck(name, path string) string {
 func checks(list ...string) string { return "checks: [" + strings.Join(list, ", ") + "]" }
 
 func (c hostConfig) String() string {
-	hold := c.holdTime
-	if hold == 0 {
-		hold = 9
-	}
+	asn, hold := cmp.Or(c.asn, 65010), cmp.Or(c.holdTime, 9)
 	return fmt.Sprintf(`bgp:
-  asn: 65010
+  asn: %d
   router_id: 10.68.1.1
   timers: {hold_time: %ds, keepalive: 1s, connect_retry: 1s}
   graceful_restart: {enabled: %t, restart_time: 30s}
@@ -89,7 +88,7 @@ interfaces:
 shutdown: {time: 10s, wait: 500ms}
 vips:
   - %s
-%s`, hold, !c.coldStart, strings.Join(c.vips, "\n  - "), c.more)
+%s`, asn, hold, !c.coldStart, strings.Join(c.vips, "\n  - "), c.more)
 }
 
 // startWith starts the daemon with a configuration and waits until all of it is

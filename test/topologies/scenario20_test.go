@@ -23,6 +23,8 @@ func TestScenario20PinnedSession(t *testing.T) {
 	t.Run("interface fails, BIRD", bird.interfaceFails)
 	t.Run("path fails, FRR", frr.pathFails)
 	t.Run("path fails, BIRD", bird.pathFails)
+	t.Run("internal, FRR", func(t *testing.T) { internalIsPinned(t, "onerouter-frr") })
+	t.Run("internal, BIRD", func(t *testing.T) { internalIsPinned(t, "onerouter-bird") })
 }
 
 // pinned is the session that is looked at: that of router and host by dev.
@@ -105,6 +107,39 @@ func (p pinned) pathFails(t *testing.T) {
 	router.Run("ip", "route", "flush", p.host.String())
 	l.PassFrames("host", p.dev)
 	s.WaitStatus(15*time.Second, "everything is announced", lab.Established)
+}
+
+// internalIsPinned: packets of an internal session have no TTL that keeps them on
+// their link. Here the router is one hop away by both interfaces, and both sides
+// are told to use the wrong one.
+func internalIsPinned(t *testing.T, topology string) {
+	t.Parallel()
+	l := lab.Start(t, topology)
+	host, router := l.Node("host"), l.Node("router")
+	p := pinned{router: "router", dev: "en5", host: netip.MustParseAddr("10.68.5.1"), peer: r5v4, other: "10.68.1.2"}
+	if router.Router() == "frr" {
+		args := []string{"vtysh", "-c", "configure terminal", "-c", "router bgp 65000"}
+		for _, address := range []string{"10.68.1.1", "10.68.5.1", "fd68:1::1", "fd68:5::1"} {
+			args = append(args, "-c", "neighbor "+address+" remote-as 65000")
+		}
+		router.Run(args...)
+	} else {
+		router.WriteFile("/run/internal.conf", strings.ReplaceAll(router.Run("cat", "/etc/bird/bird.conf"), "as 65010", "as 65000"))
+		router.BIRDC(`configure "/run/internal.conf"`)
+	}
+	wire := host.Capture()
+	s := startWith(t, l, hostConfig{vips: sampleVIPs(), asn: 65000, holdTime: 3})
+
+	l.DropFrames("host", p.dev)
+	host.Run("ip", "route", "add", p.peer.String(), "via", p.other, "dev", "en1")
+	router.Run("ip", "route", "add", p.host.String(), "via", "10.68.1.1", "dev", "e1")
+	reachable(t, host, netip.AddrPortFrom(p.host, 0), router, netip.AddrPortFrom(p.peer, 7))
+	s.WaitStatus(10*time.Second, "the session is down", p.down)
+	down := time.Now()
+	p.noSession(t, router)
+	p.attempts(t, wire, down)
+	s.WaitStatus(time.Second, "the session is down", p.down)
+	p.pathOfSYNs(t, wire)
 }
 
 // attempts waits until the host has tried to connect to the router.
