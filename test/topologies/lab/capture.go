@@ -98,13 +98,10 @@ func (c *Capture) open() (err error) {
 func (c *Capture) run() {
 	defer close(c.done)
 	buf, oob := make([]byte, 1<<16), make([]byte, 128)
-	for {
+	for !c.quit.Load() {
 		n, on, _, from, err := unix.Recvmsg(c.fd, buf, oob, 0)
 		switch {
 		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
-			if c.quit.Load() {
-				return
-			}
 			continue
 		case err != nil && !errors.Is(err, unix.ENETDOWN):
 			c.mu.Lock()
