@@ -249,5 +249,5 @@ func reachable(t *testing.T, from *lab.Node, local netip.AddrPort, at *lab.Node,
 		t.Errorf("%s does not reach %v from %v by the other path, so the test proves nothing: %v", from.Name, remote, local, err)
 		return
 	}
-	conn.Close() //nolint:errcheck,gosec // of a test
+	conn.Close() //nolint:errcheck // of a test
 }
