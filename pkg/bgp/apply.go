@@ -238,6 +238,7 @@ func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have m
 			if stateFromAPI(have[a].GetState().GetSessionState()) != Established {
 				continue
 			}
+			errs = append(errs, loosen(ctx, srv, have[a]))
 			if err := srv.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: a.String(), Communication: ceaseText(reason)}); err != nil {
 				errs = append(errs, fmt.Errorf("shut peer %s down: %w", a, err))
 			}
@@ -261,6 +262,25 @@ func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have m
 		s.forget(a)
 	}
 	return errors.Join(errs...)
+}
+
+// lastTTL is the IP TTL of the last words of a session: any path may carry them.
+const lastTTL = 64
+
+// loosen lifts the TTL of 1 that pins an eBGP session to its link, because its
+// last words may have to pass other routers when the interface has failed.
+// GoBGP sets it on the running session.
+func loosen(ctx context.Context, srv *server.BgpServer, have *api.Peer) error {
+	p, gr, err := peerFromAPI(have)
+	if err != nil || p.TTLSecurity || p.Interface != "" {
+		return err
+	}
+	in := peerToAPI(p, gr, false)
+	in.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: lastTTL}
+	if _, err := srv.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: in}); err != nil {
+		return fmt.Errorf("lift the TTL of peer %s: %w", p.Address, err)
+	}
+	return nil
 }
 
 // awaitDown waits until none of the peers is established.

@@ -221,7 +221,7 @@ func newSwitchedLab(t *testing.T, ns netnstest.NS) *switchedLab {
 func (l *lab) session(t *testing.T, local, peer netip.Addr, heard chan<- string) net.Conn {
 	t.Helper()
 	var listener net.Listener
-	inside(t, l.r1, func() (err error) {
+	l.r1.Do(func() (err error) {
 		listener, err = net.Listen("tcp", netip.AddrPortFrom(peer, 179).String())
 		return err
 	})

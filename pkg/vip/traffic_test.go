@@ -6,46 +6,18 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"vipspeaker/test/netnstest"
-
-	"golang.org/x/sys/unix"
 )
-
-// inside runs fn on a thread in another namespace. Sockets stay in the namespace
-// in which they are made.
-func inside(tb testing.TB, ns netnstest.NS, fn func() error) {
-	tb.Helper()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		f, err := os.Open("/run/netns/" + ns.Name())
-		if err != nil {
-			done <- err
-			return
-		}
-		defer func() { _ = f.Close() }()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- fn()
-	}()
-	if err := <-done; err != nil {
-		tb.Fatal(err)
-	}
-}
 
 // echo serves TCP in a namespace: what comes in goes back.
 func echo(tb testing.TB, ns netnstest.NS, at string) (address string) {
 	tb.Helper()
 	var l net.Listener
-	inside(tb, ns, func() (err error) {
+	ns.Do(func() (err error) {
 		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", at)
 		return err
 	})
@@ -173,7 +145,7 @@ func (l *lab) streams(tb testing.TB, vip netip.Prefix, client string) (out, in *
 	}
 	serveEcho(tb, listener)
 	var back net.Conn
-	inside(tb, l.client, func() (err error) {
+	l.client.Do(func() (err error) {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(client), 0))
 		back, err = d.Dial("tcp", listener.Addr().String())
 		return err

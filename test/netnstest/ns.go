@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // commandTimeout bounds one command of a test.
@@ -52,6 +55,36 @@ func (n NS) TryIP(format string, args ...any) (string, error) {
 		words = append([]string{"-n", n.name}, words...)
 	}
 	return run(n.t.Context(), "ip", words...)
+}
+
+// Do runs fn on a thread in the namespace. Sockets stay in the namespace in
+// which they are made; goroutines that fn starts run in the test's own.
+func (n NS) Do(fn func() error) {
+	n.t.Helper()
+	if n.name == "" {
+		if err := fn(); err != nil {
+			n.t.Fatal(err)
+		}
+		return
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		f, err := os.Open("/run/netns/" + n.name)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer func() { _ = f.Close() }()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- fn()
+	}()
+	if err := <-done; err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // Exec runs a program in the namespace to its end and returns what it prints.
