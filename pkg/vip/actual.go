@@ -104,14 +104,15 @@ func (p *pass) inspect() {
 	p.m.problems = p.a.Problems
 }
 
-// inspectGateways reports usable interfaces that the default route of the return
-// table does not use, though it uses others.
+// inspectGateways reports interfaces that the default route of the return table
+// could use and does not, though it uses others. Where routers are silent, it
+// uses none on purpose.
 func (p *pass) inspectGateways(planned *plan, family uint8) {
 	i := slices.IndexFunc(planned.routes, func(r *route) bool {
 		return r.table == p.m.opts.BaseTable && r.family() == family && r.dst.Bits() == 0
 	})
 	for _, q := range p.ports {
-		if q.usable && i >= 0 && !planned.routes[i].via(q.index) {
+		if q.usable && !q.Silent && i >= 0 && !planned.routes[i].via(q.index) {
 			name := "IPv4"
 			if family == unix.AF_INET6 {
 				name = "IPv6"

@@ -336,6 +336,12 @@ func TestGateways(t *testing.T) {
 				t.Errorf("problems %q lack %q", a.Problems, want)
 			}
 		}
+		silent := d.usable()
+		silent.Interfaces[1].Silent = true
+		if a, err := m.Steer(t.Context(), silent); err != nil || slices.ContainsFunc(a.Problems, func(s string) bool { return strings.Contains(s, "has no") }) {
+			t.Errorf("a silent interface is meant to have no default route: %q, %v", a.Problems, err)
+		}
+		converge(t, m, d)
 		for to, want := range map[string]string{
 			"10.68.9.9 from 10.68.6.1": "via 10.68.1.2 dev en1", "fd68:9::9 from fd68:6::1": "via fe80::1234 dev en1",
 		} {
