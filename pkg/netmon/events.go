@@ -36,6 +36,9 @@ func (k kind) String() string {
 type inbox struct {
 	mu      sync.Mutex
 	touched [kinds]bool
+	// removed tells that entries went away that may have been ours. If they were
+	// written after the last dump, no comparison of dumps shows it.
+	removed [kinds]bool
 	// broken are the indexes of links that an event showed unhealthy or gone. A
 	// link may be well again when it is dumped; that it was not still counts.
 	broken  map[int]bool
@@ -59,7 +62,7 @@ func (in *inbox) ring() {
 func (in *inbox) all() {
 	in.mu.Lock()
 	for k := range in.touched {
-		in.touched[k] = true
+		in.touched[k], in.removed[k] = true, true
 	}
 	in.mu.Unlock()
 	in.ring()
@@ -94,13 +97,20 @@ func (in *inbox) note(typ uint16, body []byte) bool {
 		}
 		in.touched[links] = true
 	case unix.RTM_DELADDR:
-		in.touched[addresses] = true
+		in.touched[addresses], in.removed[addresses] = true, true
 		in.touched[routes] = true // the last IPv4 address takes its routes along, silently
 	case unix.RTM_NEWADDR:
 		in.touched[addresses] = true
-	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+	case unix.RTM_DELROUTE:
 		in.touched[routes] = true
-	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		if len(body) >= unix.SizeofRtMsg && body[5] == ownProtocol {
+			in.removed[routes] = true
+		}
+	case unix.RTM_NEWROUTE:
+		in.touched[routes] = true
+	case unix.RTM_DELRULE:
+		in.touched[rules], in.removed[rules] = true, true
+	case unix.RTM_NEWRULE:
 		in.touched[rules] = true
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		if len(body) < unix.SizeofNdMsg || !in.watched[neighbourIndex(body)] {
@@ -113,13 +123,13 @@ func (in *inbox) note(typ uint16, body []byte) bool {
 	return true
 }
 
-// take moves the marks into touched and returns the broken links.
-func (in *inbox) take(touched *[kinds]bool) map[int]bool {
+// take moves the marks into touched and removed and returns the broken links.
+func (in *inbox) take(touched, removed *[kinds]bool) map[int]bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for k, t := range in.touched {
-		touched[k] = touched[k] || t
-		in.touched[k] = false
+	for k := range in.touched {
+		touched[k], removed[k] = touched[k] || in.touched[k], removed[k] || in.removed[k]
+		in.touched[k], in.removed[k] = false, false
 	}
 	if len(in.broken) == 0 {
 		return nil

@@ -142,7 +142,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 // kinds below limit. A dump calls it again after each part of a long answer
 // with itself as the limit: so 100,000 routes do not hold up a link.
 func (m *Monitor) turn(limit kind) {
-	for i := range m.in.take(&m.touched) {
+	for i := range m.in.take(&m.touched, &m.removed) {
 		m.broken[i] = true
 	}
 	m.rewatch()

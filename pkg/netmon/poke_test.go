@@ -1,6 +1,7 @@
 package netmon
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -52,6 +53,33 @@ func TestOwnWritesDoNotPoke(t *testing.T) {
 		n = len(w.pokes())
 		ns.IP("route add 10.10.0.0/16 via 10.68.1.2")
 		netnstest.Until(t, soon, morePokes(w, n, hasRoute("10.10.0.0/16")))
+	})
+}
+
+// What of ours comes and goes between two dumps wakes as well: nothing else would
+// tell for a long time that what was written just now is gone.
+func TestRemovalBetweenDumpsPokes(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		ns.Veth("en1", "p1")
+		ns.IP("addr add 10.68.1.1/24 dev en1")
+		w := start(t)
+		w.until(t, "en1 healthy", healthy("en1", true))
+		for name, what := range map[string]string{
+			"route": "route %s 10.9.0.0/16 via 10.68.1.2 table 6801 proto 68", "rule": "rule %s from 10.68.6.1 lookup 6801 pref 32100 protocol 68",
+			"address": "addr %s 10.68.6.1/32 dev en1", "IPv6 route": "route %s 2001:db8::/32 dev en1 table 6801 proto 68",
+		} {
+			for range 5 {
+				settle(t, w)
+				n := len(w.pokes())
+				batch(t, ns, []string{fmt.Sprintf(what, "add"), fmt.Sprintf(what, "del")})
+				netnstest.Until(t, soon, func() error {
+					if len(w.pokes()) > n {
+						return nil
+					}
+					return fmt.Errorf("%s came and went without a poke", name)
+				})
+			}
+		}
 	})
 }
 

@@ -29,6 +29,7 @@ type tables struct {
 	complete bool        // every kind was read
 	seen     [kinds]bool // was read once
 	touched  [kinds]bool // is to be read
+	removed  [kinds]bool // the next dump is news, whatever it shows
 	failing  [kinds]bool // the last dump failed
 	paces    [kinds]pace
 	sockets  [kinds]*request // one each: a dump may be paused for another kind
@@ -48,7 +49,8 @@ func (m *Monitor) closeSockets() {
 
 // read dumps one kind and publishes what changed.
 func (m *Monitor) read(k kind) {
-	m.touched[k] = false
+	removed := m.removed[k]
+	m.touched[k], m.removed[k] = false, false
 	start := time.Now()
 	apply, err := m.dump(k)
 	for try := 1; try < dumpTries && errors.Is(err, errInterrupted); try++ {
@@ -63,6 +65,7 @@ func (m *Monitor) read(k kind) {
 			m.log.Warn("netlink dump failed, trying again", "table", k.String(), "error", err)
 		}
 		m.failing[k], m.touched[k] = true, true
+		m.removed[k] = m.removed[k] || removed
 		m.paces[k].free = end.Add(retryWait)
 		return
 	}
@@ -75,6 +78,9 @@ func (m *Monitor) read(k kind) {
 	}
 	m.failing[k] = false
 	apply()
+	if removed && m.complete && m.poke != nil {
+		m.poke()
+	}
 }
 
 // setLinks takes over links as they were just read, in order of index. broken
