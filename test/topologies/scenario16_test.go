@@ -27,26 +27,28 @@ type drift struct {
 	// object is what must be counted as repaired; empty if nothing of ours is
 	// taken away.
 	object string
+	// foreign tells that somebody writes into our tables.
+	foreign bool
 }
 
 // drifts are what is done to a daemon that runs.
 func drifts() []drift {
 	return []drift{
-		{"IPv4 address deleted", []string{"addr del 10.68.6.1/32 dev vi0"}, []netip.Prefix{vip4}, "address"},
-		{"IPv6 address deleted", []string{"addr del fd68:6::1/128 dev vi0"}, []netip.Prefix{vip6}, "address"},
-		{"addresses flushed", []string{"addr flush dev vi0"}, []netip.Prefix{vip4, vip6}, "address"},
-		{"device deleted", []string{"link del vi0"}, []netip.Prefix{vip4, vip6}, "link"},
-		{"device renamed", []string{"link set vi0 name gone"}, nil, ""},
+		{"IPv4 address deleted", []string{"addr del 10.68.6.1/32 dev vi0"}, []netip.Prefix{vip4}, "address", false},
+		{"IPv6 address deleted", []string{"addr del fd68:6::1/128 dev vi0"}, []netip.Prefix{vip6}, "address", false},
+		{"addresses flushed", []string{"addr flush dev vi0"}, []netip.Prefix{vip4, vip6}, "address", false},
+		{"device deleted", []string{"link del vi0"}, []netip.Prefix{vip4, vip6}, "link", false},
+		{"device renamed", []string{"link set vi0 name gone"}, nil, "", false},
 		// The topology's host keeps IPv6 addresses on devices that are down.
-		{"device down and up", []string{"link set vi0 down", "link set vi0 up"}, nil, ""},
-		{"device down", []string{"link set vi0 down"}, nil, "link"},
-		{"IPv4 rules flushed", []string{"-4 rule flush", "rule add pref 32766 lookup main", "rule add pref 32767 lookup default"}, nil, "rule"},
-		{"IPv6 rules flushed", []string{"-6 rule flush", "-6 rule add pref 32766 lookup main"}, nil, "rule"},
-		{"our rules deleted", []string{"rule flush protocol 68", "-6 rule flush protocol 68"}, nil, "rule"},
-		{"IPv4 tables flushed", []string{"-4 route flush table 6801", "-4 route flush table 6802"}, nil, "route"},
-		{"IPv6 tables flushed", []string{"-6 route flush table 6801", "-6 route flush table 6802"}, nil, "route"},
-		{"a leg removed", []string{"route replace default via 10.68.1.2 dev en1 table 6802 src 10.68.6.1"}, nil, "route"},
-		{"a source removed", []string{"-6 route replace default via fd68:1::2 dev en1 table 6802 metric 1024"}, nil, "route"},
+		{"device down and up", []string{"link set vi0 down", "link set vi0 up"}, nil, "", false},
+		{"device down", []string{"link set vi0 down"}, nil, "link", false},
+		{"IPv4 rules flushed", []string{"-4 rule flush", "rule add pref 32766 lookup main", "rule add pref 32767 lookup default"}, nil, "rule", false},
+		{"IPv6 rules flushed", []string{"-6 rule flush", "-6 rule add pref 32766 lookup main"}, nil, "rule", false},
+		{"our rules deleted", []string{"rule flush protocol 68", "-6 rule flush protocol 68"}, nil, "rule", false},
+		{"IPv4 tables flushed", []string{"-4 route flush table 6801", "-4 route flush table 6802"}, nil, "route", false},
+		{"IPv6 tables flushed", []string{"-6 route flush table 6801", "-6 route flush table 6802"}, nil, "route", false},
+		{"a leg removed", []string{"route replace default via 10.68.1.2 dev en1 table 6802 src 10.68.6.1"}, nil, "route", true},
+		{"a source removed", []string{"-6 route replace default via fd68:1::2 dev en1 table 6802 metric 1024"}, nil, "route", true},
 	}
 }
 
