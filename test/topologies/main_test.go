@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 // binary returns the path of the daemon's binary: VIPSPEAKER_BINARY, or one
 // that is built once for all tests.
-func binary(t *testing.T) string {
+func binary(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("VIPSPEAKER_BINARY"); path != "" {
 		return path
