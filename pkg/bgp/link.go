@@ -141,7 +141,8 @@ func (l *link) take(m message) {
 	case m.Pong != nil:
 		l.pong = m.Pong.ID
 	case m.Announced != nil:
-		l.r.phase(l.r.state.Load().Phase, func(s *SpeakerState) { s.Announced = m.Announced.Prefixes })
+		valid := slices.DeleteFunc(m.Announced.Prefixes, func(p netip.Prefix) bool { return checkPath(Path{Prefix: p}) != nil })
+		l.r.phase(l.r.state.Load().Phase, func(s *SpeakerState) { s.Announced = valid })
 	case m.Report != nil:
 		cfg, _, _ := l.r.wanted()
 		peers := slices.DeleteFunc(m.Report.State.Peers, func(p PeerState) bool {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"os"
 	"strings"
 	"sync"
@@ -358,5 +359,19 @@ func TestSecretStaysSecret(t *testing.T) {
 	stop(t, m, StopDrain, "bye")
 	if strings.Contains(out.String()+fmt.Sprintf("%+v %#v %v", cfg, cfg, cfg.Peers), "sesame") {
 		t.Errorf("the key is in the log:\n%s", out.String())
+	}
+}
+
+// A process that was taken over may report anything; only prefixes get through.
+func TestReportedPrefixesAreValid(t *testing.T) {
+	m := NewManager(Options{Log: testLog(t)})
+	cfg := SpeakerConfig{Name: "en1"}
+	r := newRunner(m, cfg)
+	valid := path4(1).Prefix
+	newLink(r, nil, cfg).take(message{Announced: &announcedMessage{Prefixes: []netip.Prefix{
+		{}, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.68.6.1/24"), valid, netip.MustParsePrefix("224.0.0.0/4"),
+	}}})
+	if got := r.state.Load().Announced; !slices.Equal(got, []netip.Prefix{valid}) {
+		t.Errorf("announced = %v, want %s only", got, valid)
 	}
 }

@@ -61,18 +61,21 @@ func (p *planner) routers(n *Interface) []netip.Addr {
 }
 
 // lingering are the VIPs that are no longer configured but stay bound, because a
-// speaker still announces them or did so until just now. They are sorted.
+// speaker still announces them or did so until just now. They are sorted. What a
+// speaker process reports is never bound for its word alone: a router that took
+// the process over could make any address of the network local to this host.
 func (p *planner) lingering() []netip.Prefix {
 	keep := map[netip.Prefix]bool{}
 	for prefix, until := range p.in.Lingering {
-		if until.After(p.now) && !p.configured[prefix] {
+		if p.configured[prefix] {
+			continue
+		}
+		if until.After(p.now) {
 			keep[prefix] = true
 			p.mayChange(until)
 		}
-	}
-	for _, rib := range p.carried {
-		for prefix := range rib {
-			if !p.configured[prefix] {
+		for _, rib := range p.carried {
+			if rib[prefix] {
 				keep[prefix] = true
 			}
 		}

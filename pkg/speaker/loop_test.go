@@ -180,6 +180,27 @@ func TestLoopLetsNewVIPLinger(t *testing.T) {
 	})
 }
 
+// What a speaker process makes up is never bound: it is no VIP, and never was.
+func TestLoopBindsNothingForASpeakersWord(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		_, stop := w.start(w.options())
+		w.settled(time.Second)
+		next := *w.state
+		next.Speakers = slices.Clone(next.Speakers)
+		next.Speakers[0].Announced = append(slices.Clone(next.Speakers[0].Announced), prefix("10.68.1.2/32"), prefix("192.0.2.0/24"))
+		w.state = &next
+		w.poke()
+		w.sleep(5 * time.Second)
+		for p := range w.bound {
+			if !slices.ContainsFunc(w.config.VIPs, func(v config.VIP) bool { return v.Prefix == p }) {
+				t.Errorf("%s is bound because a speaker says that it announces it", p)
+			}
+		}
+		w.stop(stop)
+	})
+}
+
 // A verdict that nobody renews ends by itself, without any wake-up.
 func TestLoopRechecks(t *testing.T) {
 	t.Parallel()

@@ -125,6 +125,12 @@ func (l *Loop) follow() {
 	l.opt.Network.Watch(names)
 	// What changed must not be judged by the verdict of what was before.
 	l.opt.Checks.Set(s.specsOf(l.actual.Bound))
+	// Only what was configured before can linger.
+	if l.applied != nil {
+		for prefix := range l.applied.prefixes {
+			l.lingered[prefix] = time.Time{}
+		}
+	}
 	l.applied, l.checking = s, false
 	// A path that was ordered just now may not be in the speaker's list yet.
 	for i := range l.decision.BGP.Speakers {
@@ -160,21 +166,24 @@ func (l *Loop) inputs() (Inputs, bool) {
 	return in, true
 }
 
-// linger notes until when VIPs stay bound that speakers announce although they
-// are no longer configured.
+// linger notes until when VIPs stay bound that are no longer configured but that
+// speakers still announce.
 func (l *Loop) linger(now time.Time) map[netip.Prefix]time.Time {
-	configured := l.applied.prefixes
-	if state := l.opt.Sessions.State(); state != nil {
+	announced := map[netip.Prefix]bool{}
+	if state := l.opt.Sessions.State(); state != nil && len(l.lingered) > 0 {
 		for i := range state.Speakers {
 			for _, prefix := range state.Speakers[i].Announced {
-				if !configured[prefix] {
-					l.lingered[prefix] = now.Add(l.applied.config.Shutdown.Wait)
-				}
+				announced[prefix] = true
 			}
 		}
 	}
 	for prefix, until := range l.lingered {
-		if configured[prefix] || !until.After(now) {
+		switch {
+		case l.applied.prefixes[prefix]:
+			delete(l.lingered, prefix)
+		case announced[prefix]:
+			l.lingered[prefix] = now.Add(l.applied.config.Shutdown.Wait)
+		case !until.After(now):
 			delete(l.lingered, prefix)
 		}
 	}

@@ -36,8 +36,8 @@ type Inputs struct {
 	// Legs are the interfaces that carried outgoing traffic by the decision
 	// before this one; nil if there was none.
 	Legs []string
-	// Lingering are VIPs that are no longer configured, with the time until
-	// which they stay bound because routers may still send to them.
+	// Lingering are VIPs that were configured and no longer are, with the time
+	// until which they stay bound because routers may still send to them.
 	Lingering map[netip.Prefix]time.Time
 	// StartedAt is when the process started.
 	StartedAt time.Time

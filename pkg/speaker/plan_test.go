@@ -330,12 +330,13 @@ func TestAdoption(t *testing.T) {
 }
 
 // A VIP that is no longer configured stays bound while a speaker still has it,
-// and for as long as the loop asks.
+// and for as long as the loop asks. What never was configured is not bound.
 func TestLingering(t *testing.T) {
 	t.Parallel()
 	in := sample()
-	in.BGP.Speakers[0].Announced = append(in.BGP.Speakers[0].Announced, prefix("10.68.6.9/32"))
+	in.BGP.Speakers[0].Announced = append(in.BGP.Speakers[0].Announced, prefix("10.68.6.9/32"), prefix("192.0.2.0/24"))
 	in.Lingering = map[netip.Prefix]time.Time{
+		prefix("10.68.6.9/32"): t0,
 		prefix("10.68.6.8/32"): t0.Add(time.Second), prefix("10.68.6.7/32"): t0, prefix("10.68.6.1/32"): t0.Add(time.Second),
 	}
 	d := Plan(in, t0)
