@@ -143,7 +143,7 @@ func newKilling(t *testing.T) *killing {
 	}
 	settled(t, k.host)
 	k.before = k.host.State()
-	for _, line := range strings.Split(k.before, "\n") {
+	for _, line := range strings.SplitSeq(k.before, "\n") {
 		if !clean[line] {
 			k.foreign = append(k.foreign, line)
 		}
@@ -168,7 +168,7 @@ func newKilling(t *testing.T) *killing {
 
 func lines(s string) map[string]bool {
 	set := map[string]bool{}
-	for _, line := range strings.Split(s, "\n") {
+	for _, line := range strings.SplitSeq(s, "\n") {
 		set[line] = true
 	}
 	return set
@@ -219,10 +219,10 @@ func (k *killing) noSpeakers() {
 	lab.Eventually(k.t, 2*time.Second, "no speaker process is left", func() error {
 		files, err := filepath.Glob("/proc/[0-9]*/ns/net")
 		for _, file := range files {
-			if ns, err := os.Readlink(file); err != nil || ns != network {
-				continue // also a process that has just ended
-			}
-			if cmdline, err := os.ReadFile(filepath.Dir(filepath.Dir(file)) + "/cmdline"); err == nil && bytes.Contains(cmdline, []byte("speaker-process")) {
+			ns, nserr := os.Readlink(file)
+			cmdline, cmderr := os.ReadFile(filepath.Dir(filepath.Dir(file)) + "/cmdline")
+			// One that has just ended is no error.
+			if nserr == nil && cmderr == nil && ns == network && bytes.Contains(cmdline, []byte("speaker-process")) {
 				return fmt.Errorf("%s: %q", file, cmdline)
 			}
 		}

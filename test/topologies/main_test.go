@@ -43,18 +43,18 @@ func TestMain(m *testing.M) {
 
 // binary returns the path of the daemon's binary: VIPSPEAKER_BINARY, or one
 // that is built once for all tests.
-func binary(t testing.TB) string {
-	t.Helper()
+func binary(tb testing.TB) string {
+	tb.Helper()
 	if path := os.Getenv("VIPSPEAKER_BINARY"); path != "" {
 		return path
 	}
 	built.once.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "vipspeaker-test-"); built.err == nil { //nolint:usetesting // it outlives the test that builds
-			built.path, built.err = lab.Build(context.WithoutCancel(t.Context()), built.dir)
+			built.path, built.err = lab.Build(context.WithoutCancel(tb.Context()), built.dir)
 		}
 	})
 	if built.err != nil {
-		t.Fatal(built.err)
+		tb.Fatal(built.err)
 	}
 	return built.path
 }

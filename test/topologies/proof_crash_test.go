@@ -208,7 +208,7 @@ func probeVIPs(t *testing.T, l *lab.Lab, paths4, paths6 []leg) []*lab.Probe {
 	}{{vip4.Addr(), client4, paths4}, {vip6.Addr(), client6, paths6}} {
 		o := lab.ProbeOptions{}
 		for _, path := range p.paths {
-			o.Ports = append(o.Ports, udpPortVia(t, client, p.from, p.vip, path))
+			o.Ports = append(o.Ports, udpPortVia(t, client, p.from, p.vip, path, o.Ports))
 		}
 		server := netip.AddrPortFrom(p.vip, 7)
 		// Neighbours are looked up before it counts.
@@ -223,8 +223,9 @@ func probeVIPs(t *testing.T, l *lab.Lab, paths4, paths6 []leg) []*lab.Probe {
 	return probes
 }
 
-// udpPortVia returns a source port with which the client's probes go by a path.
-func udpPortVia(t *testing.T, client *lab.Node, from, vip netip.Addr, path leg) uint16 {
+// udpPortVia returns a source port with which the client's probes go by a path,
+// not one that is taken: the client may still be moving flows.
+func udpPortVia(t *testing.T, client *lab.Node, from, vip netip.Addr, path leg, taken []uint16) uint16 {
 	t.Helper()
 	first := uint16(43001)
 	if vip.Is6() {
@@ -235,7 +236,7 @@ func udpPortVia(t *testing.T, client *lab.Node, from, vip netip.Addr, path leg) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		if slices.Contains([]netip.Addr{path.via4, path.via6()}, r.Gateway) {
+		if slices.Contains([]netip.Addr{path.via4, path.via6()}, r.Gateway) && !slices.Contains(taken, port) {
 			return port
 		}
 	}
