@@ -183,14 +183,16 @@ func waitSent(t *testing.T, c *lab.Capture, d time.Duration, what string, peer n
 }
 
 // waitQuiet waits until everything that was decided before now is on the wire:
-// every peer has got a KEEPALIVE that was sent later. It returns when it began.
+// every peer has got a KEEPALIVE that was sent well after. It returns when that
+// was so.
 func waitQuiet(t *testing.T, c *lab.Capture, peers ...netip.Addr) time.Time {
 	t.Helper()
-	began := time.Now()
+	// The speaker processes get their orders a moment after the decision.
+	decided := time.Now().Add(200 * time.Millisecond)
 	for _, peer := range peers {
-		waitSent(t, c, 10*time.Second, "KEEPALIVE", peer, began, func(m lab.Message) bool { return m.Type == lab.Keepalive })
+		waitSent(t, c, 10*time.Second, "KEEPALIVE", peer, decided, func(m lab.Message) bool { return m.Type == lab.Keepalive })
 	}
-	return began
+	return time.Now()
 }
 
 // metric returns the value of a series of the daemon's metrics, such as
@@ -255,4 +257,16 @@ func bothSources(st *status.Status) error {
 		}
 	}
 	return nil
+}
+
+// clientHas waits until the client has a route to the VIP by both routers.
+func clientHas(t *testing.T, client *lab.Node, p netip.Prefix) {
+	t.Helper()
+	lab.Eventually(t, 10*time.Second, fmt.Sprintf("the client has %v", p), func() error {
+		hops, err := client.Route(p)
+		if err != nil {
+			return err
+		}
+		return lab.That(len(lab.Live(hops)) == 2, "it is %v", hops)
+	})
 }

@@ -22,6 +22,7 @@ func TestScenario09WithdrawBeforeUnbind(t *testing.T) {
 	extra := prefix4(2)
 	c := hostConfig{vips: append(sampleVIPs(), vipLine("checked", extra, checks(fileCheck("web", "/run/healthy"))))}
 	s := startWith(t, l, c)
+	clientHas(t, client, extra)
 	probe := lab.StartProbe(client, host, netip.AddrPortFrom(extra.Addr(), 7), lab.ProbeOptions{Ports: []uint16{40001, 40002, 40003, 40004}})
 	probe.WaitAnswered(10 * time.Second)
 

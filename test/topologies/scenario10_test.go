@@ -22,6 +22,7 @@ func TestScenario10Stop(t *testing.T) {
 	before := host.State()
 	kernel, wire := watchAddresses(t, host), host.Capture()
 	s := startWith(t, l, hostConfig{vips: sampleVIPs()})
+	clientHas(t, client, vip4)
 	probe := lab.StartProbe(client, host, netip.AddrPortFrom(vip4.Addr(), 7), lab.ProbeOptions{Ports: []uint16{40001, 40002, 40003, 40004}})
 	probe.WaitAnswered(10 * time.Second)
 	if cmp.Equal(before, host.State()) {
