@@ -143,7 +143,7 @@ func newKilling(t *testing.T) *killing {
 	}
 	settled(t, k.host)
 	k.before = k.host.State()
-	for _, line := range strings.SplitSeq(k.before, "\n") {
+	for line := range strings.SplitSeq(k.before, "\n") {
 		if !clean[line] {
 			k.foreign = append(k.foreign, line)
 		}
@@ -168,7 +168,7 @@ func newKilling(t *testing.T) *killing {
 
 func lines(s string) map[string]bool {
 	set := map[string]bool{}
-	for _, line := range strings.SplitSeq(s, "\n") {
+	for line := range strings.SplitSeq(s, "\n") {
 		set[line] = true
 	}
 	return set
