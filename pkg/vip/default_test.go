@@ -50,7 +50,7 @@ func TestRoutersAreTheLastGateways(t *testing.T) {
 
 // Where main's own choice is an interface that is not listed, programs go on
 // leaving there with that interface's address; only what is from a VIP already
-// takes the listed interfaces.
+// takes the listed interfaces. A configured gateway overrules main.
 func TestDefaultElsewhereIsLeftAlone(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
@@ -59,7 +59,6 @@ func TestDefaultElsewhereIsLeftAlone(t *testing.T) {
 		l.IP("route add default via 10.68.7.2 metric 10")
 		l.IP("-6 route add default via fd68:7::2 metric 10")
 		d := withRouters(desired(vip4, vip6))
-		d.Interfaces[1].Gateways = d.Interfaces[1].Routers
 		converge(t, m, d)
 		sourcesTo(t, map[string]string{
 			"10.68.9.9:53": "10.68.7.1", "[fd68:9::9]:53": "fd68:7::1",
@@ -73,6 +72,9 @@ func TestDefaultElsewhereIsLeftAlone(t *testing.T) {
 		if got := l.defaults("6801"); got != want {
 			t.Errorf("return table:\n got %q\nwant %q", got, want)
 		}
+		d.Interfaces[1].Gateways = d.Interfaces[1].Routers
+		converge(t, m, d)
+		sourcesTo(t, map[string]string{"10.68.9.9:53": "10.68.6.1", "[fd68:9::9]:53": "fd68:6::1"})
 	})
 }
 

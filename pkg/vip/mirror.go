@@ -174,8 +174,13 @@ func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
 
 // leavesElsewhere tells whether main's best default route uses only interfaces
 // that are not listed: then programs that name no source go there, with that
-// interface's address, and a default route of ours would take them away.
+// interface's address, and a default route of ours would take them away. A
+// configured gateway says that this is wanted.
 func (v *view) leavesElsewhere(main []route) bool {
+	named := func(g netip.Addr) bool { return familyOf(g) == v.family }
+	if slices.ContainsFunc(v.ports, func(q port) bool { return slices.ContainsFunc(q.Gateways, named) }) {
+		return false
+	}
 	var best *route
 	for i := range main {
 		r := &main[i]
