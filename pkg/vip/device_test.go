@@ -1,8 +1,10 @@
 package vip
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -282,6 +284,35 @@ func TestUnbindNeverCostsARoute(t *testing.T) {
 		}
 		if s, err := l.TryIP("link show vi0"); err == nil {
 			t.Errorf("left: %s", s)
+		}
+	})
+}
+
+// One route of somebody else keeps its own source bound and nothing more, and
+// the log tells only what really went.
+func TestOneRouteKeepsOneAddress(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		var log bytes.Buffer
+		m, err := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), StateDir: l.dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(m.Close)
+		converge(t, m, desired(vip4, netip.MustParsePrefix("10.68.6.2/32"), netip.MustParsePrefix("10.68.6.3/32"), vip6))
+		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.6.1")
+		if err := m.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), "10.68.6.1 is not unbound") {
+			t.Errorf("restore: %v", err)
+		}
+		if s := l.IP("-br addr show dev vi0"); !strings.Contains(s, "10.68.6.1/32") || strings.Count(s, "/") != 1 {
+			t.Errorf("addresses: %s, want only the one with the route", s)
+		}
+		if s := l.IP("route show 10.77.0.0/24"); !strings.Contains(s, "src 10.68.6.1") {
+			t.Errorf("the route of somebody else: %q", s)
+		}
+		if s := log.String(); !strings.Contains(s, `msg="vips unbound" count=3`) || strings.Contains(s, "virtual interface deleted") {
+			t.Errorf("log:\n%s", s)
 		}
 	})
 }

@@ -68,37 +68,42 @@ func (p *pass) surplus() (addresses []address, prefixes []route, devices []link)
 
 // remove takes away addresses, local routes and devices, except addresses that a
 // route of somebody else names as its source: the kernel would delete that
-// route, maybe the host's default.
+// route, maybe the host's default. A device with such an address stays.
 func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
 	kept := p.neededByOthers(addresses)
+	devices = slices.DeleteFunc(devices, func(l link) bool {
+		return slices.ContainsFunc(addresses, func(a address) bool { return a.index == l.index && kept[a.prefix.Addr()] })
+	})
 	var changes []change
+	going := map[int][]netip.Prefix{} // addresses that go with their device
 	for _, a := range addresses {
-		if kept[a.prefix.Addr()] {
-			continue
+		switch {
+		case kept[a.prefix.Addr()]:
+		case slices.ContainsFunc(devices, func(l link) bool { return l.index == a.index }):
+			going[a.index] = append(going[a.index], a.prefix)
+		default:
+			changes = append(changes, p.deleteAddress(a))
 		}
-		if slices.ContainsFunc(devices, func(l link) bool { return l.index == a.index }) {
-			p.unbound(a.prefix)
-			continue // goes with its device
-		}
-		changes = append(changes, change{
-			operation: opDeleteAddress(a),
-			what:      func() string { return "unbind " + a.prefix.String() },
-			tolerate:  []unix.Errno{unix.EADDRNOTAVAIL, unix.ENODEV},
-			done:      func(bool) { p.unbound(a.prefix) },
-		})
 	}
 	for i := range prefixes {
 		c := p.deleteRoute(&prefixes[i])
 		c.done = func(bool) { p.unbound(prefixes[i].dst) }
 		changes = append(changes, c)
 	}
-	p.apply(changes)
 	for _, l := range devices {
-		if !slices.ContainsFunc(addresses, func(a address) bool { return a.index == l.index && kept[a.prefix.Addr()] }) {
-			p.removeDevice(l)
-		}
+		changes = append(changes, p.deleteDevice(l, going[l.index]))
 	}
+	p.apply(changes)
 	p.logVIPs("vips unbound", p.turned)
+}
+
+func (p *pass) deleteAddress(a address) change {
+	return change{
+		operation: opDeleteAddress(a),
+		what:      func() string { return "unbind " + a.prefix.String() },
+		tolerate:  []unix.Errno{unix.EADDRNOTAVAIL, unix.ENODEV},
+		done:      func(bool) { p.unbound(a.prefix) },
+	}
 }
 
 func (p *pass) unbound(v netip.Prefix) {
@@ -106,19 +111,23 @@ func (p *pass) unbound(v netip.Prefix) {
 	p.turned = append(p.turned, v)
 }
 
-func (p *pass) removeDevice(l link) {
-	p.apply([]change{{
+// deleteDevice deletes a device together with the addresses on it.
+func (p *pass) deleteDevice(l link, addresses []netip.Prefix) change {
+	return change{
 		operation: opDeleteLink(l),
 		what:      func() string { return "delete device " + l.name },
 		tolerate:  []unix.Errno{unix.ENODEV},
 		done: func(bool) {
+			for _, v := range addresses {
+				p.unbound(v)
+			}
 			delete(p.m.placed.links, l.name)
 			p.m.log.Info("virtual interface deleted", "device", l.name)
 			if err := p.m.state.dropDevice(l.name); err != nil {
 				p.fail(err)
 			}
 		},
-	}})
+	}
 }
 
 // neededByOthers are the addresses that IPv4 routes of others have as preferred
