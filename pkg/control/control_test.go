@@ -180,9 +180,16 @@ func TestNeverOpenToOthers(t *testing.T) {
 				t.Errorf("seen with mode %v", info.Mode())
 				return
 			}
-			if info, err := os.Lstat(filepath.Join(dir, ".control.sock")); err == nil && info.Mode().Perm() != 0o700 {
-				t.Errorf("private directory seen with mode %v", info.Mode())
+			private, err := filepath.Glob(filepath.Join(dir, privatePattern))
+			if err != nil {
+				t.Error(err)
 				return
+			}
+			for _, p := range private {
+				if info, err := os.Lstat(p); err == nil && info.Mode().Perm() != 0o700 {
+					t.Errorf("private directory seen with mode %v", info.Mode())
+					return
+				}
 			}
 		}
 	})
@@ -211,7 +218,7 @@ func TestListenReplacesOnlyTheDead(t *testing.T) {
 		if err = dead.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err = os.Mkdir(filepath.Join(dir, ".stale.sock"), 0o700); err != nil { // killed while starting
+		if err = os.Mkdir(filepath.Join(dir, ".vipspeaker-1"), 0o700); err != nil { // killed while starting
 			t.Fatal(err)
 		}
 		l, err := Listen(t.Context(), path)
@@ -257,6 +264,41 @@ func TestListenReplacesOnlyTheDead(t *testing.T) {
 			t.Error("no error")
 		}
 	})
+}
+
+// TestListenRemovesNothingOfOthers: whatever lies beside the socket stays, also
+// when its name looks like one of ours.
+func TestListenRemovesNothingOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	want := []string{".data/precious", ".vipspeaker-1/precious", "precious"}
+	for _, name := range want {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("data"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := Listen(t.Context(), filepath.Join(dir, "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = Listen(t.Context(), filepath.Join(dir, "precious")); err == nil {
+		t.Error("a file was replaced")
+	}
+	var got []string
+	err = fs.WalkDir(os.DirFS(dir), ".", func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			got = append(got, path)
+		}
+		return err
+	})
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("left in the directory (-want +got), %v:\n%s", err, diff)
+	}
 }
 
 // TestCloseKeepsASuccessor: a daemon that ends late does not take away the

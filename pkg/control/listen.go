@@ -20,6 +20,10 @@ const maxPath = 107
 // because the path is bounded.
 const socketName = "s"
 
+// privatePattern is the name of that directory, for os.MkdirTemp. It is new in
+// every case and has nothing of the operator's path in it.
+const privatePattern = ".vipspeaker-*"
+
 // Listen makes the socket at path, mode 0660 and of the process's group, so
 // that root and the members of that group may connect. Missing parent
 // directories are made with mode 0755.
@@ -44,15 +48,17 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := refuseLive(ctx, path); err != nil {
 		return nil, err
 	}
-	private := filepath.Join(dir, "."+filepath.Base(path))
-	if err := os.RemoveAll(private); err != nil { // left by a process that was killed just here
+	private, err := os.MkdirTemp(dir, privatePattern)
+	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(private, 0o700); err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(private) //nolint:errcheck // an empty directory is left at worst
 	temporary := filepath.Join(private, socketName)
+	// Nothing but what was made here is removed. A process that is killed in
+	// between leaves the directory, which harms nobody.
+	defer func() {
+		os.Remove(temporary) //nolint:errcheck,gosec // moved away, unless something failed
+		os.Remove(private)   //nolint:errcheck,gosec // an empty directory is left at worst
+	}()
 	if len(temporary) > maxPath || len(path) > maxPath {
 		return nil, fmt.Errorf("the path is too long for a Unix socket by %d octets", max(len(temporary), len(path))-maxPath)
 	}
