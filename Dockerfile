@@ -1,9 +1,15 @@
 # The image of the daemon: one static binary, run as an ordinary user.
 #
 #   docker build -t vipspeaker .
+#   install -d -o 65532 -g 65532 /run/vipspeaker
 #   docker run -d --name vipspeaker --network host \
 #     --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
-#     -v /etc/vipspeaker:/etc/vipspeaker:ro vipspeaker
+#     -v /etc/vipspeaker:/etc/vipspeaker:ro -v /run/vipspeaker:/run/vipspeaker vipspeaker
+#
+# The state directory is the host's, so that the next container takes over what
+# the last one left, and knows the former values of settings. The container's
+# user 65532 must own it. It is gone after a reboot, as is what it tells about:
+# "d /run/vipspeaker 0755 65532 65532" in /etc/tmpfiles.d makes it again.
 #
 # Docker mounts /proc/sys read-only: "docker exec vipspeaker vipspeaker status"
 # names the settings that are then left to be set on the host.

@@ -22,7 +22,8 @@ func newCleanupCommand(f *flags) *cobra.Command {
 		Short: "Remove what a daemon that is gone left in the kernel",
 		Long: `Remove the VIPs, rules, routes and the virtual interface that a daemon which is
 gone left in the kernel, and restore what it had changed. It refuses while a
-daemon runs, and does nothing when nothing is left.
+daemon runs in this network namespace, with whatever state directory, and does
+nothing when nothing is left.
 
 With --if-stopped, for ExecStopPost of a systemd unit, it does so only if the
 daemon had been ordered to stop with shutdown.mode drain and did not come to its
@@ -41,7 +42,7 @@ start, which takes it over without interrupting traffic.`,
 }
 
 func cleanup(ctx context.Context, stateDir string, ifStopped bool, logger *slog.Logger) (err error) {
-	l, err := takeLock(stateDir)
+	l, err := takeLock(ctx, stateDir)
 	if err != nil {
 		return err
 	}

@@ -117,6 +117,36 @@ func TestCleanup(t *testing.T) {
 	})
 }
 
+// TestOneInANetwork: another state directory makes no room for a second daemon
+// beside the first, and `cleanup` with it takes nothing from a running one. What
+// the daemon has started does not keep the lock when it is gone.
+func TestOneInANetwork(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, strings.Replace(labConfig, `/128"}`,
+			`/128", checks: [{name: lasting, exec: {command: [/bin/sleep, "8"]}, interval: 10s, timeout: 10s}]}`, 1))
+		d := l.daemon(t)
+		for _, args := range [][]string{
+			{"run", "--config", l.config, "--state-dir", "/run/other", "--socket", "/run/other.sock"},
+			{"cleanup", "--state-dir", "/run/other"},
+		} {
+			got := start(t, nil, nil, args...)
+			want := fmt.Sprintf("vipspeaker: another vipspeaker (process %d of user %d) serves this network namespace "+
+				"(it holds the abstract socket @vipspeaker); there can be one: stop that one first\n", d.cmd.Process.Pid, os.Getuid())
+			if code := got.wait(t); code != exitBad || got.log.String() != want {
+				t.Errorf("%q beside a daemon: code %d, %s", args, code, &got.log)
+			}
+		}
+		if !l.holds() {
+			t.Error("the daemon has lost its VIPs")
+		}
+		d.signal(t, syscall.SIGKILL)
+		if got := call(t, "cleanup"); got.Code != exitGood {
+			t.Errorf("cleanup after SIGKILL: %+v", got)
+		}
+		l.same(t)
+	})
+}
+
 // TestRestartModeLeavesAll: the kernel is left to the next process.
 func TestRestartModeLeavesAll(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {

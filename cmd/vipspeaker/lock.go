@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,16 +44,29 @@ func parseRecord(data string) record {
 	return r
 }
 
-// lock is a held lock on a state directory.
+// lock is a held lock on a state directory and on the network namespace.
 type lock struct {
-	file *os.File
+	file    *os.File
+	network io.Closer
 	// before is what the former holder wrote.
 	before record
 }
 
-// takeLock makes the state directory if it is missing and locks it. It returns
-// an error that names the process which holds it.
-func takeLock(dir string) (*lock, error) {
+// takeLock makes the state directory if it is missing and locks it, and the
+// network namespace too, because another state directory does not make another
+// host. It returns an error that names the process which holds either.
+func takeLock(ctx context.Context, dir string) (*lock, error) {
+	l, err := takeDirectory(dir)
+	if err != nil {
+		return nil, err
+	}
+	if l.network, err = takeNetwork(ctx); err != nil {
+		return nil, errors.Join(err, l.file.Close())
+	}
+	return l, nil
+}
+
+func takeDirectory(dir string) (*lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the control socket in it is for a group
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -87,5 +102,5 @@ func (l *lock) write(r record) error {
 	return nil
 }
 
-// release gives the lock back; the record stays.
-func (l *lock) release() error { return l.file.Close() }
+// release gives both back; the record stays.
+func (l *lock) release() error { return errors.Join(l.network.Close(), l.file.Close()) }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"vipspeaker/pkg/status"
+	"vipspeaker/test/netnstest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -137,16 +138,19 @@ func TestBadConfigurationTouchesNothing(t *testing.T) {
 	}
 }
 
-func TestLock(t *testing.T) {
+// TestLock is in a network namespace of its own, because the lock is on that too.
+func TestLock(t *testing.T) { netnstest.Run(t, testLock) }
+
+func testLock(t *testing.T, _ netnstest.NS) {
 	dir := filepath.Join(t.TempDir(), "state")
-	l, err := takeLock(dir)
+	l, err := takeLock(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err = l.write(record{pid: 4711}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = takeLock(dir)
+	_, err = takeLock(t.Context(), dir)
 	if want := "another vipspeaker (process 4711) uses the state directory " + dir; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
@@ -160,7 +164,7 @@ func TestLock(t *testing.T) {
 	if err = l.release(); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = takeLock(dir); err != nil || l.before != (record{4711, modeDrain}) {
+	if l, err = takeLock(t.Context(), dir); err != nil || l.before != (record{4711, modeDrain}) {
 		t.Errorf("the next holder reads %+v, %v", l.before, err)
 	}
 	if err = l.write(record{pid: 1}); err != nil { // shorter than the one before
@@ -169,7 +173,7 @@ func TestLock(t *testing.T) {
 	if err = l.release(); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = takeLock(dir); err != nil || l.before != (record{pid: 1}) {
+	if l, err = takeLock(t.Context(), dir); err != nil || l.before != (record{pid: 1}) {
 		t.Errorf("the next holder reads %+v, %v", l.before, err)
 	}
 	if err = l.release(); err != nil {

@@ -63,7 +63,7 @@ func runDaemon(ctx context.Context, f *flags, stderr io.Writer) (err error) {
 	if err = keepFromChildren(); err != nil {
 		return err
 	}
-	l, err := takeLock(f.stateDir)
+	l, err := takeLock(ctx, f.stateDir)
 	if err != nil {
 		return err
 	}
