@@ -12,8 +12,12 @@ import (
 	"time"
 )
 
-// leastInterval bounds how often a check can run, whatever its Spec says.
-const leastInterval = 10 * time.Millisecond
+const (
+	// leastInterval bounds how often a check can run, whatever its Spec says.
+	leastInterval = 10 * time.Millisecond
+	// quickInterval is the most between two runs while the verdict is Unknown.
+	quickInterval = 100 * time.Millisecond
+)
 
 // Options are what a Manager needs.
 type Options struct {
@@ -39,9 +43,14 @@ type Manager struct {
 // check is one wanted check. It is known by its pointer: the late answer of a
 // check that was replaced finds another one in its place and is dropped.
 type check struct {
+	id     string
+	retime chan struct{} // cap 1: the interval changed
+
+	// Guarded by the Manager's mu.
+
 	spec   Spec
-	result Result      // guarded by the Manager's mu
-	expiry *time.Timer // of the result; nil before the first; used by its own goroutine only
+	result Result
+	expiry *time.Timer // of the result; nil before the first
 }
 
 // New returns a Manager without checks.
@@ -55,10 +64,10 @@ func New(o Options) *Manager {
 }
 
 // Set makes specs the wanted checks; of several with one ID the last counts. A
-// check whose ID and Key are as before goes on undisturbed, with its schedule,
-// streak and verdict. All others start as Unknown, and when Set returns Results
-// shows them so. What is no longer wanted is cancelled and may take as long as
-// its Checker to be gone, but is not heard of again.
+// check whose ID and Key are as before keeps its streak and verdict, and takes
+// another schedule over without a gap. All others start as Unknown, and when Set
+// returns Results shows them so. What is no longer wanted is cancelled and may
+// take as long as its Checker to be gone, but is not heard of again.
 func (m *Manager) Set(specs []Spec) {
 	now := time.Now()
 	m.mu.Lock()
@@ -67,7 +76,12 @@ func (m *Manager) Set(specs []Spec) {
 		s.Interval = max(s.Interval, leastInterval)
 		c := m.checks[s.ID]
 		if c == nil || c.spec.Key != s.Key {
-			c = &check{spec: s, result: Result{ID: s.ID, Kind: s.Kind, Verdict: Unknown, Since: now}}
+			c = &check{
+				id: s.ID, retime: make(chan struct{}, 1), spec: s,
+				result: Result{ID: s.ID, Kind: s.Kind, Verdict: Unknown, Since: now},
+			}
+		} else {
+			c.reschedule(s, now)
 		}
 		checks[s.ID] = c
 	}
@@ -76,6 +90,31 @@ func (m *Manager) Set(specs []Spec) {
 	select {
 	case m.changed <- struct{}{}:
 	default:
+	}
+}
+
+// reschedule takes over the schedule of a Spec that asks for the same. The
+// verdict lives as long as the new schedule says, but at least until that can
+// have renewed it; one that expired stays so. The Manager's mu is held.
+func (c *check) reschedule(s Spec, now time.Time) {
+	if s.Interval != c.spec.Interval {
+		select {
+		case c.retime <- struct{}{}:
+		default:
+		}
+	}
+	same := s.Interval == c.spec.Interval && s.Timeout == c.spec.Timeout
+	s.Checker = c.spec.Checker
+	c.spec = s
+	if r := &c.result; !same && !r.Checked.IsZero() && !r.expired(now) {
+		renewed := now.Add(s.Interval + s.Timeout)
+		if r.Expires.Before(renewed) {
+			renewed = r.Expires
+		}
+		if r.Expires = s.expires(r.Checked); r.Expires.Before(renewed) {
+			r.Expires = renewed
+		}
+		c.expiry.Reset(r.Expires.Sub(now))
 	}
 }
 
@@ -113,7 +152,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		wanted := maps.Clone(m.checks)
 		m.mu.Unlock()
 		for c, stop := range started {
-			if wanted[c.spec.ID] != c {
+			if wanted[c.id] != c {
 				stop()
 				delete(started, c)
 			}
@@ -129,37 +168,58 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // keepRunning runs one check on its schedule until the context ends. The first
-// run is at once: a VIP waits for it. The second is within the first interval,
-// at a point given by the ID, so that checks do not run in step; from there on
-// each start is one interval after the planned one before, whatever the runs
-// take. Starts that a slow run has missed are left out.
+// run is at once: a VIP waits for it. The others are on a grid with one point in
+// each interval, placed by the ID so that checks do not run in step, whatever
+// the runs take. Points that a slow run has missed are left out. While the
+// verdict is Unknown, runs come quicker than that: good news needs some in a row.
 func (m *Manager) keepRunning(ctx context.Context, c *check) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	defer func() {
-		if c.expiry != nil {
-			c.expiry.Stop()
-		}
-	}()
-	next := time.Now().Add(splay(c.spec.ID, c.spec.Interval))
+	defer m.stopExpiry(c)
+	at := time.Now()
+	next := at.Add(splay(c.id, m.specOf(c).Interval))
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-c.retime:
+			next = time.Now().Add(splay(c.id, m.specOf(c).Interval))
+			if next.Before(at) {
+				at = next
+				timer.Reset(time.Until(at))
+			}
+			continue
 		case <-timer.C:
 		}
-		start := time.Now()
-		failure := m.runOnce(ctx, c)
+		s, start := m.specOf(c), time.Now()
+		failure := m.runOnce(ctx, s)
 		if ctx.Err() != nil {
 			return
 		}
 		end := time.Now()
-		m.record(c, failure, end, end.Sub(start))
-		if missed := end.Sub(next); missed > 0 {
-			next = next.Add(missed.Truncate(c.spec.Interval) + c.spec.Interval)
+		verdict := m.record(c, failure, end, end.Sub(start))
+		if missed := end.Sub(next); missed >= 0 {
+			next = next.Add(missed.Truncate(s.Interval) + s.Interval)
 		}
-		timer.Reset(next.Sub(end))
-		next = next.Add(c.spec.Interval)
+		at = next
+		if quick := start.Add(min(s.Interval, quickInterval)); verdict == Unknown && quick.Before(at) {
+			at = quick
+		}
+		timer.Reset(at.Sub(end))
+	}
+}
+
+func (m *Manager) specOf(c *check) Spec {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return c.spec
+}
+
+func (m *Manager) stopExpiry(c *check) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.expiry != nil {
+		c.expiry.Stop()
 	}
 }
 
@@ -174,21 +234,21 @@ func splay(id string, interval time.Duration) time.Duration {
 // runOnce runs the check and returns what was wrong, empty for a pass. A pass
 // that comes after the deadline is none. A panic costs this check its result
 // and nobody else anything.
-func (m *Manager) runOnce(ctx context.Context, c *check) (failure string) {
+func (m *Manager) runOnce(ctx context.Context, s Spec) (failure string) {
 	defer func() {
 		if p := recover(); p != nil {
 			failure = firstLine(fmt.Sprintf("check panicked: %v", p), reasonBytes)
-			m.log.Debug("check panicked", "check", c.spec.ID, "panic", p, "stack", string(debug.Stack()))
+			m.log.Debug("check panicked", "check", s.ID, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, c.spec.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	err := c.spec.Checker.Check(ctx)
+	err := s.Checker.Check(ctx)
 	switch {
 	case err == nil && ctx.Err() == nil:
 		return ""
 	case err == nil, errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("timeout after %s", c.spec.Timeout)
+		return fmt.Sprintf("timeout after %s", s.Timeout)
 	}
 	if text := firstLine(err.Error(), reasonBytes); text != "" {
 		return text
@@ -196,20 +256,18 @@ func (m *Manager) runOnce(ctx context.Context, c *check) (failure string) {
 	return "check failed without a word"
 }
 
-// record takes the outcome of a run over into the result of its check.
-func (m *Manager) record(c *check, failure string, now time.Time, took time.Duration) {
+// record takes the outcome of a run over into the result of its check and
+// returns the verdict.
+func (m *Manager) record(c *check, failure string, now time.Time, took time.Duration) Verdict {
 	m.mu.Lock()
-	if m.checks[c.spec.ID] != c {
+	if m.checks[c.id] != c {
 		m.mu.Unlock()
-		return
+		return ""
 	}
 	old := c.result
 	c.result = c.spec.judge(old, failure, now)
 	c.result.Duration = took
 	result := c.result
-	m.cached = nil
-	m.mu.Unlock()
-
 	// A run that never ends brings no news, so the clock has to.
 	wait := result.Expires.Sub(now)
 	if c.expiry == nil {
@@ -217,29 +275,33 @@ func (m *Manager) record(c *check, failure string, now time.Time, took time.Dura
 	} else {
 		c.expiry.Reset(wait)
 	}
+	m.cached = nil
+	m.mu.Unlock()
+
 	if old.Verdict == result.Verdict && !old.expired(now) {
 		if failure != "" {
-			m.log.Debug("check failed", "check", c.spec.ID, "verdict", string(result.Verdict), "reason", failure, "streak", result.Streak)
+			m.log.Debug("check failed", "check", c.id, "verdict", string(result.Verdict), "reason", failure, "streak", result.Streak)
 		}
-		return
+		return result.Verdict
 	}
 	if result.Verdict == Healthy {
-		m.log.Info("check healthy", "check", c.spec.ID)
+		m.log.Info("check healthy", "check", c.id)
 	} else {
-		m.log.Warn("check not healthy", "check", c.spec.ID, "verdict", string(result.Verdict), "reason", failure)
+		m.log.Warn("check not healthy", "check", c.id, "verdict", string(result.Verdict), "reason", failure)
 	}
 	m.wake()
+	return result.Verdict
 }
 
 // expired tells that a verdict ran out because no run of its check ended.
 func (m *Manager) expired(c *check) {
 	m.mu.Lock()
-	gone := m.checks[c.spec.ID] != c
+	gone := m.checks[c.id] != c || time.Now().Before(c.result.Expires)
 	m.mu.Unlock()
 	if gone {
 		return
 	}
-	m.log.Warn("check gives no results, its verdict expired", "check", c.spec.ID)
+	m.log.Warn("check gives no results, its verdict expired", "check", c.id)
 	m.wake()
 }
 
@@ -273,9 +335,12 @@ func (s Spec) judge(r Result, failure string, now time.Time) Result {
 		r.Since = now
 	}
 	r.Reason, r.Checked = failure, now
-	r.Expires = now.Add(3*s.Interval + s.Timeout)
+	r.Expires = s.expires(now)
 	return r
 }
+
+// expires is until when the result of a run that ended then counts.
+func (s Spec) expires(checked time.Time) time.Time { return checked.Add(3*s.Interval + s.Timeout) }
 
 // expired tells whether there was a verdict and it ran out.
 func (r Result) expired(now time.Time) bool {

@@ -128,13 +128,15 @@ func TestSchedule(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now()
 				var starts []time.Duration
-				runManager(t, spec("web", checkerFunc(func(context.Context) error {
+				web := spec("web", checkerFunc(func(context.Context) error {
 					starts = append(starts, time.Since(begin))
 					if len(starts) > 1 { // the first one shall not shift the second
 						time.Sleep(tc.took)
 					}
 					return nil
-				})))
+				}))
+				web.Rise = 1
+				runManager(t, web)
 				time.Sleep(15 * time.Second)
 				synctest.Wait()
 				if starts[0] != 0 {

@@ -20,10 +20,11 @@ type Checker interface {
 
 // Spec is one wanted check and its schedule.
 type Spec struct {
-	// ID identifies the check; a Spec with the same ID and an equal Key goes on
-	// undisturbed over Set.
+	// ID identifies the check; a Spec with the same ID and an equal Key keeps its
+	// verdict over Set.
 	ID string
-	// Key is a text that changes when anything about the check changed.
+	// Key is a text that changes when what the check asks for changed. The
+	// schedule is no part of it.
 	Key     string
 	Kind    string // "http", "tcp", "exec"
 	Checker Checker

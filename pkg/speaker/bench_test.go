@@ -54,7 +54,7 @@ func manyVIPs(n int) *still {
 		v.PreferredSource = i == 0
 		in.Config.VIPs = append(in.Config.VIPs, v)
 		in.Bound = append(in.Bound, v.Prefix)
-		r := healthyResult(v.Name + "/web")
+		r := healthyResult(CheckID(v.Prefix, "web"))
 		r.Expires = time.Now().Add(time.Hour)
 		in.Health[r.ID] = r
 		for j := range in.BGP.Speakers {

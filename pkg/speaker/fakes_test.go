@@ -202,7 +202,7 @@ func (w *world) allowed(d bgp.Desired, announce bool) {
 			k := slices.IndexFunc(w.config.VIPs, func(v config.VIP) bool { return v.Prefix == p.Prefix })
 			healthy := k < 0
 			if k >= 0 {
-				r := w.results[w.config.VIPs[k].Name+"/web"]
+				r := w.results[CheckID(p.Prefix, "web")]
 				healthy = r.Verdict == health.Healthy && r.Expires.After(time.Now())
 			}
 			if !w.bound[p.Prefix] || announce && !healthy {

@@ -70,7 +70,7 @@ func anyInputs(r *rand.Rand) Inputs {
 		}
 		for _, c := range v.Checks {
 			if !chance(r, 8) {
-				in.Health[CheckID(v.Name, c.Name)] = health.Result{
+				in.Health[CheckID(v.Prefix, c.Name)] = health.Result{
 					Verdict: pick(r, health.Healthy, health.Healthy, health.Healthy, health.Unhealthy, health.Unknown),
 					Reason:  pick(r, "", "timeout"), Expires: t0.Add(time.Duration(r.IntN(10)-2) * time.Second),
 				}
@@ -207,7 +207,7 @@ func shuffled(r *rand.Rand, in Inputs) Inputs {
 // mayBeAnnounced is the rule in its shortest form, made apart from Plan.
 func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
 	for _, k := range c.Checks {
-		r := in.Health[c.Name+"/"+k.Name]
+		r := in.Health[CheckID(c.Prefix, k.Name)]
 		if r.Verdict != health.Healthy || !r.Expires.After(t0) {
 			return false
 		}

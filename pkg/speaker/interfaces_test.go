@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
 )
 
@@ -45,6 +46,8 @@ func TestNextHop(t *testing.T) {
 			}
 			c.VIPs[0].Prefix, c.VIPs[0].Interfaces = prefix(tt.vip), []string{"en1"}
 			in.Bound = []netip.Prefix{prefix(tt.vip)}
+			id := CheckID(prefix(tt.vip), "web")
+			in.Health = health.Results{id: healthyResult(id)}
 			d := Plan(in, t0)
 			got := ""
 			if paths := d.speaker("en1").Paths; len(paths) == 1 {

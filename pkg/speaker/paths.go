@@ -12,8 +12,9 @@ import (
 	"vipspeaker/pkg/status"
 )
 
-// CheckID is the name under which the check of a VIP is run.
-func CheckID(vipName, checkName string) string { return vipName + "/" + checkName }
+// CheckID is the name under which the check of a VIP is run. It does not have the
+// VIP's name in it, so that a VIP which is renamed keeps its verdicts.
+func CheckID(vip netip.Prefix, checkName string) string { return vip.String() + "/" + checkName }
 
 // vips decides about each VIP, and on which interfaces it is announced.
 func (p *planner) vips() {
@@ -47,7 +48,7 @@ func (p *planner) checked(c *config.VIP) (status.Reason, string) {
 	order := []status.Reason{status.CheckFailed, status.CheckStale, status.CheckUnknown}
 	worst, detail := len(order), ""
 	for i := range c.Checks {
-		r, known := p.in.Health[CheckID(c.Name, c.Checks[i].Name)]
+		r, known := p.in.Health[CheckID(c.Prefix, c.Checks[i].Name)]
 		if r.Verdict == health.Healthy {
 			p.mayChange(r.Expires)
 		}

@@ -147,9 +147,9 @@ func TestPlanGates(t *testing.T) {
 		},
 		{
 			"check failed", func(in *Inputs) {
-				r := in.Health["vipa/web"]
+				r := in.Health["10.68.6.1/32/web"]
 				r.Verdict, r.Reason = health.Unhealthy, "connection refused"
-				in.Health["vipa/web"] = r
+				in.Health["10.68.6.1/32/web"] = r
 			},
 			lines("speaker en1: peer 10.68.1.2 from 10.68.1.1", "speaker en5: peer 10.68.5.2 from 10.68.5.1",
 				"kernel en1: leg=true", "kernel en5: leg=true",
@@ -243,15 +243,15 @@ func TestChecks(t *testing.T) {
 		results health.Results
 		want    string
 	}{
-		{"all healthy", health.Results{"vipa/a": result(health.Healthy, 1), "vipa/b": result(health.Healthy, 1)}, ""},
+		{"all healthy", health.Results{"10.68.6.1/32/a": result(health.Healthy, 1), "10.68.6.1/32/b": result(health.Healthy, 1)}, ""},
 		{"none yet", nil, "check_unknown"},
-		{"one missing", health.Results{"vipa/a": result(health.Healthy, 1)}, "check_unknown"},
-		{"one unknown", health.Results{"vipa/a": result(health.Healthy, 1), "vipa/b": result(health.Unknown, 1)}, "check_unknown"},
-		{"one failed", health.Results{"vipa/a": result(health.Unknown, 1), "vipa/b": result(health.Unhealthy, 1)}, "check_failed"},
-		{"expired this moment", health.Results{"vipa/a": result(health.Healthy, 0), "vipa/b": result(health.Healthy, 1)}, "check_stale"},
-		{"expired", health.Results{"vipa/a": result(health.Healthy, -1), "vipa/b": result(health.Unknown, 1)}, "check_stale"},
-		{"a failure does not expire", health.Results{"vipa/a": result(health.Unhealthy, -1), "vipa/b": result(health.Healthy, 1)}, "check_failed"},
-		{"a word that nobody knows", health.Results{"vipa/a": result("fine", 1), "vipa/b": result(health.Healthy, 1)}, "check_unknown"},
+		{"one missing", health.Results{"10.68.6.1/32/a": result(health.Healthy, 1)}, "check_unknown"},
+		{"one unknown", health.Results{"10.68.6.1/32/a": result(health.Healthy, 1), "10.68.6.1/32/b": result(health.Unknown, 1)}, "check_unknown"},
+		{"one failed", health.Results{"10.68.6.1/32/a": result(health.Unknown, 1), "10.68.6.1/32/b": result(health.Unhealthy, 1)}, "check_failed"},
+		{"expired this moment", health.Results{"10.68.6.1/32/a": result(health.Healthy, 0), "10.68.6.1/32/b": result(health.Healthy, 1)}, "check_stale"},
+		{"expired", health.Results{"10.68.6.1/32/a": result(health.Healthy, -1), "10.68.6.1/32/b": result(health.Unknown, 1)}, "check_stale"},
+		{"a failure does not expire", health.Results{"10.68.6.1/32/a": result(health.Unhealthy, -1), "10.68.6.1/32/b": result(health.Healthy, 1)}, "check_failed"},
+		{"a word that nobody knows", health.Results{"10.68.6.1/32/a": result("fine", 1), "10.68.6.1/32/b": result(health.Healthy, 1)}, "check_unknown"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -317,7 +317,7 @@ func TestAdoption(t *testing.T) {
 		"restart time over":   adopt(30*time.Second, nil),
 		"session established": adopt(time.Second, func(in *Inputs) { in.BGP = &bgp.State{Speakers: []bgp.SpeakerState{speaking("en5", "10.68.5.2")}} }),
 		"check failed": adopt(time.Second, func(in *Inputs) {
-			in.Health = health.Results{"vipa/web": {Verdict: health.Unhealthy}}
+			in.Health = health.Results{"10.68.6.1/32/web": {Verdict: health.Unhealthy}}
 		}),
 		"no graceful restart": adopt(time.Second, func(in *Inputs) { in.Config.BGP.GracefulRestart.Enabled = false }),
 		"was no source":       adopt(time.Second, func(in *Inputs) { in.AdoptedSources = nil }),

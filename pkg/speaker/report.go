@@ -73,7 +73,7 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 func reportChecks(in *Inputs, c *config.VIP, now time.Time) []status.Check {
 	list := make([]status.Check, len(c.Checks))
 	for i := range c.Checks {
-		r, known := in.Health[CheckID(c.Name, c.Checks[i].Name)]
+		r, known := in.Health[CheckID(c.Prefix, c.Checks[i].Name)]
 		out := status.Check{
 			Name: c.Checks[i].Name, Kind: c.Checks[i].Kind, Reason: r.Reason,
 			Since: r.Since, Checked: r.Checked, Duration: r.Duration,

@@ -153,8 +153,10 @@ func TestRule05OneReasonWord(t *testing.T) {
 		{status.NotBound, func(in *Inputs) { in.Bound = nil }},
 		{status.NoUsableInterface, func(in *Inputs) { in.Net.Links = nil }},
 		{status.CheckUnknown, func(in *Inputs) { in.Health = nil }},
-		{status.CheckStale, func(in *Inputs) { in.Health = health.Results{"vipa/web": {Verdict: health.Healthy, Expires: t0}} }},
-		{status.CheckFailed, func(in *Inputs) { in.Health = health.Results{"vipa/web": {Verdict: health.Unhealthy}} }},
+		{status.CheckStale, func(in *Inputs) {
+			in.Health = health.Results{"10.68.6.1/32/web": {Verdict: health.Healthy, Expires: t0}}
+		}},
+		{status.CheckFailed, func(in *Inputs) { in.Health = health.Results{"10.68.6.1/32/web": {Verdict: health.Unhealthy}} }},
 		{status.Shutdown, func(in *Inputs) { in.Overrides.Shutdown = true }},
 	}
 	in := sample()
@@ -222,6 +224,27 @@ func TestRule13ReloadOfTheSame(t *testing.T) {
 		}
 		if !slices.EqualFunc(keys, w.specs, func(a, b health.Spec) bool { return a.ID == b.ID && a.Key == b.Key }) {
 			t.Error("the checks have other keys")
+		}
+		w.stop(stop)
+	})
+}
+
+// Rule 13: a VIP that is renamed keeps its checks, and with them its announcement.
+func TestRule13Rename(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		l, stop := w.start(w.options())
+		w.settled(time.Second)
+		w.journal = nil
+		next := loopConfig()
+		next.VIPs[0].Name = "renamed"
+		w.config = next
+		if err := l.SetConfig(next); err != nil {
+			t.Fatal(err)
+		}
+		w.settled(time.Minute)
+		if len(w.journal) > 0 {
+			t.Errorf("the new name did %q", w.journal)
 		}
 		w.stop(stop)
 	})

@@ -85,7 +85,7 @@ func healthyResult(id string) health.Result {
 func sample() Inputs {
 	return Inputs{
 		Config: sampleConfig(), Net: sampleNet(),
-		Health:    health.Results{"vipa/web": healthyResult("vipa/web")},
+		Health:    health.Results{"10.68.6.1/32/web": healthyResult("10.68.6.1/32/web")},
 		BGP:       &bgp.State{Speakers: []bgp.SpeakerState{speaking("en1", "10.68.1.2", "10.68.6.1/32"), speaking("en5", "10.68.5.2", "10.68.6.1/32")}},
 		Bound:     []netip.Prefix{prefix("10.68.6.1/32")},
 		RouterID:  addr("10.68.1.1"),

@@ -19,10 +19,10 @@ func checkSpecs(c *config.Config, newChecker func(config.Check) (health.Checker,
 		for _, check := range c.VIPs[i].Checks {
 			checker, err := newChecker(check)
 			if err != nil {
-				return nil, fmt.Errorf("check %s: %w", CheckID(c.VIPs[i].Name, check.Name), err)
+				return nil, fmt.Errorf("check %s/%s: %w", c.VIPs[i].Name, check.Name, err)
 			}
 			specs = append(specs, health.Spec{
-				ID: CheckID(c.VIPs[i].Name, check.Name), Key: checkKey(&check), Kind: check.Kind, Checker: checker,
+				ID: CheckID(c.VIPs[i].Prefix, check.Name), Key: checkKey(&check), Kind: check.Kind, Checker: checker,
 				Interval: check.Interval, Timeout: check.Timeout, Rise: check.Rise, Fall: check.Fall,
 			})
 		}
@@ -38,17 +38,17 @@ func (s *setup) specsOf(held []netip.Prefix) []health.Spec {
 	for i := range s.config.VIPs {
 		v := &s.config.VIPs[i]
 		for j := range v.Checks {
-			ready[CheckID(v.Name, v.Checks[j].Name)] = slices.Contains(held, v.Prefix)
+			ready[CheckID(v.Prefix, v.Checks[j].Name)] = slices.Contains(held, v.Prefix)
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(s.specs), func(spec health.Spec) bool { return !ready[spec.ID] })
 }
 
-// checkKey changes when anything about the check does. It is a digest, because
-// headers and environment hold secrets and a key is none.
+// checkKey changes when anything about the check but its schedule does. It is a
+// digest, because headers and environment hold secrets and a key is none.
 func checkKey(c *config.Check) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q %s %s %d %d\n", c.Kind, c.Interval, c.Timeout, c.Rise, c.Fall)
+	fmt.Fprintf(&b, "%q\n", c.Kind)
 	if h := c.HTTP; h != nil {
 		fmt.Fprintf(&b, "%q %q %v %q %t %q\n", h.URL.String(), h.Method, h.ExpectStatus, h.ExpectBody, h.Insecure, h.CAFile)
 		for _, header := range h.Headers {

@@ -175,7 +175,9 @@ func (w *world) relink() {
 }
 
 func (w *world) verdict(name string, v health.Verdict, expires time.Duration) {
-	id := name + "/web"
+	all := slices.Concat(w.config.VIPs, loopConfig().VIPs) // now and then one is not configured
+	k := slices.IndexFunc(all, func(v config.VIP) bool { return v.Name == name })
+	id := CheckID(all[k].Prefix, "web")
 	w.results = maps.Clone(w.results)
 	w.results[id] = health.Result{ID: id, Verdict: v, Checked: time.Now(), Expires: time.Now().Add(expires)}
 }
@@ -251,7 +253,7 @@ func (w *world) differences() []string {
 	}
 	expect(len(w.bound) == len(w.config.VIPs), "bound %v, want %d VIPs", w.bound, len(w.config.VIPs))
 	for _, v := range w.config.VIPs {
-		r := w.results[v.Name+"/web"]
+		r := w.results[CheckID(v.Prefix, "web")]
 		healthy := r.Verdict == health.Healthy && r.Expires.After(time.Now())
 		expect(w.bound[v.Prefix], "%s is not bound", v.Name)
 		announced := false
