@@ -33,17 +33,18 @@ func (p *pass) bind() bool {
 		}
 		p.s.links = links
 	}
+	obstacles := p.obstacles()
 	var changes []change
 	for _, name := range todo.names {
 		l, ok := p.s.link(actual[name])
 		for _, v := range todo.missing[name] {
-			if ok {
+			if ok && !p.refused(v, obstacles) {
 				changes = append(changes, p.addAddress(l, v))
 			}
 		}
 	}
 	if l, ok := p.s.link(actual[p.deviceName()]); ok {
-		changes = append(changes, p.addPrefixes(l)...)
+		changes = append(changes, p.addPrefixes(l, obstacles)...)
 	}
 	p.apply(changes)
 	p.logVIPs("vips bound", p.turned)
@@ -78,10 +79,10 @@ func (p *pass) logVIPs(what string, vips []netip.Prefix) {
 
 // addPrefixes are the local routes that bind whole prefixes (AnyIP) and that
 // are missing.
-func (p *pass) addPrefixes(l link) []change {
+func (p *pass) addPrefixes(l link, obstacles []obstacle) []change {
 	var changes []change
 	for _, v := range p.d.VIPs {
-		if v.IsSingleIP() || p.hasLocal(v) {
+		if v.IsSingleIP() || p.hasLocal(v) || p.refused(v, obstacles) {
 			continue
 		}
 		r := localRoute(v, l.index)
@@ -166,10 +167,11 @@ func (p *pass) usableAddresses() map[netip.Prefix]bool {
 	}
 	out := make(map[netip.Prefix]bool, len(p.s.addresses))
 	for _, a := range p.s.addresses {
-		if up[a.index] && a.usable() && a.prefix.IsSingleIP() && !p.m.late[a.prefix] {
+		if up[a.index] && a.usable() && a.prefix.IsSingleIP() {
 			out[a.prefix] = true
 		}
 	}
+	p.dropUndelivered(out)
 	p.usable = out
 	return out
 }

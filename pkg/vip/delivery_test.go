@@ -31,6 +31,36 @@ func TestBoundMeansDelivered(t *testing.T) {
 	})
 }
 
+// The kernel also makes the local routes anew when a device comes up, and calls
+// nobody before it has done so.
+func TestBoundMeansDeliveredWhenTheDeviceComesUp(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		l.IP("link add x0 type bridge")
+		d := desired(vip4, vip6)
+		d.Device = Device{Name: "x0", Kind: KindExisting}
+		for range 100 {
+			if a := converge(t, m, d); len(a.Bound) != 0 {
+				t.Fatalf("the device is down and %v are bound", a.Bound)
+			}
+			l.IP("link set x0 up")
+			a, err := m.Steer(t.Context(), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := l.IP("-6 route get %s", vip6.Addr()); a.IsBound(vip6) && !strings.HasPrefix(got, "local ") {
+				t.Fatalf("bound, but the kernel sends its packets elsewhere: %s", got)
+			}
+			if a := converge(t, m, d); !a.IsBound(vip6) {
+				t.Fatalf("bound: %v", a.Bound)
+			}
+			l.IP("link set x0 down")
+		}
+	})
+}
+
 // A VIP for which the kernel does not take packets is not bound, and is when
 // that has changed.
 func TestNotDeliveredIsNotBound(t *testing.T) {

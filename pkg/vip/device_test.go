@@ -317,6 +317,59 @@ func TestOneRouteKeepsOneAddress(t *testing.T) {
 	})
 }
 
+// An address that another device has as well can go: the route that names it as
+// source, be it the kernel's own connected route, lives on the other one.
+func TestAddressOfAnotherDeviceCanGo(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		m := l.manager(t)
+		own := netip.MustParsePrefix("10.68.5.66/32")
+		converge(t, m, desired(vip4, vip6, own))
+		l.IP("addr add 10.68.5.66/24 dev en7")
+		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.5.66")
+		main := l.IP("route show")
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := l.IP("route show"); got != main {
+			t.Errorf("main table:\n%swant:\n%s", got, main)
+		}
+		l.IP("route del 10.77.0.0/24")
+		l.IP("addr del 10.68.5.66/24 dev en7")
+		l.same(t, before)
+	})
+}
+
+// A VIP that is an address of a device which is not for VIPs is refused with the
+// reason, and the others are bound. On lo it is where VIPs often were before.
+func TestOwnAddressIsNoVIP(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("addr add 10.68.6.77/32 dev lo")
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(vip4, vip6, netip.MustParsePrefix("10.68.6.77/32"), netip.MustParsePrefix("10.68.5.1/32"), netip.MustParsePrefix("fd68:7::1/128"))
+		a, err := m.Bind(t.Context(), d)
+		for _, want := range []string{
+			"vip 10.68.5.1 is not bound: it is an address of en5", "vip fd68:7::1 is not bound: it is an address of en7",
+		} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("error %v lacks %q", err, want)
+			}
+		}
+		if len(a.Bound) != 3 || a.IsBound(d.VIPs[3]) || a.IsBound(d.VIPs[4]) {
+			t.Errorf("bound %v", a.Bound)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+	})
+}
+
 // An address that is not usable yet is not bound.
 func TestTentativeIsNotBound(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {

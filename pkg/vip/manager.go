@@ -42,8 +42,8 @@ type Manager struct {
 	adopted bool
 	sources []netip.Addr
 	placed  placed
-	// late are the VIPs for which the kernel does not take packets yet.
-	late map[netip.Prefix]bool
+	// delivered are the usable IPv6 addresses for which the kernel takes packets.
+	delivered map[netip.Prefix]bool
 	// flush are the devices whose unresolved neighbours must still be deleted.
 	flush map[int]bool
 	// kinds of virtual devices, the preferred one first.
@@ -64,7 +64,7 @@ func New(o Options) (*Manager, error) {
 		o.BasePriority = DefaultBasePriority
 	}
 	m := &Manager{
-		log: o.Log, opts: o, turn: make(chan struct{}, 1), placed: newPlaced(), flush: map[int]bool{},
+		log: o.Log, opts: o, turn: make(chan struct{}, 1), placed: newPlaced(), flush: map[int]bool{}, delivered: map[netip.Prefix]bool{},
 		kinds: []string{string(KindDummy), string(KindBridge), "ifb"},
 	}
 	var err error
@@ -133,7 +133,12 @@ func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
 // anybody is told of the VIP.
 func (m *Manager) Bind(ctx context.Context, d Desired) (Actual, error) {
 	return m.run(ctx, d, readHosts, func(p *pass) {
-		if !p.bind() && len(m.late) == 0 || !p.reread() {
+		p.usableAddresses()
+		written := p.bind()
+		if written {
+			clear(m.delivered)
+		}
+		if !written && len(p.undelivered) == 0 || !p.reread() {
 			return
 		}
 		p.awaitDelivery()

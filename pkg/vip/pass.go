@@ -46,6 +46,8 @@ type pass struct {
 	ports []port
 	// usable are the host addresses on our devices that work, once asked for.
 	usable map[netip.Prefix]bool
+	// undelivered are IPv6 addresses that would be, but for their local route.
+	undelivered []netip.Prefix
 	// tablesRead tells that the snapshot has rules and routes.
 	tablesRead bool
 

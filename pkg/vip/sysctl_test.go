@@ -89,12 +89,12 @@ func TestSysctlCheckOnlyReports(t *testing.T) {
 		l.Sysctl("net/ipv4/conf/all/rp_filter", "1")
 		l.Sysctl("net/ipv4/fib_multipath_hash_policy", "0")
 		l.IP("rule add pref 31000 lookup 100")
-		l.IP("addr add 10.68.6.1/24 dev en7")
 		m := l.manager(t)
 		d := desired(vip4)
 		d.Sysctls = SysctlCheck
 		d.Interfaces = append(d.Interfaces, Interface{Name: "en9", Usable: true})
 		converge(t, m, d)
+		l.IP("addr add 10.68.6.1/24 dev en7") // too late to refuse the VIP
 		a := converge(t, m, d)
 		for _, want := range []string{
 			"net.ipv4.conf.en1.arp_announce is 0, should be 2",

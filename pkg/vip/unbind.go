@@ -70,7 +70,7 @@ func (p *pass) surplus() (addresses []address, prefixes []route, devices []link)
 // route of somebody else names as its source: the kernel would delete that
 // route, maybe the host's default. A device with such an address stays.
 func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
-	kept := p.neededByOthers(addresses)
+	kept := p.neededByOthers(addresses, devices)
 	devices = slices.DeleteFunc(devices, func(l link) bool {
 		return slices.ContainsFunc(addresses, func(a address) bool { return a.index == l.index && kept[a.prefix.Addr()] })
 	})
@@ -131,8 +131,9 @@ func (p *pass) deleteDevice(l link, addresses []netip.Prefix) change {
 }
 
 // neededByOthers are the addresses that IPv4 routes of others have as preferred
-// source. (An IPv6 route survives the loss of it.)
-func (p *pass) neededByOthers(addresses []address) map[netip.Addr]bool {
+// source and that the host has nowhere else: as long as the address is still one
+// of another device, the kernel keeps the route. (An IPv6 route survives anyway.)
+func (p *pass) neededByOthers(addresses []address, devices []link) map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}
 	if !slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr().Is4() }) {
 		return out
@@ -146,12 +147,21 @@ func (p *pass) neededByOthers(addresses []address) map[netip.Addr]bool {
 		if r.table == unix.RT_TABLE_LOCAL || r.ours() || !r.prefsrc.IsValid() {
 			continue
 		}
-		if slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr() == r.prefsrc }) {
+		if slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr() == r.prefsrc }) && !p.stays(r.prefsrc, addresses, devices) {
 			out[r.prefsrc] = true
 			p.problem("%s is not unbound: %s of another owner has it as source and would be deleted", r.prefsrc, r)
 		}
 	}
 	return out
+}
+
+// stays tells whether the host has the address on a device too where nothing is
+// removed.
+func (p *pass) stays(a netip.Addr, addresses []address, devices []link) bool {
+	return slices.ContainsFunc(p.s.addresses, func(other address) bool {
+		return other.prefix.Addr() == a && !slices.Contains(addresses, other) &&
+			!slices.ContainsFunc(devices, func(l link) bool { return l.index == other.index })
+	})
 }
 
 // restore removes all of ours, in the order rules, routes, addresses, devices,
