@@ -17,6 +17,8 @@ const (
 	leastInterval = 10 * time.Millisecond
 	// quickInterval is the most between two runs while the verdict is Unknown.
 	quickInterval = 100 * time.Millisecond
+	// endBound is how long the end of Run waits for runs that do not end.
+	endBound = 2 * time.Second
 )
 
 // Options are what a Manager needs.
@@ -134,11 +136,12 @@ func (m *Manager) Results() Results {
 	return m.cached
 }
 
-// Run runs the wanted checks until the context ends and all of them are gone,
-// then returns nil.
+// Run runs the wanted checks until the context ends, then returns nil when all of
+// them are gone, or 2 s later without those that do not end: a program that the
+// kernel holds up cannot even be killed, and must not hold the daemon's end up.
 func (m *Manager) Run(ctx context.Context) error {
-	var running sync.WaitGroup
-	defer running.Wait()
+	running := runs{names: map[*check]bool{}, ended: make(chan struct{}, 1)}
+	defer running.await(m.log)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	started := map[*check]context.CancelFunc{}
@@ -161,7 +164,11 @@ func (m *Manager) Run(ctx context.Context) error {
 			if started[c] == nil {
 				own, stop := context.WithCancel(ctx)
 				started[c] = stop
-				running.Go(func() { m.keepRunning(own, c) })
+				running.begin(c)
+				go func() {
+					defer running.end(c)
+					m.keepRunning(own, c)
+				}()
 			}
 		}
 	}

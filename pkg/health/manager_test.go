@@ -308,7 +308,13 @@ func TestLateAnswer(t *testing.T) {
 // A run may take all of its timeout without its last verdict expiring.
 func TestSlowRunDoesNotExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := spec("web", checkerFunc(func(context.Context) error { time.Sleep(59 * time.Second); return nil }))
+		s := spec("web", checkerFunc(func(ctx context.Context) error {
+			select {
+			case <-time.After(59 * time.Second):
+			case <-ctx.Done():
+			}
+			return nil
+		}))
 		s.Rise, s.Timeout = 1, time.Minute
 		m, pokes := runManager(t, s)
 		for range 300 {

@@ -1,8 +1,11 @@
 package health
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,6 +135,37 @@ func TestRescheduleTakesFall(t *testing.T) {
 		synctest.Wait()
 		if r := m.Results()["web"]; r.Verdict != Unhealthy || r.Streak != 1 {
 			t.Errorf("after one failure: %+v, want unhealthy", r)
+		}
+	})
+}
+
+// A check that nothing can end does not hold the end of the daemon up.
+func TestRunEndsWithoutHungChecker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		defer close(release)
+		var log bytes.Buffer
+		m := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		m.Set([]Spec{
+			spec("stuck", checkerFunc(func(context.Context) error { <-release; return nil })),
+			spec("slow", checkerFunc(func(context.Context) error { time.Sleep(time.Second); return nil })),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		synctest.Wait()
+		cancel()
+		ended := time.Now()
+		select {
+		case err := <-done:
+			if err != nil || time.Since(ended) != endBound {
+				t.Errorf("Run = %v after %s, want nil after %s", err, time.Since(ended), endBound)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("Run waits for a check that hangs")
+		}
+		if !strings.Contains(log.String(), "checks=[stuck]") {
+			t.Errorf("log = %q, want the check that was left behind", log.String())
 		}
 	})
 }
