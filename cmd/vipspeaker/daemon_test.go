@@ -251,6 +251,48 @@ func TestOrdinaryUser(t *testing.T) {
 	})
 }
 
+// TestMissingCapabilities: who may not change the kernel is told so and what to
+// do, before anything is touched; who may not listen for routers is warned.
+func TestMissingCapabilities(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig)
+		const user = 65532
+		as := func(capabilities ...uintptr) *syscall.SysProcAttr {
+			return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}, AmbientCaps: capabilities}
+		}
+		if err := os.Chmod("/run", 0o777); err != nil {
+			t.Fatal(err)
+		}
+		p := start(t, as(), nil, "run", "--config", l.config)
+		if code := p.wait(t); code != exitBad {
+			t.Errorf("exit code %d", code)
+		}
+		for _, want := range []string{"CAP_NET_ADMIN is missing", "root", "AmbientCapabilities", "--cap-add NET_ADMIN"} {
+			if !strings.Contains(p.log.String(), want) {
+				t.Errorf("no word of %s: %s", want, &p.log)
+			}
+		}
+		if _, err := os.Lstat(defaultStateDir); !os.IsNotExist(err) {
+			t.Errorf("the state directory was made: %v", err)
+		}
+		l.same(t)
+		const warning = "CAP_NET_BIND_SERVICE is missing"
+		for _, config := range []string{labConfig, strings.Replace(labConfig, "65010}", "65010, listen_port: 1790}", 1)} {
+			if err := os.WriteFile(l.config, []byte(config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d := start(t, as(unix.CAP_NET_ADMIN), nil, "run", "--config", l.config)
+			l.ready(t, d)
+			if code := d.signal(t, syscall.SIGTERM); code != exitGood {
+				t.Errorf("exit code %d", code)
+			}
+			if want := config == labConfig; strings.Contains(d.log.String(), warning) != want {
+				t.Errorf("warning %t, want %t:\n%s", !want, want, &d.log)
+			}
+		}
+	})
+}
+
 // TestTakenPort: a port that another program has is named, before anything of
 // the host is touched.
 func TestTakenPort(t *testing.T) {

@@ -60,6 +60,9 @@ func runDaemon(ctx context.Context, f *flags, stderr io.Writer) (err error) {
 	if err = privilege.Raise(); err != nil {
 		return err
 	}
+	if err = requireCapabilities(cfg, logger); err != nil {
+		return err
+	}
 	if err = keepFromChildren(); err != nil {
 		return err
 	}
