@@ -172,7 +172,6 @@ func (p *pass) usableAddresses() map[netip.Prefix]bool {
 		}
 	}
 	p.dropUndelivered(out)
-	p.dropUndelivered(out)
 	p.usable = out
 	return out
 }
