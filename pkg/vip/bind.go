@@ -32,6 +32,7 @@ func (p *pass) bind() bool {
 			return true
 		}
 		p.s.links = links
+		p.recordDevices(todo.names)
 	}
 	obstacles := p.obstacles()
 	var changes []change

@@ -33,10 +33,10 @@ func isShard(device, name string) bool {
 	return ok && err == nil && n > 0
 }
 
-// ourDevice tells whether we made the device: it has our alias, or we were
-// about to give it one.
+// ourDevice tells whether we made the device: it has our alias, or the state
+// file knows it.
 func (p *pass) ourDevice(l link) bool {
-	return l.alias == aliasMark || p.m.state.hasDevice(l.name)
+	return l.alias == aliasMark || p.m.state.made(l)
 }
 
 // given tells whether the device is one that we use but neither make nor delete.
@@ -92,10 +92,10 @@ func (p *pass) ensureDevice(name string) (string, error) {
 		p.m.placed.links[name] = true
 		return name, nil
 	}
-	if err := p.m.state.addDevice(name); err != nil {
-		return "", err
-	}
 	if !exists {
+		if err := p.m.state.setDevice(name, 0); err != nil {
+			return "", err
+		}
 		if made, err := p.createDevice(name); made != name || err != nil {
 			return made, err
 		}
@@ -112,6 +112,17 @@ func (p *pass) ensureDevice(name string) (string, error) {
 	}
 	p.m.placed.links[name] = true
 	return name, nil
+}
+
+// recordDevices notes which devices of these names are the ones that we made.
+func (p *pass) recordDevices(names []string) {
+	for _, name := range names {
+		if l, ok := p.s.link(name); ok && l.alias == aliasMark {
+			if err := p.m.state.setDevice(name, l.index); err != nil {
+				p.fail(err)
+			}
+		}
+	}
 }
 
 // createDevice tries the kinds of the configuration in turn.

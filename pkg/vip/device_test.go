@@ -1,10 +1,8 @@
 package vip
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -246,127 +244,34 @@ func TestDeviceRenamed(t *testing.T) {
 	})
 }
 
-// The kernel deletes every IPv4 route whose preferred source goes: a VIP that
-// somebody's route needs is not taken away.
-func TestUnbindNeverCostsARoute(t *testing.T) {
+// A device that somebody made in the place of ours is theirs: it is neither used
+// nor deleted, whatever a state file says of its name.
+func TestDeviceOfTheSameName(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
 		l := newLab(t, ns)
-		other := netip.MustParsePrefix("10.68.6.200/32")
+		killed := l.manager(t)
+		d := desired(vip4, vip6)
+		converge(t, killed, d)
+		killed.Close()
+		l.IP("link del vi0")
+		l.IP("link add vi0 type bridge")
+		l.IP("addr add 10.55.0.1/24 dev vi0")
 		m := l.manager(t)
-		d := desired(vip4, other)
+		if _, err := m.Bind(t.Context(), d); err == nil || !strings.Contains(err.Error(), "vi0 exists and is not ours") {
+			t.Errorf("bind: %v", err)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s, err := l.TryIP("-br addr show dev vi0"); err != nil || !strings.Contains(s, "10.55.0.1/24") || strings.Contains(s, "10.68.6.1") {
+			t.Errorf("the device of somebody else: %s, %v", s, err)
+		}
+		l.IP("link del vi0")
 		converge(t, m, d)
-		l.IP("route replace default via 10.68.1.2 metric 100 src 10.68.6.1")
-		main := l.IP("route show")
-		d.VIPs = nil
-		for i := range d.Interfaces {
-			d.Interfaces[i].Source4 = netip.Addr{}
+		if s := l.IP("link show vi0"); !strings.Contains(s, aliasMark) {
+			t.Errorf("our device: %s", s)
 		}
-		a := converge(t, m, d)
-		if got := l.IP("route show"); got != main {
-			t.Errorf("main table:\n%swant:\n%s", got, main)
-		}
-		if s := l.IP("-br addr show dev vi0"); !strings.Contains(s, "10.68.6.1/32") || strings.Contains(s, "10.68.6.200") {
-			t.Errorf("addresses: %s", s)
-		}
-		if len(a.Problems) == 0 || !strings.Contains(strings.Join(a.Problems, "\n"), "10.68.6.1 is not unbound") {
-			t.Errorf("problems: %q", a.Problems)
-		}
-		if err := m.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), "10.68.6.1 is not unbound") {
-			t.Errorf("restore: %v", err)
-		}
-		if got := l.IP("route show"); got != main {
-			t.Errorf("main table after restore:\n%swant:\n%s", got, main)
-		}
-		l.IP("route replace default via 10.68.1.2 metric 100")
-		if err := l.manager(t).Restore(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if s, err := l.TryIP("link show vi0"); err == nil {
-			t.Errorf("left: %s", s)
-		}
-	})
-}
-
-// One route of somebody else keeps its own source bound and nothing more, and
-// the log tells only what really went.
-func TestOneRouteKeepsOneAddress(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-		t.Helper()
-		l := newLab(t, ns)
-		var log bytes.Buffer
-		m, err := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), StateDir: l.dir})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(m.Close)
-		converge(t, m, desired(vip4, netip.MustParsePrefix("10.68.6.2/32"), netip.MustParsePrefix("10.68.6.3/32"), vip6))
-		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.6.1")
-		if err := m.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), "10.68.6.1 is not unbound") {
-			t.Errorf("restore: %v", err)
-		}
-		if s := l.IP("-br addr show dev vi0"); !strings.Contains(s, "10.68.6.1/32") || strings.Count(s, "/") != 1 {
-			t.Errorf("addresses: %s, want only the one with the route", s)
-		}
-		if s := l.IP("route show 10.77.0.0/24"); !strings.Contains(s, "src 10.68.6.1") {
-			t.Errorf("the route of somebody else: %q", s)
-		}
-		if s := log.String(); !strings.Contains(s, `msg="vips unbound" count=3`) || strings.Contains(s, "virtual interface deleted") {
-			t.Errorf("log:\n%s", s)
-		}
-	})
-}
-
-// An address that another device has as well can go: the route that names it as
-// source, be it the kernel's own connected route, lives on the other one.
-func TestAddressOfAnotherDeviceCanGo(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-		t.Helper()
-		l := newLab(t, ns)
-		before := l.dump()
-		m := l.manager(t)
-		own := netip.MustParsePrefix("10.68.5.66/32")
-		converge(t, m, desired(vip4, vip6, own))
-		l.IP("addr add 10.68.5.66/24 dev en7")
-		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.5.66")
-		main := l.IP("route show")
-		if err := m.Restore(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if got := l.IP("route show"); got != main {
-			t.Errorf("main table:\n%swant:\n%s", got, main)
-		}
-		l.IP("route del 10.77.0.0/24")
-		l.IP("addr del 10.68.5.66/24 dev en7")
-		l.same(t, before)
-	})
-}
-
-// A VIP that is an address of a device which is not for VIPs is refused with the
-// reason, and the others are bound. On lo it is where VIPs often were before.
-func TestOwnAddressIsNoVIP(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-		t.Helper()
-		l := newLab(t, ns)
-		l.IP("addr add 10.68.6.77/32 dev lo")
-		before := l.dump()
-		m := l.manager(t)
-		d := desired(vip4, vip6, netip.MustParsePrefix("10.68.6.77/32"), netip.MustParsePrefix("10.68.5.1/32"), netip.MustParsePrefix("fd68:7::1/128"))
-		a, err := m.Bind(t.Context(), d)
-		for _, want := range []string{
-			"vip 10.68.5.1 is not bound: it is an address of en5", "vip fd68:7::1 is not bound: it is an address of en7",
-		} {
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("error %v lacks %q", err, want)
-			}
-		}
-		if len(a.Bound) != 3 || a.IsBound(d.VIPs[3]) || a.IsBound(d.VIPs[4]) {
-			t.Errorf("bound %v", a.Bound)
-		}
-		if err := m.Restore(t.Context()); err != nil {
-			t.Error(err)
-		}
-		l.same(t, before)
 	})
 }
 

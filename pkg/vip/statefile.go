@@ -21,8 +21,16 @@ const stateVersion = 1
 // its creation and its alias, and former values of sysctls.
 type state struct {
 	Version int            `json:"version"`
-	Devices []string       `json:"devices,omitempty"`
+	Devices []deviceRecord `json:"devices,omitempty"`
 	Sysctls []sysctlRecord `json:"sysctls,omitempty"`
+}
+
+// deviceRecord is a device that we make, or made.
+type deviceRecord struct {
+	Name string `json:"name"`
+	// Index tells whether a device of that name is still the one that we made; it
+	// is 0 until the kernel has told it.
+	Index int `json:"index,omitempty"`
 }
 
 // sysctlRecord is a sysctl of an interface that we changed.
@@ -68,29 +76,40 @@ func openState(dir string) (f *stateFile, found bool, err error) {
 	return f, true, nil
 }
 
-// addDevice records that the device of that name is ours before it is created.
-func (f *stateFile) addDevice(name string) error {
-	if f.hasDevice(name) && f.exists {
+// setDevice records that the device of that name is ours: with index 0 before it
+// is created, and with its index then.
+func (f *stateFile) setDevice(name string, index int) error {
+	r := deviceRecord{name, index}
+	if slices.Contains(f.Devices, r) && f.exists {
 		return nil
 	}
 	next := f.state
-	if !f.hasDevice(name) {
-		next.Devices = append(slices.Clone(next.Devices), name)
-	}
+	next.Devices = append(f.otherDevices(name), r)
 	return f.write(next)
 }
 
 // dropDevice forgets a device that is gone.
 func (f *stateFile) dropDevice(name string) error {
-	if !f.hasDevice(name) {
+	rest := f.otherDevices(name)
+	if len(rest) == len(f.Devices) {
 		return nil
 	}
 	next := f.state
-	next.Devices = slices.DeleteFunc(slices.Clone(next.Devices), func(d string) bool { return d == name })
+	next.Devices = rest
 	return f.write(next)
 }
 
-func (f *stateFile) hasDevice(name string) bool { return slices.Contains(f.Devices, name) }
+func (f *stateFile) otherDevices(name string) []deviceRecord {
+	return slices.DeleteFunc(slices.Clone(f.Devices), func(r deviceRecord) bool { return r.Name == name })
+}
+
+// made tells whether we made the device. One of the same name with another index
+// is somebody else's. Without an index we were about to make it and to give it
+// the alias, so one that has any alias is not it.
+func (f *stateFile) made(l link) bool {
+	return slices.Contains(f.Devices, deviceRecord{l.name, l.index}) ||
+		l.alias == "" && slices.Contains(f.Devices, deviceRecord{l.name, 0})
+}
 
 // setSysctls records the sysctls that are about to be changed.
 func (f *stateFile) setSysctls(records []sysctlRecord) error {
