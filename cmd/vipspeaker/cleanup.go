@@ -64,5 +64,5 @@ func cleanup(ctx context.Context, stateDir string, ifStopped bool, logger *slog.
 	if err = m.Restore(ctx); err != nil {
 		return fmt.Errorf("cleanup: %w", err)
 	}
-	return nil
+	return forgetRouterID(stateDir)
 }

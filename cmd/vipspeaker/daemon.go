@@ -56,8 +56,9 @@ type daemon struct {
 	config       atomic.Pointer[config.Config] // in force
 	configStatus atomic.Pointer[status.Config]
 	first        sync.Once
-	chosen       netip.Addr // the router id in the state directory at the start
-	written      netip.Addr // the one there now; belongs to publish
+	chosen       netip.Addr                 // the router id in the state directory at the start
+	written      netip.Addr                 // the one there now; belongs to publish
+	given        atomic.Pointer[netip.Addr] // the one in the configuration, zero if it leaves the choice
 }
 
 // newDaemon builds all parts and opens all listeners, so that whatever is wrong
@@ -80,6 +81,7 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		return err
 	}
 	d.written = d.chosen
+	d.given.Store(&cfg.BGP.RouterID)
 	cfg = d.withRouterID(cfg)
 	d.config.Store(cfg)
 	if d.kernel, err = vip.New(vip.Options{Log: d.log, StateDir: d.stateDir}); err != nil { //nolint:contextcheck // its first reading is bounded

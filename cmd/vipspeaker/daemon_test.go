@@ -251,6 +251,52 @@ func TestOrdinaryUser(t *testing.T) {
 	})
 }
 
+// TestRouterIDLivesAsLongAsTheState: a crash and a restart keep a chosen router
+// id, a drain forgets it, and one of the configuration is never kept.
+func TestRouterIDLivesAsLongAsTheState(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig)
+		runs := []struct {
+			name, address, config, want, kept string
+			end                               syscall.Signal
+		}{
+			{"configured", "10.68.1.1", strings.Replace(labConfig, "65010}", "65010, router_id: 192.0.2.1}", 1), "192.0.2.1", "", syscall.SIGKILL},
+			{"chosen", "10.68.1.1", labConfig, "10.68.1.1", "10.68.1.1\n", syscall.SIGKILL},
+			{"after a crash", "10.68.1.3", labConfig + "shutdown: {mode: restart}\n", "10.68.1.1", "10.68.1.1\n", syscall.SIGTERM},
+			{"after a restart", "10.68.1.3", labConfig, "10.68.1.1", "", syscall.SIGTERM},
+			{"after a drain", "10.68.1.3", labConfig, "10.68.1.3", "10.68.1.3\n", syscall.SIGKILL},
+		}
+		for _, r := range runs {
+			if !strings.Contains(ns.IP("addr show en1"), r.address+"/") {
+				ns.IP("addr flush dev en1")
+				ns.IP("addr add %s/24 dev en1", r.address)
+			}
+			if err := os.WriteFile(l.config, []byte(r.config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d := l.daemon(t)
+			netnstest.Until(t, 5*time.Second, func() error {
+				s, err := picture(t)
+				if err == nil && s.RouterID.String() != r.want {
+					err = fmt.Errorf("%s: router id %v, want %s", r.name, s.RouterID, r.want)
+				}
+				return err
+			})
+			d.signal(t, r.end)
+			kept, err := os.ReadFile(filepath.Join(defaultStateDir, routerIDName))
+			if string(kept) != r.kept || err != nil && !os.IsNotExist(err) {
+				t.Errorf("%s: %q is kept, want %q: %v", r.name, kept, r.kept, err)
+			}
+		}
+		if got := call(t, "cleanup"); got.Code != exitGood {
+			t.Errorf("cleanup: %+v", got)
+		}
+		if id, err := readRouterID(defaultStateDir); err != nil || id.IsValid() {
+			t.Errorf("after cleanup: %v, %v", id, err)
+		}
+	})
+}
+
 // TestMissingCapabilities: who may not change the kernel is told so and what to
 // do, before anything is touched; who may not listen for routers is warned.
 func TestMissingCapabilities(t *testing.T) {

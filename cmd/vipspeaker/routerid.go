@@ -13,7 +13,8 @@ import (
 // routerIDName is the file in the state directory with the BGP identifier that
 // was chosen when the configuration gives none. Routers must see the same one
 // after a restart (RFC 4724 section 4.2), also when the interface that it came
-// from is gone.
+// from is gone. After a drain they have forgotten this host: the file is removed,
+// and the next start chooses anew.
 const routerIDName = "router-id"
 
 // readRouterID returns the identifier that a former process chose, the zero
@@ -43,6 +44,14 @@ func writeRouterID(stateDir string, id netip.Addr) error {
 		return fmt.Errorf("router id: %w", err)
 	}
 	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("router id: %w", err)
+	}
+	return nil
+}
+
+// forgetRouterID removes the file, if there is one.
+func forgetRouterID(stateDir string) error {
+	if err := os.Remove(filepath.Join(stateDir, routerIDName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("router id: %w", err)
 	}
 	return nil

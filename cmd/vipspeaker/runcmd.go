@@ -80,7 +80,10 @@ func runDaemon(ctx context.Context, f *flags, stderr io.Writer) (err error) {
 		return err
 	}
 	defer d.close()
-	return d.serve(ctx)
+	if err = d.serve(ctx); err != nil || d.config.Load().Shutdown.Mode != modeDrain {
+		return err
+	}
+	return forgetRouterID(f.stateDir)
 }
 
 // keepFromChildren takes CAP_NET_ADMIN out of the ambient set, so that neither

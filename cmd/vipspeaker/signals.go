@@ -64,8 +64,10 @@ func (d *daemon) reload(ctx context.Context) []string {
 
 // apply puts a configuration in force.
 func (d *daemon) apply(cfg *config.Config) error {
+	before := d.given.Swap(&cfg.BGP.RouterID)
 	cfg = d.withRouterID(cfg)
 	if err := d.loop.SetConfig(cfg); err != nil {
+		d.given.Store(before)
 		return err
 	}
 	if err := setLevel(d.level, cfg.Log.Level); err != nil {
@@ -103,14 +105,14 @@ func (d *daemon) publishConfig(c status.Config) {
 // publish takes the picture of a pass. The first one means that the daemon is
 // at work.
 func (d *daemon) publish(s *status.Status) {
-	d.store.Publish(s)
-	d.first.Do(d.notify.ready)
-	if s.RouterID.IsValid() && s.RouterID != d.written {
+	if s.RouterID.IsValid() && s.RouterID != d.written && s.RouterID != *d.given.Load() {
 		d.written = s.RouterID
 		if err := writeRouterID(d.stateDir, s.RouterID); err != nil {
 			d.log.Warn("router id not kept for the next start", "error", err)
 		}
 	}
+	d.store.Publish(s)
+	d.first.Do(d.notify.ready)
 }
 
 // withRouterID gives a configuration without a router id the one that a former
