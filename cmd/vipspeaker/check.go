@@ -27,12 +27,19 @@ type checkError struct {
 func newCheckCommand(f *flags) *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [FILE]",
 		Short: "Validate the configuration file; touches nothing",
 		Long: `Validate the configuration file and print every mistake in it, one line each.
-Nothing on the host is touched and the daemon is not asked.`,
-		Args: cobra.NoArgs,
-		RunE: does(func(cmd *cobra.Command, _ []string) error { return check(cmd, f.config, o) }),
+Nothing on the host is touched and the daemon is not asked. FILE is the same as
+--config FILE.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: does(func(cmd *cobra.Command, args []string) error {
+			path := f.config
+			if len(args) > 0 {
+				path = args[0]
+			}
+			return check(cmd, path, o)
+		}),
 	}
 	addOutputFlag(cmd, &o)
 	return cmd

@@ -58,6 +58,7 @@ func TestUsage(t *testing.T) {
 		"unknown command":   {[]string{"start"}, exitUsage, `vipspeaker: unknown command "start" for "vipspeaker"` + "\nTry 'vipspeaker --help'.\n"},
 		"unknown flag":      {[]string{"check", "--fix"}, exitUsage, "vipspeaker: unknown flag: --fix\nTry 'vipspeaker check --help'.\n"},
 		"too many":          {[]string{"status", "a", "b"}, exitUsage, "vipspeaker: accepts at most 1 arg(s), received 2\nTry 'vipspeaker status --help'.\n"},
+		"two files":         {[]string{"check", "a", "b"}, exitUsage, "vipspeaker: accepts at most 1 arg(s), received 2\nTry 'vipspeaker check --help'.\n"},
 		"bad form":          {[]string{"status", "-o", "xml"}, exitUsage, `vipspeaker: invalid argument "xml" for "-o, --output" flag: want table or json` + "\n"},
 		"argument for run":  {[]string{"run", "x"}, exitUsage, `vipspeaker: unknown command "x" for "vipspeaker run"` + "\n"},
 		"no daemon":         {[]string{"--socket", "/nonexistent/s", "status"}, exitBad, "vipspeaker: is vipspeaker running? /nonexistent/s: connect: no such file or directory\n"},
@@ -84,6 +85,9 @@ func TestCheck(t *testing.T) {
 	want := result{exitGood, good + ": good: 1 interface, 1 VIP\n", ""}
 	if diff := cmp.Diff(want, call(t, "check", "--config", good)); diff != "" {
 		t.Error(diff)
+	}
+	if diff := cmp.Diff(want, call(t, "check", good)); diff != "" {
+		t.Errorf("with the file as argument:\n%s", diff)
 	}
 	got := call(t, "check", "--config", bad)
 	lines := strings.Split(strings.TrimSpace(got.Stdout), "\n")
