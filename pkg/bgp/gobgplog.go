@@ -55,13 +55,16 @@ func (l *logAdapter) lastError(peer string) (string, time.Time) {
 	return e.text, e.at
 }
 
-// explain replaces the reason of a fall that happened for an unknown message.
-func (l *logAdapter) explain(peer, text string) {
+// explain replaces a reason that begins as given by one that says more, and tells
+// whether it did.
+func (l *logAdapter) explain(peer, begin, text string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e := l.errs[peer]; e.text == unexpectedMessage {
+	e, ok := l.errs[peer]
+	if ok = ok && strings.HasPrefix(e.text, begin); ok {
 		l.errs[peer] = lastFall{text, e.at}
 	}
+	return ok
 }
 
 // forget drops what is known of a peer.
@@ -137,7 +140,7 @@ func (l *logAdapter) Warn(msg string, fields gobgplog.Fields) {
 		l.note(key, "sent "+notificationOf(fields))
 	case "failed to send":
 		if err, ok := fields["Data"].(error); ok {
-			l.note(key, "write: "+socketText(err))
+			l.note(key, writeFailed+socketText(err))
 		}
 	case "failed to serialize", "failed to set md5", "cannot set TTL (255) for TCPListener", "cannot set TTL for peer",
 		"failed to bind Listener to device ", "Failed to AcceptTCP":

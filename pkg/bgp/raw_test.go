@@ -31,6 +31,7 @@ type rawPeer struct {
 // rawOptions are what a raw peer does in another way than usual.
 type rawOptions struct {
 	hold    uint16 // 90 s if 0
+	noHold  bool   // offers hold time 0
 	restart uint16 // graceful restart time, not offered if 0
 	waits   bool   // offers graceful restart for IPv4, so that its End-of-RIB is waited for
 	control func(fd int) error
@@ -123,7 +124,7 @@ func acceptRaw(t *testing.T, at netip.Addr, asn uint32, o rawOptions) *rawPeer {
 
 func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions) error {
 	hold := o.hold
-	if hold == 0 {
+	if hold == 0 && !o.noHold {
 		hold = 90
 	}
 	if id.Is6() {

@@ -19,6 +19,7 @@ const (
 	subAdminShutdown  = 2
 	subAdminReset     = 4
 	unexpectedMessage = "unexpected message during OPEN"
+	writeFailed       = "write: "
 )
 
 // notificationText names a NOTIFICATION as the RFCs do, with the text that its

@@ -58,6 +58,29 @@ func TestLastError(t *testing.T) {
 		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
 		awaitError(t, s, router, 4*time.Second, "connect: connection refused")
 	})
+	t.Run("hold time 0", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		s.timing.limitRetry = time.Second
+		cfg := conf("en1", 65010, host, peer(router, 65001))
+		cfg.Paths = []Path{path4(1)}
+		apply(t, s, cfg)
+		dialRaw(t, router, host, 65001, rawOptions{noHold: true})
+		awaitError(t, s, router, time.Second, "router offers hold time 0; set 3 s or more")
+		first := peerState(s.State(), router)
+		eventually(t, 200*time.Millisecond, func() string { return "idle" }, func() bool { return peerState(s.State(), router).State == Idle })
+		// It is left alone for a while, and asked again then.
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for time.Since(first.LastErrorAt) < 700*time.Millisecond {
+			<-tick.C
+			if now := peerState(s.State(), router); now.State != Idle || now.Transitions != first.Transitions {
+				t.Fatalf("%s after the end: %+v, want it left alone", time.Since(first.LastErrorAt), now)
+			}
+		}
+		dialRaw(t, router, host, 65001, rawOptions{})
+		awaitEstablished(t, s, router)
+	})
 	t.Run("peer closes", func(t *testing.T) {
 		host, router := addr(t), addr(t)
 		s := startSpeaker(t, SpeakerOptions{})

@@ -88,6 +88,25 @@ func TestRestartIsClaimedOncePerPeer(t *testing.T) {
 	}
 }
 
+// A session that has just come up is left alone, although its event has not been
+// seen yet: its flag is cleared because it is in sync.
+func TestFreshSessionIsNoLostRestart(t *testing.T) {
+	s := NewSpeaker(SpeakerOptions{Log: testLog(t), Restarting: true})
+	defer s.stopWatch()
+	rec := &session{state: Active, gr: GracefulRestart{Enabled: true, RestartTime: time.Minute}}
+	for state, want := range map[api.PeerState_SessionState]bool{
+		api.PeerState_IDLE: true, api.PeerState_ACTIVE: true,
+		api.PeerState_OPENSENT: false, api.PeerState_OPENCONFIRM: false, api.PeerState_ESTABLISHED: false,
+	} {
+		for _, flag := range []bool{false, true} {
+			p := &api.Peer{State: &api.PeerState{SessionState: state}, GracefulRestart: &api.GracefulRestart{LocalRestarting: flag}}
+			if got := s.lostRestart(rec, p); got != (want && !flag) {
+				t.Errorf("%v, flag %t: lost is %t", state, flag, got)
+			}
+		}
+	}
+}
+
 // A killed process is started again; a router that helps with graceful restart
 // never lets the route go.
 func TestKilledProcessKeepsItsRoutes(t *testing.T) {

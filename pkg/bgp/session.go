@@ -11,6 +11,9 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/server"
 )
 
+// noHoldTime is why a session cannot last that goes without a hold time.
+const noHoldTime = "router offers hold time 0; set 3 s or more"
+
 // session is what events told of one peer, beyond what GoBGP can be asked.
 type session struct {
 	peer        Peer
@@ -22,6 +25,8 @@ type session struct {
 	fell        time.Time // when it went to Idle from another state; zero if it did not
 	flaps       int       // falls in quick succession
 	limitHits   int       // ends in a row because the peer sent too many prefixes
+	ended       bool      // was established and ended since the peer was added
+	noHold      int       // ends in a row because the peer offers hold time 0
 }
 
 // remember notes that a peer was added or changed; fresh means that GoBGP
@@ -37,7 +42,7 @@ func (s *Speaker) remember(p Peer, gr GracefulRestart, fresh bool) *session {
 	rec.peer, rec.gr = p, gr
 	if fresh {
 		s.enter(rec, Idle)
-		rec.fell = time.Time{}
+		rec.fell, rec.ended = time.Time{}, false
 	}
 	return rec
 }
@@ -76,6 +81,7 @@ func (s *Speaker) enter(rec *session, st SessionState) {
 		s.log.Info("session established", "peer", addr)
 	case old == Established:
 		rec.transitions++
+		rec.ended = true
 		if lived >= s.timing.flapCalm {
 			rec.flaps = 0
 		}
@@ -161,6 +167,7 @@ func (s *Speaker) revive(ctx context.Context) time.Duration {
 		if rec == nil {
 			continue
 		}
+		s.judgeHold(rec, p)
 		if wait, fallen := s.pause(rec, p, time.Now()); fallen && wait <= 0 {
 			due = append(due, a)
 		} else if fallen {
@@ -172,6 +179,24 @@ func (s *Speaker) revive(ctx context.Context) time.Duration {
 		s.rearm(ctx, srv, a)
 	}
 	return next
+}
+
+// judgeHold finds out whether a session ended because the peer offers hold time 0,
+// which turns keepalives off (RFC 4271 section 4.2): GoBGP takes the hold time as
+// the time that a write may last, so with 0 the first UPDATE ends the session.
+// The caller holds smu.
+func (s *Speaker) judgeHold(rec *session, p *api.Peer) {
+	if !rec.ended {
+		return
+	}
+	rec.ended = false
+	if p.GetTimers().GetState().GetNegotiatedHoldTime() != 0 || !s.adapter.explain(rec.peer.Address.String(), writeFailed, noHoldTime) {
+		rec.noHold = 0
+		return
+	}
+	rec.noHold++
+	s.log.Warn("router cannot be served", "peer", rec.peer.Address, "reason", noHoldTime)
+	s.signal() // the new text is to be shown
 }
 
 // pause returns how much longer a session that fell is left alone, or false if
@@ -193,16 +218,21 @@ func (s *Speaker) pause(rec *session, p *api.Peer, now time.Time) (time.Duration
 	delay := backoff(rec.flaps, 100*time.Millisecond, s.timing.flapMax)
 	if p.GetState().GetAdminState() == api.PeerState_PFX_CT {
 		delay = backoff(rec.limitHits+1, s.timing.limitRetry, s.timing.limitMax)
+	} else if rec.noHold > 0 {
+		delay = backoff(rec.noHold, s.timing.limitRetry, s.timing.limitMax)
 	}
 	return delay - now.Sub(rec.fell), true
 }
 
 // lostRestart tells whether GoBGP has cleared the restart flag of a peer that
 // was not up yet: it does so for all when the first one is in sync, and the
-// others would then take us for newly started and drop our routes.
+// others would then take us for newly started and drop our routes. The state is
+// the listed one: events come later, and a peer that has just come up has lost
+// its flag too.
 func (s *Speaker) lostRestart(rec *session, p *api.Peer) bool {
+	listed := stateFromAPI(p.GetState().GetSessionState())
 	return s.opt.Restarting && rec.gr.Enabled && !rec.wasUp && time.Since(s.started) < rec.gr.RestartTime &&
-		(rec.state == Idle || rec.state == Active) && !p.GetGracefulRestart().GetLocalRestarting()
+		(listed == Idle || listed == Active) && !p.GetGracefulRestart().GetLocalRestarting()
 }
 
 // backoff is zero for the first time, then first, doubling to longest.
@@ -234,7 +264,7 @@ func (s *Speaker) rearm(ctx context.Context, srv *server.BgpServer, a netip.Addr
 		return
 	}
 	if p.GetState().GetMessages().GetReceived().GetNotification() > 0 {
-		s.adapter.explain(a.String(), "peer refused our OPEN with a NOTIFICATION (do AS numbers and router IDs agree?)")
+		s.adapter.explain(a.String(), unexpectedMessage, "peer refused our OPEN with a NOTIFICATION (do AS numbers and router IDs agree?)")
 	}
 	if p.GetState().GetAdminState() == api.PeerState_PFX_CT {
 		rec.limitHits++
