@@ -3,6 +3,7 @@ package status
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
@@ -145,6 +146,30 @@ func TestText(t *testing.T) {
 				t.Error("output for a pipe is not plain ASCII")
 			}
 		})
+	}
+}
+
+// TestJoinedErrors: several errors of a pass are shown below each other, those
+// in a cell of a table beside each other.
+func TestJoinedErrors(t *testing.T) {
+	s := sample()
+	s.Passes.LastError = errors.Join(errors.New("add rule 32100: busy"), errors.New("add address: no\x1b[2J")).Error()
+	s.Interfaces[0].Detail = "one\ntwo"
+	for name, style := range map[string]Style{"plain": {}, "marks": {Marks: true}} {
+		var b strings.Builder
+		if err := WriteText(&b, s, style, noon); err != nil {
+			t.Fatal(err)
+		}
+		indent := "      "
+		if style.Marks {
+			indent += "  "
+		}
+		if want := "pass  add rule 32100: busy\n" + indent + "add address: no\\x1b[2J\n"; !strings.Contains(b.String(), want) {
+			t.Errorf("%s: want %q:\n%s", name, want, &b)
+		}
+		if !strings.Contains(b.String(), "one; two") || strings.Contains(b.String(), `\n`) {
+			t.Errorf("%s: lines in a cell:\n%s", name, &b)
+		}
 	}
 }
 

@@ -126,8 +126,10 @@ func (s Style) paint(shown string, t tone) string {
 }
 
 // clean makes a text safe to print: error texts may come from a router
-// (RFC 9003) or from a check's target, and must not drive the terminal.
+// (RFC 9003) or from a check's target, and must not drive the terminal. Lines,
+// as of several joined errors, become one.
 func clean(s string) string {
+	s = strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ")
 	if utf8.ValidString(s) && strings.IndexFunc(s, notPrintable) < 0 {
 		return s
 	}

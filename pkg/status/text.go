@@ -51,7 +51,14 @@ func writeHeader(b *strings.Builder, s *Status, style Style, now time.Time) {
 		fmt.Fprintf(b, "config %s\n", style.paint("refused", bad))
 	}
 	var notes table
-	note := func(t tone, word, text string) { notes.add(cell{word, t, true}, cell{text: text}) }
+	// An error that joins several has one line for each, below each other.
+	note := func(t tone, word, what string) {
+		first := cell{word, t, true}
+		for line := range strings.SplitSeq(strings.TrimSpace(what), "\n") {
+			notes.add(first, text(line))
+			first = text("")
+		}
+	}
 	if s.Stopping {
 		note(weak, "stopping", "the daemon is shutting down")
 	}
