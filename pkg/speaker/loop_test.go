@@ -62,6 +62,25 @@ func TestLoopStarts(t *testing.T) {
 	})
 }
 
+// Waiting for the first reading of the network is no pass that failed.
+func TestLoopWaitsForTheNetwork(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		var last *status.Status
+		opt := w.options()
+		opt.Publish = func(s *status.Status) { last = s }
+		w.net = nil
+		_, stop := w.start(opt)
+		w.sleep(100 * time.Millisecond)
+		w.do(func() {})
+		w.settled(time.Second)
+		if p := last.Passes; p.Error != 0 || p.OK == 0 || p.LastError != "" {
+			t.Errorf("passes = %+v, want no error", p)
+		}
+		w.stop(stop)
+	})
+}
+
 // A loop without news makes one pass in each resync interval and writes nothing.
 func TestLoopIsQuiet(t *testing.T) {
 	t.Parallel()

@@ -37,8 +37,7 @@ func (l *Loop) pass(ctx context.Context) error {
 	l.follow()
 	in, ok := l.inputs()
 	if !ok {
-		l.errs = append(l.errs, errNotReady)
-		return l.finished(began)
+		return errNotReady // no pass at all, so none that failed
 	}
 	d := l.plan(&in)
 	steered := d.Kernel
