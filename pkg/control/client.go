@@ -71,7 +71,7 @@ func (c *Client) call(ctx context.Context, method, path string, into any) error 
 	defer res.Body.Close() //nolint:errcheck // it was only read
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return fmt.Errorf("%s: %s %s: %w", c.path, method, path, err)
+		return c.explain(err)
 	}
 	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusUnprocessableEntity {
 		var f failure
@@ -88,6 +88,11 @@ func (c *Client) call(ctx context.Context, method, path string, into any) error 
 
 // explain turns an error of the connection into one that says what to do.
 func (c *Client) explain(err error) error {
+	var late net.Error
+	// EAGAIN, a full queue of connections that nobody accepts, counts as well.
+	if errors.As(err, &late) && late.Timeout() {
+		return fmt.Errorf("%s: the daemon does not answer (is it stopped or overloaded?)", c.path)
+	}
 	var op *net.OpError
 	if !errors.As(err, &op) {
 		return fmt.Errorf("%s: %w", c.path, err)

@@ -352,6 +352,42 @@ func TestClientSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// TestClientOfAFrozenDaemon: one that is stopped, with SIGSTOP or by a lack of
+// CPU, takes connections and says nothing, or stops in the middle.
+func TestClientOfAFrozenDaemon(t *testing.T) {
+	silent := filepath.Join(t.TempDir(), "silent.sock")
+	deaf, err := net.Listen("unix", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = deaf.Close() })
+	half := filepath.Join(t.TempDir(), "half.sock")
+	l, err := net.Listen("unix", half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "{")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})}
+	t.Cleanup(func() { _ = srv.Close() })
+	go func() { _ = srv.Serve(l) }()
+	for _, path := range []string{silent, half} {
+		c := newClient(t, path)
+		c.http.Timeout = 100 * time.Millisecond
+		_, err := c.Status(t.Context())
+		want := path + ": the daemon does not answer (is it stopped or overloaded?)"
+		if err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+	full := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EAGAIN)}
+	if got := NewClient("/s").explain(full).Error(); got != "/s: the daemon does not answer (is it stopped or overloaded?)" {
+		t.Error(got)
+	}
+}
+
 // TestThousandConnections: clients that connect and say nothing, half a line or
 // nonsense do not keep an honest one from its answer.
 func TestThousandConnections(t *testing.T) {
