@@ -53,6 +53,19 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// columnsOf returns the width of the terminal that w is, 0 if it is none.
+func columnsOf(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}
+
 // styleOf returns the style for text on w: marks and colours only on a
 // terminal, marks only where the locale is UTF-8, colours unless NO_COLOR is set
 // (https://no-color.org) or the terminal is dumb.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"vipspeaker/pkg/control"
@@ -29,6 +30,8 @@ type statusView struct {
 	vip    string // empty for the whole picture
 	form   output
 	now    func() time.Time
+	// columns is the width of the screen now, 0 if it is not known.
+	columns func() int
 }
 
 func newStatusCommand(f *flags) *cobra.Command {
@@ -43,7 +46,8 @@ pass, with its state and reason.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
-			v := &statusView{client: f.client(), out: out, style: styleOf(out, os.Getenv), screen: isTerminal(out), form: o, now: time.Now}
+			v := &statusView{client: f.client(), out: out, style: styleOf(out, os.Getenv), screen: isTerminal(out), form: o, now: time.Now,
+				columns: func() int { return columnsOf(out) }}
 			defer v.client.Close()
 			if len(args) > 0 {
 				v.vip = args[0]
@@ -131,14 +135,27 @@ func (v *statusView) watch(ctx context.Context, stderr io.Writer) error {
 // redraws tells whether the picture is drawn in place.
 func (v *statusView) redraws() bool { return v.screen && v.form == asTable }
 
+// redraw puts one picture in the place of the one before, in lines that fit.
+func (v *statusView) redraw(s *status.Status) error {
+	var b strings.Builder
+	one := *v
+	one.out = &b
+	if err := one.show(s); err != nil {
+		return err
+	}
+	text := b.String()
+	if columns := v.columns(); columns > 0 {
+		text = cutLines(text, columns)
+	}
+	_, err := io.WriteString(v.out, clearScreen+text)
+	return err
+}
+
 // showNext prints one picture of many.
 func (v *statusView) showNext(s *status.Status) error {
 	switch {
 	case v.redraws():
-		if _, err := io.WriteString(v.out, clearScreen); err != nil {
-			return err
-		}
-		return v.show(s)
+		return v.redraw(s)
 	case v.form == asTable:
 		if err := v.show(s); err != nil {
 			return err

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"vipspeaker/pkg/control"
 	"vipspeaker/pkg/status"
@@ -84,6 +86,33 @@ func TestStatusCommand(t *testing.T) {
 	got = call(t, "--socket", socket, "reload")
 	if got.Code != exitBad || got.Stdout != "bgp.asn: -1: too small\nvips: required\n" || !strings.Contains(got.Stderr, "stays in force") {
 		t.Errorf("reload: %+v", got)
+	}
+}
+
+// TestWatchFitsTheScreen: what is drawn in place has no line that would wrap,
+// also when the width changes.
+func TestWatchFitsTheScreen(t *testing.T) {
+	at := time.Now()
+	for _, columns := range []int{0, 10, 40} {
+		var b strings.Builder
+		v := &statusView{
+			out: &b, style: status.Style{Marks: true, Colour: true}, screen: true, form: asTable,
+			now: func() time.Time { return at }, columns: func() int { return columns },
+		}
+		if err := v.showNext(onePicture(at)); err != nil {
+			t.Fatal(err)
+		}
+		text, cleared := strings.CutPrefix(b.String(), clearScreen)
+		if !cleared {
+			t.Errorf("the screen is not cleared: %q", text)
+		}
+		longest := 0
+		for line := range strings.Lines(regexp.MustCompile("\x1b\\[[0-9]*m").ReplaceAllString(text, "")) {
+			longest = max(longest, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
+		}
+		if columns > 0 && longest != columns || columns == 0 && longest <= 40 {
+			t.Errorf("%d columns: the longest line has %d", columns, longest)
+		}
 	}
 }
 
