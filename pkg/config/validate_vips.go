@@ -49,6 +49,10 @@ func validatePrefix(v VIP, cfg *Config, r *report, path string) {
 		r.add(path, "must not touch the %s addresses", name)
 		return
 	}
+	if least := shortestPrefix(v.Prefix); v.Prefix.Bits() < least {
+		r.add(path, "is too large: every address in it would be this host's; a prefix of its family has at least /%d", least)
+		return
+	}
 	for j, one := range cfg.Interfaces {
 		for k, p := range one.Peers {
 			if p.Address.IsValid() && v.Prefix.Contains(p.Address) {
@@ -61,6 +65,14 @@ func validatePrefix(v VIP, cfg *Config, r *report, path string) {
 			}
 		}
 	}
+}
+
+// shortestPrefix bounds how much of the network one VIP may make the host's own.
+func shortestPrefix(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 8
+	}
+	return 16
 }
 
 func isPeer(one Interface, a netip.Addr) bool {

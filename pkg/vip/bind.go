@@ -34,7 +34,10 @@ func (p *pass) bind() bool {
 		p.s.links = links
 		p.recordDevices(todo.names)
 	}
-	obstacles := p.obstacles()
+	obstacles, ok := p.obstacles(todo)
+	if !ok {
+		return p.a.Writes > before
+	}
 	var changes []change
 	for _, name := range todo.names {
 		l, ok := p.s.link(actual[name])

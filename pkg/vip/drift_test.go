@@ -36,7 +36,7 @@ func TestDriftIsRepaired(t *testing.T) {
 		"address deleted":      {func(l *lab) { l.IP("addr del 10.68.6.1/32 dev vi0") }, []string{"address"}},
 		"ipv6 address deleted": {func(l *lab) { l.IP("addr del fd68:6::1/128 dev vi0") }, []string{"address"}},
 		"device deleted":       {func(l *lab) { l.IP("link del vi0") }, []string{"address", "link"}},
-		"device down": {func(l *lab) { l.IP("link set vi0 down") }, []string{"address", "link"}},
+		"device down":          {func(l *lab) { l.IP("link set vi0 down") }, []string{"address", "link"}},
 		"rules flushed": {func(l *lab) {
 			l.IP("rule flush")
 			l.IP("rule add pref 32766 lookup main")

@@ -111,7 +111,11 @@ func (p *pass) deleteRoute(r *route) change {
 }
 
 func (r *route) String() string {
-	return "route " + r.dst.String() + " in table " + strconv.FormatUint(uint64(r.table), 10)
+	table := "main"
+	if r.table != unix.RT_TABLE_MAIN {
+		table = strconv.FormatUint(uint64(r.table), 10)
+	}
+	return "route " + r.dst.String() + " in table " + table
 }
 
 func (p *pass) diffRules(want []rule) (adds, deletes []change) {
