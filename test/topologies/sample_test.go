@@ -110,6 +110,16 @@ var (
 func startSessions(t *testing.T, l *lab.Lab, local netip.AddrPort) []*lab.Session {
 	t.Helper()
 	host, client := l.Node("host"), l.Node("client")
+	// The source comes on after the announcement: routers may have the routes
+	// first.
+	lab.Eventually(t, 10*time.Second, "the VIPs are the host's source", func() error {
+		for to, want := range map[netip.Addr]netip.Addr{client4: vip4.Addr(), client6: vip6.Addr()} {
+			if got, err := host.RouteGet(to.String()); err != nil || got.Source != want {
+				return fmt.Errorf("source towards %v is %v (%v), want %v", to, got.Source, err, want)
+			}
+		}
+		return nil
+	})
 	sessions := []*lab.Session{
 		lab.StartSession(client, local, host, service4),
 		lab.StartSession(client, netip.AddrPort{}, host, service6),
