@@ -173,6 +173,33 @@ func TestJoinedErrors(t *testing.T) {
 	}
 }
 
+func TestLastErrorOfAPeer(t *testing.T) {
+	up := Peer{State: "Established", Since: ago(time.Minute), LastError: "hold timer expired"}
+	idle := up
+	idle.State = "Idle"
+	at := func(p Peer, d time.Duration) Peer {
+		p.LastErrorAt = ago(d)
+		return p
+	}
+	tests := map[string]struct {
+		peer Peer
+		want string
+	}{
+		"none":             {Peer{State: "Established", Since: ago(time.Minute)}, ""},
+		"overcome":         {at(up, 2*time.Minute), "before: hold timer expired (2m00s ago)"},
+		"that ended it":    {at(up, time.Minute), "before: hold timer expired (1m00s ago)"},
+		"of this session":  {at(up, time.Second), "hold timer expired (1s ago)"},
+		"overcome, no age": {up, "before: hold timer expired"},
+		"not up":           {at(idle, 2*time.Minute), "hold timer expired (2m00s ago)"},
+		"not up, no age":   {idle, "hold timer expired"},
+	}
+	for name, tt := range tests {
+		if got := tt.peer.trouble(noon); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	unbound := sample()
 	unbound.VIPs[0].Bound, unbound.VIPs[0].Announced, unbound.VIPs[0].Source = false, false, nil

@@ -204,17 +204,29 @@ func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
 		if p.State == established {
 			state.tone = good
 		}
-		last := p.LastError
-		if last != "" && !p.LastErrorAt.IsZero() {
-			last = fmt.Sprintf("%s (%s ago)", last, age(now, p.LastErrorAt))
-		}
 		t.add(text(p.Address.String()), text(p.Interface), text(strconv.FormatUint(uint64(p.ASN), 10)), state,
-			text(age(now, p.Since)), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)), text(last))
+			text(age(now, p.Since)), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)), text(p.trouble(now)))
 	}
 	if len(s.Peers) > 0 {
 		b.WriteByte('\n')
 		t.write(b, style)
 	}
+}
+
+// trouble is the last error with its age. One that the session has overcome
+// says so: it is history, not news.
+func (p *Peer) trouble(now time.Time) string {
+	if p.LastError == "" {
+		return ""
+	}
+	text := p.LastError
+	if !p.LastErrorAt.IsZero() {
+		text = fmt.Sprintf("%s (%s ago)", text, age(now, p.LastErrorAt))
+	}
+	if p.State == established && !p.LastErrorAt.After(p.Since) {
+		return "before: " + text
+	}
+	return text
 }
 
 // address writes an address, "-" for the zero one.
