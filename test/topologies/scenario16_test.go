@@ -141,7 +141,7 @@ func withdrawnWhileUnbound(t *testing.T, kernel *addressWatch, wire *lab.Capture
 		if list[1].Time.Before(back.After) {
 			t.Errorf("%v: %v, but announced at %s", peer, back, list[1].Time.Format("05.000000"))
 		}
-		if late := list[0].Time.Sub(gone.By); late > 100*time.Millisecond {
+		if late := list[0].Time.Sub(gone.By); late > repairTime {
 			t.Errorf("%v: withdrawn %v after it was unbound", peer, late)
 		}
 	}
