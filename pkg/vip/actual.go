@@ -179,13 +179,7 @@ func (p *pass) inspectAddresses() {
 // inspectHashPolicy reports a multipath hash that keeps all flows between two
 // hosts on one interface.
 func (p *pass) inspectHashPolicy() {
-	usable := 0
-	for i := range p.ports {
-		if p.ports[i].usable {
-			usable++
-		}
-	}
-	if usable < 2 {
+	if len(p.d.Interfaces) < 2 {
 		return
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {

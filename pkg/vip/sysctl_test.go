@@ -111,6 +111,16 @@ func TestSysctlCheckOnlyReports(t *testing.T) {
 			}
 		}
 		sysctlsAre(t, map[string]string{"ipv4/conf/en1/arp_announce": "0"})
+		// What the configuration decides does not come and go with the links.
+		hash := func(text string) bool { return strings.Contains(text, "fib_multipath_hash_policy") }
+		d.Interfaces = d.Interfaces[:2]
+		if a, err := m.Steer(t.Context(), d.usable(true, false)); err != nil || !slices.ContainsFunc(a.Problems, hash) {
+			t.Errorf("one interface failed: problems %q, %v", a.Problems, err)
+		}
+		d.Interfaces = d.Interfaces[:1]
+		if a, err := m.Steer(t.Context(), d); err != nil || slices.ContainsFunc(a.Problems, hash) {
+			t.Errorf("one interface listed: problems %q, %v", a.Problems, err)
+		}
 	})
 }
 
