@@ -169,8 +169,8 @@ func TestForeignTable(t *testing.T) {
 		before := l.dump()
 		m := l.manager(t)
 		d := desired(vip4, vip6)
-		if _, err := m.Bind(t.Context(), d); err == nil || !strings.Contains(err.Error(), "another owner: table 6801") ||
-			!strings.Contains(err.Error(), "another owner: table 6802") {
+		if _, err := m.Bind(t.Context(), d); err == nil || !strings.Contains(err.Error(), "another owner: table 6801 (see ip route show table 6801)") ||
+			!strings.Contains(err.Error(), "another owner: table 6802 (see ip -6 route show table 6802)") {
 			t.Errorf("error %v", err)
 		}
 		if got := l.IP("rule"); strings.Contains(got, "6801") || strings.Contains(got, "6802") {

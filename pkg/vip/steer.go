@@ -111,11 +111,7 @@ func (p *pass) deleteRoute(r *route) change {
 }
 
 func (r *route) String() string {
-	table := "main"
-	if r.table != unix.RT_TABLE_MAIN {
-		table = strconv.FormatUint(uint64(r.table), 10)
-	}
-	return "route " + r.dst.String() + " in table " + table
+	return "route " + r.dst.String() + " in table " + tableName(r.table)
 }
 
 func (p *pass) diffRules(want []rule) (adds, deletes []change) {
@@ -197,7 +193,24 @@ func (p *pass) checkTable(family uint8, table uint32) error {
 		return fmt.Errorf("read routing table %d: %w", table, err)
 	}
 	if slices.ContainsFunc(all, func(r route) bool { return r.proto != Protocol }) {
-		return fmt.Errorf("%w: table %d", errForeignTable, table)
+		return fmt.Errorf("%w: table %d (see %s)", errForeignTable, table, showTable(family, table))
 	}
 	return nil
+}
+
+// showTable is the command that shows a routing table.
+func showTable(family uint8, table uint32) string {
+	option := ""
+	if family == unix.AF_INET6 {
+		option = "-6 "
+	}
+	return "ip " + option + "route show table " + tableName(table)
+}
+
+// tableName is the table as ip(8) knows it.
+func tableName(table uint32) string {
+	if table == unix.RT_TABLE_MAIN {
+		return "main"
+	}
+	return strconv.FormatUint(uint64(table), 10)
 }

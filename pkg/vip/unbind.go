@@ -149,7 +149,8 @@ func (p *pass) neededByOthers(addresses []address, devices []link) map[netip.Add
 		}
 		if slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr() == r.prefsrc }) && !p.stays(r.prefsrc, addresses, devices) {
 			out[r.prefsrc] = true
-			p.problem("%s is not unbound: %s of another owner has it as source and would be deleted", r.prefsrc, r)
+			p.problem("%s is not unbound: %s of another owner has it as source and would be deleted; change that route (%s)",
+				r.prefsrc, r, showTable(unix.AF_INET, r.table))
 		}
 	}
 	return out
@@ -197,7 +198,7 @@ func (p *pass) restore() {
 	}
 	p.remove(addresses, prefixes, devices)
 	for _, text := range p.a.Problems { // nobody reads Actual any more
-		p.fail(errors.New(text))
+		p.fail(errors.New(text + ", then run vipspeaker cleanup"))
 	}
 	p.sysctls()
 	if len(p.errs) > 0 {

@@ -66,8 +66,10 @@ func TestOneRouteKeepsOneAddress(t *testing.T) {
 		t.Cleanup(m.Close)
 		converge(t, m, desired(vip4, netip.MustParsePrefix("10.68.6.2/32"), netip.MustParsePrefix("10.68.6.3/32"), vip6))
 		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.6.1")
-		if err := m.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), "10.68.6.1 is not unbound") {
-			t.Errorf("restore: %v", err)
+		const want = "10.68.6.1 is not unbound: route 10.77.0.0/24 in table main of another owner has it as source and would be deleted; " +
+			"change that route (ip route show table main), then run vipspeaker cleanup"
+		if err := m.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("restore: %v, want %s", err, want)
 		}
 		if s := l.IP("-br addr show dev vi0"); !strings.Contains(s, "10.68.6.1/32") || strings.Count(s, "/") != 1 {
 			t.Errorf("addresses: %s, want only the one with the route", s)
