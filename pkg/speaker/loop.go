@@ -123,7 +123,9 @@ type Loop struct {
 	actual   vip.Actual   // the newest reading of the kernel
 	fresh    bool         // actual was read by the call that ended last
 	repaired map[string]uint64
-	errs     []error // of this pass
+	errs     []error  // of this pass
+	said     []string // what they say, without the name of the call
+	bindErrs []string // of the last Bind
 	routerID netip.Addr
 	lingered map[netip.Prefix]time.Time
 	shutdown bool

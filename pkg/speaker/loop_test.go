@@ -284,7 +284,7 @@ func TestLoopBacksOff(t *testing.T) {
 		opt := w.options()
 		opt.Publish = func(s *status.Status) {
 			at = append(at, time.Now())
-			if !strings.Contains(s.Passes.LastError, "bind: injected") {
+			if !strings.Contains(s.Passes.LastError, "steer: injected") {
 				t.Errorf("last error = %q", s.Passes.LastError)
 			}
 		}

@@ -3,7 +3,6 @@ package speaker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -18,8 +17,12 @@ var (
 	errNotReady = errors.New("the network has not been read yet")
 )
 
+// bindCall is the name of the call that binds.
+const bindCall = "bind"
+
 // outcome is how a kernel call ended.
 type outcome struct {
+	name   string // of the call
 	actual vip.Actual
 	err    error
 }
@@ -33,7 +36,7 @@ type kernelCall func(context.Context, vip.Desired) (vip.Actual, error)
 // in the pass after its announcement, because only then it is a fact.
 func (l *Loop) pass(ctx context.Context) error {
 	began := time.Now()
-	l.errs, l.fresh = nil, false
+	l.errs, l.said, l.fresh = nil, nil, false
 	l.follow()
 	in, ok := l.inputs()
 	if !ok {
@@ -53,7 +56,7 @@ func (l *Loop) pass(ctx context.Context) error {
 	if !done && !l.await(ctx) {
 		return errStopped
 	}
-	l.start(ctx, "bind", l.opt.Kernel.Bind, d.Kernel)
+	l.start(ctx, bindCall, l.opt.Kernel.Bind, d.Kernel)
 	if !l.await(ctx) {
 		return errStopped
 	}
@@ -155,7 +158,7 @@ func (l *Loop) inputs() (Inputs, bool) {
 		Config: c, Net: net, Health: l.opt.Checks.Results(), BGP: l.opt.Sessions.State(),
 		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown},
 		StartedAt: l.startedAt, Adopted: l.opt.Adopted, AdoptedSources: l.opt.AdoptedSources,
-		Lingering: l.linger(time.Now()),
+		Lingering: l.linger(time.Now()), BindErrors: l.bindErrs,
 	}
 	for i := range l.decision.Interfaces {
 		if n := &l.decision.Interfaces[i]; n.Leg {
@@ -219,10 +222,7 @@ func (l *Loop) start(ctx context.Context, name string, do kernelCall, want vip.D
 	call := make(chan outcome, 1)
 	go func() {
 		actual, err := do(ctx, want)
-		if err != nil {
-			err = fmt.Errorf("%s: %w", name, err)
-		}
-		call <- outcome{actual, err}
+		call <- outcome{name, actual, err}
 	}()
 	l.call = call
 }
@@ -300,9 +300,7 @@ func (l *Loop) untilRecheck() time.Duration {
 // observe takes over what a kernel call found.
 func (l *Loop) observe(out outcome) {
 	l.call = nil
-	if out.err != nil {
-		l.errs = append(l.errs, out.err)
-	}
+	l.failed(out.name, out.err)
 	for object, n := range out.actual.Repaired {
 		l.repaired[object] += uint64(max(n, 0))
 	}

@@ -101,7 +101,7 @@ func (p *planner) place(c *config.VIP, name string, bound bool, reason status.Re
 		pl.Reason, pl.Detail = status.NoSession, "no router id: no listed interface has an IPv4 address; set bgp.router_id"
 	default:
 		pl.Wanted = true
-		pl.Reason, pl.Detail = status.NotBound, "the kernel does not hold it"
+		pl.Reason, pl.Detail = status.NotBound, p.whyUnbound(c.Prefix)
 	}
 	if !pl.Wanted || !bound {
 		return pl
@@ -183,11 +183,11 @@ func explain(v *VIP, reason status.Reason, detail string) (status.Reason, string
 		var details []string
 		for i := range v.Interfaces {
 			if pl := &v.Interfaces[i]; pl.Reason == word {
+				if word == status.NotBound {
+					return word, pl.Detail // the same everywhere
+				}
 				details = append(details, pl.Interface+": "+pl.Detail)
 			}
-		}
-		if word == status.NotBound && len(details) > 0 {
-			return word, "the kernel does not hold it"
 		}
 		if len(details) > 0 {
 			return word, strings.Join(details, "; ")

@@ -29,6 +29,8 @@ type Inputs struct {
 	BGP    *bgp.State
 	// Bound are the VIPs that the kernel holds, as far as known.
 	Bound []netip.Prefix
+	// BindErrors are what went wrong when the VIPs were bound the last time.
+	BindErrors []string
 	// RouterID is the BGP identifier in force, see RouterID.
 	RouterID netip.Addr
 	// Overrides are orders that stand above the configuration.

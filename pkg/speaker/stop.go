@@ -46,7 +46,7 @@ func (l *Loop) drain(ctx context.Context) bool {
 	for i := range l.decision.VIPs {
 		carried = carried || l.decision.VIPs[i].Announced
 	}
-	l.errs, l.fresh = nil, false
+	l.errs, l.said, l.fresh = nil, nil, false
 	d := l.plan(&in)
 	until := time.Now().Add(steerBound)
 	if l.call == nil || l.within(until) {
