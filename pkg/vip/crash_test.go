@@ -13,6 +13,7 @@ import (
 	"vipspeaker/test/netnstest"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // foreign gives the host things of other owners that look like ours.
@@ -207,5 +208,28 @@ func TestNoStateFileNoChange(t *testing.T) {
 		if _, err := New(Options{Log: discard(), StateDir: "/proc/nowhere"}); err == nil {
 			t.Error("a state directory that cannot be made is accepted")
 		}
+	})
+}
+
+// A stop needs no room on the disk: what is undone is not written down first.
+func TestRestoreWithFullStateDirectory(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		if err := unix.Mount("tmpfs", l.dir, "tmpfs", 0, "size=64k"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(l.dir, 0) })
+		m := l.manager(t)
+		converge(t, m, desired(vip4, vip6))
+		filler := filepath.Join(l.dir, "filler")
+		if err := os.WriteFile(filler, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("the directory is not full: %v", err)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
 	})
 }

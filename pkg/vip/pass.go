@@ -53,8 +53,10 @@ type pass struct {
 
 	// turned are the VIPs that were bound, or unbound, in this call.
 	turned []netip.Prefix
-	a      Actual
-	errs   []error
+	// deleted are the devices that were deleted in this call.
+	deleted []string
+	a       Actual
+	errs    []error
 }
 
 // port is a listed interface that exists.

@@ -21,7 +21,17 @@ func (p *pass) unbind() bool {
 	}
 	p.steer(p.boundVIPs())
 	p.remove(addresses, prefixes, devices)
+	p.forget()
 	return true
+}
+
+// forget drops the deleted devices from the state file.
+func (p *pass) forget() {
+	for _, name := range p.deleted {
+		if err := p.m.state.dropDevice(name); err != nil {
+			p.fail(err)
+		}
+	}
 }
 
 // surplus are our addresses and whole prefixes that are not wanted, or not where
@@ -123,9 +133,7 @@ func (p *pass) deleteDevice(l link, addresses []netip.Prefix) change {
 			}
 			delete(p.m.placed.links, l.name)
 			p.m.log.Info("virtual interface deleted", "device", l.name)
-			if err := p.m.state.dropDevice(l.name); err != nil {
-				p.fail(err)
-			}
+			p.deleted = append(p.deleted, l.name)
 		},
 	}
 }
@@ -166,7 +174,8 @@ func (p *pass) stays(a netip.Addr, addresses []address, devices []link) bool {
 }
 
 // restore removes all of ours, in the order rules, routes, addresses, devices,
-// sysctls, state file. The file stays when something is left to be done.
+// sysctls, state file. The file stays when something is left to be done; else it
+// is not written any more, so that a full disk does not matter.
 func (p *pass) restore() {
 	var changes []change
 	for _, r := range p.s.rules {
@@ -200,8 +209,12 @@ func (p *pass) restore() {
 	for _, text := range p.a.Problems { // nobody reads Actual any more
 		p.fail(errors.New(text + ", then run vipspeaker cleanup"))
 	}
-	p.sysctls()
+	left := p.restoreSysctls(nil)
 	if len(p.errs) > 0 {
+		p.forget()
+		if err := p.m.state.setSysctls(left); err != nil {
+			p.fail(err)
+		}
 		return
 	}
 	p.m.placed = newPlaced()
