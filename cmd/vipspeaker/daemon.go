@@ -26,7 +26,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/sync/errgroup"
 )
 
 // daemon is everything that the command run keeps alive.
@@ -157,46 +156,26 @@ func speakerProcess(name string) *exec.Cmd {
 func (d *daemon) serve(ctx context.Context) error {
 	d.log.Info("started", "version", readVersions().Version, "asn", d.config.Load().BGP.ASN, "adopted", d.kernel.Adopted())
 	// The parts outlive the order to stop: the loop still needs them to leave.
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	group, life := errgroup.WithContext(life)
-	part := func(name string, run func(context.Context) error) {
-		group.Go(func() error {
-			if err := run(life); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			return nil
-		})
-	}
-	part("network", d.network.Run)
-	part("checks", d.checks.Run)
-	part("sessions", d.sessions.Run)
-	part("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
-	part("control", func(ctx context.Context) error {
+	p := newParts(context.WithoutCancel(ctx))
+	p.start("network", d.network.Run)
+	p.start("checks", d.checks.Run)
+	p.start("sessions", d.sessions.Run)
+	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
+	p.start("control", func(ctx context.Context) error {
 		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload})
 	})
 	if d.http != nil {
-		part("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })
+		p.start("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })
 	}
-	part("control loop", func(ctx context.Context) error {
-		defer end()
-		return d.loop.Run(ctx)
-	})
-	// Outside the group: it is not waited for when it says that it is enough.
+	p.start(loopPart, d.loop.Run)
+	// No part: it is not waited for when it says that it is enough.
 	enough := make(chan error, 1)
-	go func() { enough <- d.signals(ctx, life) }()
-	ended := make(chan error, 1)
-	go func() { ended <- group.Wait() }()
-	select {
-	case err := <-ended:
+	go func() { enough <- d.signals(ctx, p.life) }()
+	err := p.wait(enough)
+	if err == nil {
 		d.log.Info("ended")
-		return err
-	case err := <-enough:
-		if err != nil {
-			return err
-		}
-		return <-ended
 	}
+	return err
 }
 
 var errSecondSignal = errors.New("ended at once by a second signal; 'vipspeaker cleanup' removes what is left in the kernel")

@@ -46,8 +46,10 @@ pass, with its state and reason.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
-			v := &statusView{client: f.client(), out: out, style: styleOf(out, os.Getenv), screen: isTerminal(out), form: o, now: time.Now,
-				columns: func() int { return columnsOf(out) }}
+			v := &statusView{
+				client: f.client(), out: out, style: styleOf(out, os.Getenv), screen: isTerminal(out), form: o, now: time.Now,
+				columns: func() int { return columnsOf(out) },
+			}
 			defer v.client.Close()
 			if len(args) > 0 {
 				v.vip = args[0]
