@@ -50,6 +50,10 @@ func badInterfaceName(name string) string {
 		return "is longer than 15 bytes; the kernel has no such interface names"
 	case name == ".", name == "..", strings.ContainsAny(name, "/:"), strings.ContainsFunc(name, unicode.IsSpace):
 		return "must be an interface name, without blanks, slashes and colons"
+	case strings.Contains(name, "%"):
+		return "must not hold %, by which the kernel numbers new interfaces"
+	case name == "all", name == "default":
+		return "is what the kernel calls its settings for all interfaces; use another name"
 	}
 	return ""
 }

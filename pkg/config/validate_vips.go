@@ -12,7 +12,9 @@ func validateVIPs(cfg *Config, r *report) {
 	names := map[string]int{}
 	var listed []string
 	for _, one := range cfg.Interfaces {
-		listed = append(listed, one.Name)
+		if one.Name != "" && !slices.Contains(listed, one.Name) {
+			listed = append(listed, one.Name)
+		}
 	}
 	for i, v := range cfg.VIPs {
 		path := index("vips", i)
