@@ -111,13 +111,23 @@ func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path st
 	}
 }
 
-// shown returns the value for a message, unless it may hold a secret.
+// shown returns the value for a message, unless it may hold a secret. Of a URL
+// that is all that may stand before its host, and behind its path.
 func shown(n *node, t reflect.Type, tags reflect.StructTag) string {
-	hasUser := t == reflect.TypeFor[url.URL]() && strings.Contains(n.text, "@")
-	if hasUser || tags.Get("secret") != "" || t == reflect.TypeFor[later]() {
+	if tags.Get("secret") != "" || t == reflect.TypeFor[later]() {
 		return ""
 	}
-	return n.show()
+	if t != reflect.TypeFor[url.URL]() && !strings.Contains(n.text, "://") {
+		return n.show()
+	}
+	if strings.Contains(n.text, "@") {
+		return ""
+	}
+	visible := *n
+	if i := strings.IndexAny(n.text, "?#"); i >= 0 {
+		visible.text = n.text[:i+1] + "..."
+	}
+	return visible.show()
 }
 
 func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path string) {
@@ -248,7 +258,11 @@ func unknownKey(key string, section reflect.Type) (problem, meant string) {
 	if key == "<<" {
 		return "merge keys are not supported; write the keys out", ""
 	}
-	if guess := closest(key, keys); guess != "" {
+	guess := closest(key, keys)
+	if file := key + "_file"; slices.Contains(keys, file) {
+		guess = file // a secret is never in the configuration itself
+	}
+	if guess != "" {
 		return fmt.Sprintf("unknown key; did you mean %q?", guess), guess
 	}
 	return "unknown key; the keys here are " + strings.Join(usable, ", "), ""
