@@ -44,7 +44,7 @@ func (r *runs) left() []string {
 }
 
 // await waits until all have ended, for a bounded time, and names the others.
-func (r *runs) await(log *slog.Logger) {
+func (r *runs) await(logger *slog.Logger) {
 	timer := time.NewTimer(endBound)
 	defer timer.Stop()
 	for {
@@ -55,7 +55,7 @@ func (r *runs) await(log *slog.Logger) {
 		select {
 		case <-r.ended:
 		case <-timer.C:
-			log.Warn("checks do not end, left behind", "checks", left, "after", endBound)
+			logger.Warn("checks do not end, left behind", "checks", left, "after", endBound)
 			return
 		}
 	}

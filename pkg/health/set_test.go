@@ -144,8 +144,8 @@ func TestRunEndsWithoutHungChecker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		defer close(release)
-		var log bytes.Buffer
-		m := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		var said bytes.Buffer
+		m := New(Options{Log: slog.New(slog.NewTextHandler(&said, nil))})
 		m.Set([]Spec{
 			spec("stuck", checkerFunc(func(context.Context) error { <-release; return nil })),
 			spec("slow", checkerFunc(func(context.Context) error { time.Sleep(time.Second); return nil })),
@@ -164,8 +164,8 @@ func TestRunEndsWithoutHungChecker(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatal("Run waits for a check that hangs")
 		}
-		if !strings.Contains(log.String(), "checks=[stuck]") {
-			t.Errorf("log = %q, want the check that was left behind", log.String())
+		if !strings.Contains(said.String(), "checks=[stuck]") {
+			t.Errorf("log = %q, want the check that was left behind", said.String())
 		}
 	})
 }
