@@ -33,7 +33,7 @@ func parts(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := errors.Unwrap(err).(interface{ Unwrap() []error }); ok { //nolint:errorlint // this one level only
+	if joined, ok := errors.Unwrap(err).(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()
 	}
 	return []error{err}

@@ -135,6 +135,7 @@ type Loop struct {
 	failures int // passes in a row with an error
 	passes   status.Passes
 	picture  *status.Status // the last one
+	told     troubles
 }
 
 // setup is a configuration with what follows from it.
@@ -165,7 +166,7 @@ func New(opt Options) (*Loop, error) {
 	}
 	l := &Loop{
 		opt: opt, startedAt: time.Now(), stop: make(chan struct{}),
-		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{},
+		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{}, told: troubles{},
 	}
 	l.progress.base = l.startedAt
 	l.setup.Store(first)

@@ -37,7 +37,7 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 	if l.opt.ConfigStatus != nil {
 		s.Config = l.opt.ConfigStatus()
 	}
-	logTransitions(ctx, l.opt.Log, l.picture, s)
+	logTransitions(ctx, l.opt.Log, l.picture, s, l.told)
 	l.picture = s
 	l.opt.Publish(s)
 }

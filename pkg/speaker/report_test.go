@@ -83,6 +83,46 @@ func TestTransitionsAreLogged(t *testing.T) {
 	})
 }
 
+// A peer that has never been up is warned of when it has a reason, and again when
+// that is another one, but not over and over.
+func TestPeerTroubleIsLogged(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	logger, told := textLog(&b, slog.LevelInfo), troubles{}
+	var prev *status.Status
+	now := t0
+	show := func(state, text string, transitions uint64, after time.Duration) (lines int) {
+		now = now.Add(after)
+		b.Reset()
+		next := &status.Status{Time: now, Peers: []status.Peer{{
+			Interface: "en1", Address: addr("10.68.1.2"), State: state, LastError: text, Transitions: transitions,
+		}}}
+		logTransitions(t.Context(), logger, prev, next, told)
+		prev = next
+		return strings.Count(b.String(), "level=WARN")
+	}
+	for i, tt := range []struct {
+		state, text string
+		transitions uint64
+		after       time.Duration
+		want        int
+	}{
+		{"Active", "", 0, 0, 0},
+		{"Active", "connect: connection refused", 0, time.Second, 1},
+		{"Connect", "connect: connection refused", 0, time.Second, 0},
+		{"Active", "Bad Peer AS", 0, time.Second, 1},
+		{"Active", "connect: connection refused", 0, time.Second, 0},
+		{"Active", "Bad Peer AS", 0, time.Second, 0},
+		{"Active", "connect: connection refused", 0, time.Minute, 1},
+		{"Down", "interface en1: no carrier", 0, time.Second, 0},
+		{"Active", "no answer", 2, time.Hour, 0},
+	} {
+		if got := show(tt.state, tt.text, tt.transitions, tt.after); got != tt.want {
+			t.Errorf("%d: %q logs %d warnings, want %d: %s", i, tt.text, got, tt.want, b.String())
+		}
+	}
+}
+
 // The picture tells all that is known.
 func TestPicture(t *testing.T) {
 	t.Parallel()

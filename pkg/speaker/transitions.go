@@ -3,8 +3,11 @@ package speaker
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/health"
@@ -15,7 +18,7 @@ import (
 // picture before: a warning when it got worse, and a plain line when it is well
 // again. The first picture has no before, so it warns of nothing that a start
 // brings with it.
-func logTransitions(ctx context.Context, logger *slog.Logger, prev, next *status.Status) {
+func logTransitions(ctx context.Context, logger *slog.Logger, prev, next *status.Status, told troubles) {
 	first := prev == nil
 	if first {
 		prev = &status.Status{}
@@ -26,7 +29,7 @@ func logTransitions(ctx context.Context, logger *slog.Logger, prev, next *status
 	}
 	logVIPs(ctx, logger, prev, next, worse)
 	logInterfaces(ctx, logger, prev, next, worse)
-	logPeers(ctx, logger, prev, next, worse)
+	logPeers(ctx, logger, prev, next, worse, told)
 	logProblems(ctx, logger, prev, next)
 	logPasses(ctx, logger, prev, next)
 }
@@ -112,7 +115,31 @@ func logInterfaces(ctx context.Context, logger *slog.Logger, prev, next *status.
 	}
 }
 
-func logPeers(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level) {
+// trouble is why a session does not come up.
+type trouble struct {
+	iface string
+	peer  netip.Addr
+	text  string
+}
+
+// troubles are those that were warned of, with the time.
+type troubles map[trouble]time.Time
+
+// repeatAfter is when a peer's trouble may be warned of again that came back.
+const repeatAfter = time.Minute
+
+// level is a warning for what was not told lately.
+func (t troubles) level(p *status.Peer, now time.Time) slog.Level {
+	maps.DeleteFunc(t, func(_ trouble, at time.Time) bool { return now.Sub(at) >= repeatAfter })
+	key := trouble{p.Interface, p.Address, p.LastError}
+	if _, told := t[key]; told || p.LastError == "" {
+		return slog.LevelDebug
+	}
+	t[key] = now
+	return slog.LevelWarn
+}
+
+func logPeers(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level, told troubles) {
 	up := string(bgp.Established)
 	for i := range next.Peers {
 		p := &next.Peers[i]
@@ -125,6 +152,9 @@ func logPeers(ctx context.Context, logger *slog.Logger, prev, next *status.Statu
 			emit(ctx, logger, slog.LevelInfo, "peer up", "peer", p.Address, "interface", p.Interface, "local_address", p.LocalAddress)
 		case p.State != up && was.State == up:
 			emit(ctx, logger, worse, "peer down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+		case p.State != up && p.LastError != was.LastError && p.State != stateDown && p.Transitions == 0 && !next.Stopping:
+			// Of a session that was up, its end has been told.
+			emit(ctx, logger, told.level(p, next.Time), "peer does not come up", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		case p.State != up && p.LastError != was.LastError:
 			emit(ctx, logger, slog.LevelDebug, "peer still down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		}
