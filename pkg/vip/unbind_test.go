@@ -58,8 +58,8 @@ func TestOneRouteKeepsOneAddress(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
 		l := newLab(t, ns)
-		var log bytes.Buffer
-		m, err := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), StateDir: l.dir})
+		var out bytes.Buffer
+		m, err := New(Options{Log: slog.New(slog.NewTextHandler(&out, nil)), StateDir: l.dir})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +77,7 @@ func TestOneRouteKeepsOneAddress(t *testing.T) {
 		if s := l.IP("route show 10.77.0.0/24"); !strings.Contains(s, "src 10.68.6.1") {
 			t.Errorf("the route of somebody else: %q", s)
 		}
-		if s := log.String(); !strings.Contains(s, `msg="vips unbound" count=3`) || strings.Contains(s, "virtual interface deleted") {
+		if s := out.String(); !strings.Contains(s, `msg="vips unbound" count=3`) || strings.Contains(s, "virtual interface deleted") {
 			t.Errorf("log:\n%s", s)
 		}
 	})
