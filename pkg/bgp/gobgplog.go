@@ -16,8 +16,13 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-// maxFaults bounds how many different faults are remembered.
-const maxFaults = 8
+const (
+	// maxFaults bounds how many different faults are remembered.
+	maxFaults = 8
+	// refusalHolds is how long a refused OPEN is taken for the cause of
+	// connections that are closed.
+	refusalHolds = time.Minute
+)
 
 // logAdapter is GoBGP's logger. GoBGP v3 gives no reason with its events, only
 // in its log, so the adapter also collects why sessions end. GoBGP calls it
@@ -31,6 +36,7 @@ type logAdapter struct {
 	mu     sync.Mutex
 	notes  map[string]string   // peer address: what was just seen on its connection
 	errs   map[string]lastFall // peer address: why its session last ended or did not come up
+	ends   map[string]lastFall // peer address: why its session last ended that was up
 	faults []fault
 }
 
@@ -44,7 +50,7 @@ type lastFall struct {
 }
 
 func newLogAdapter(log *slog.Logger, wake chan struct{}) *logAdapter {
-	return &logAdapter{log: log, wake: wake, notes: map[string]string{}, errs: map[string]lastFall{}}
+	return &logAdapter{log: log, wake: wake, notes: map[string]string{}, errs: map[string]lastFall{}, ends: map[string]lastFall{}}
 }
 
 // lastError returns why the peer's session last ended or did not come up.
@@ -63,6 +69,9 @@ func (l *logAdapter) explain(peer, begin, text string) bool {
 	e, ok := l.errs[peer]
 	if ok = ok && strings.HasPrefix(e.text, begin); ok {
 		l.errs[peer] = lastFall{text, e.at}
+		if l.ends[peer] == e {
+			l.ends[peer] = l.errs[peer]
+		}
 	}
 	return ok
 }
@@ -73,6 +82,7 @@ func (l *logAdapter) forget(peer string) {
 	defer l.mu.Unlock()
 	delete(l.notes, peer)
 	delete(l.errs, peer)
+	delete(l.ends, peer)
 }
 
 // clearFaults forgets the faults of a peer that starts anew.
@@ -159,7 +169,7 @@ func (l *logAdapter) Debug(msg string, fields gobgplog.Fields) {
 	switch msg {
 	case "failed to connect":
 		if err, ok := fields["Error"].(error); ok {
-			l.fell(fieldText(fields["Key"]), "connect: "+socketText(err))
+			l.fell(fieldText(fields["Key"]), "connect: "+socketText(err), false)
 		}
 	case "state changed":
 		l.stateChanged(fields)
@@ -180,10 +190,13 @@ func (l *logAdapter) GetLevel() gobgplog.LogLevel { return gobgplog.DebugLevel }
 
 // stateChanged turns the end of a connection into a reason.
 func (l *logAdapter) stateChanged(fields gobgplog.Fields) {
-	key, next := fieldText(fields["Key"]), fieldText(fields["new"])
+	key, old, next := fieldText(fields["Key"]), fieldText(fields["old"]), fieldText(fields["new"])
 	if !strings.HasSuffix(next, "IDLE") {
 		if strings.HasSuffix(next, "ACTIVE") {
 			l.note(key, "")
+		}
+		if strings.HasSuffix(next, "ESTABLISHED") {
+			l.cameUp(key)
 		}
 		return
 	}
@@ -191,18 +204,40 @@ func (l *logAdapter) stateChanged(fields gobgplog.Fields) {
 	text := l.notes[key]
 	l.mu.Unlock()
 	if text == "" {
-		text = fallText(fieldText(fields["old"]), fieldText(fields["reason"]))
+		text = fallText(old, fieldText(fields["reason"]))
 	}
 	if text != "" {
-		l.fell(key, text)
+		l.fell(key, text, strings.HasSuffix(old, "ESTABLISHED"))
 	}
 	l.note(key, "")
 }
 
-func (l *logAdapter) fell(peer, text string) {
+// fell notes why a session ended that was up, or why a connection came to
+// nothing. That OPEN was refused says more than that the connection which did
+// so, or another one beside it, is closed.
+func (l *logAdapter) fell(peer, text string, wasUp bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.errs[peer] = lastFall{text, time.Now()}
+	now := time.Now()
+	if e := l.errs[peer]; text == closedEarly && strings.Contains(e.text, openError) && now.Sub(e.at) < refusalHolds {
+		return
+	}
+	l.errs[peer] = lastFall{text, now}
+	if wasUp {
+		l.ends[peer] = l.errs[peer]
+	}
+	poke(l.wake)
+}
+
+// cameUp forgets what kept a session from coming up; why the one before it ended
+// is still of interest.
+func (l *logAdapter) cameUp(peer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.errs, peer)
+	if e, ok := l.ends[peer]; ok {
+		l.errs[peer] = e
+	}
 	poke(l.wake)
 }
 

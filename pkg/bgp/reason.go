@@ -20,6 +20,8 @@ const (
 	subAdminReset     = 4
 	unexpectedMessage = "unexpected message during OPEN"
 	writeFailed       = "write: "
+	closedEarly       = "connection closed by the peer during OPEN"
+	openError         = "OPEN Message Error"
 )
 
 // notificationText names a NOTIFICATION as the RFCs do, with the text that its
@@ -44,7 +46,7 @@ func notificationNames(code uint8) (name string, subs []string) {
 	case 1:
 		return "Message Header Error", []string{"", "Connection Not Synchronized", "Bad Message Length", "Bad Message Type"}
 	case 2:
-		return "OPEN Message Error", []string{
+		return openError, []string{
 			"", "Unsupported Version Number", "Bad Peer AS", "Bad BGP Identifier",
 			"Unsupported Optional Parameter", "", "Unacceptable Hold Time", "Unsupported Capability",
 		}

@@ -81,6 +81,48 @@ func TestLastError(t *testing.T) {
 		dialRaw(t, router, host, 65001, rawOptions{})
 		awaitEstablished(t, s, router)
 	})
+	t.Run("wrong AS of a peer that closes then", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		awaitListening(t, s, router)
+		_, err := tryRaw(context.Background(), t, router, host, 65009, rawOptions{})
+		if err == nil {
+			t.Fatal("session with the wrong AS")
+		}
+		awaitError(t, s, router, time.Second, "Bad Peer AS")
+		awaitListening(t, s, router)
+		before := s.State()
+		_ = connectSoon(t, router, host).Close()
+		eventually(t, time.Second, func() string { return "the end of the second connection" },
+			func() bool {
+				p := peerState(s.State(), router)
+				return p.State == Active && p.Since.After(peerState(before, router).Since)
+			})
+		awaitError(t, s, router, 0, "Bad Peer AS (as number mismatch expected 65001, received 65009)")
+		// What kept it from coming up is of no interest once it is up.
+		dialRaw(t, router, host, 65001, rawOptions{})
+		awaitEstablished(t, s, router)
+		eventually(t, time.Second, func() string { return "no error: " + peerState(s.State(), router).LastError },
+			func() bool { return peerState(s.State(), router).LastError == "" })
+	})
+	t.Run("the end before", func(t *testing.T) {
+		host, router := addr(t), addr(t)
+		s := startSpeaker(t, SpeakerOptions{})
+		apply(t, s, conf("en1", 65010, host, peer(router, 65001)))
+		p := dialRaw(t, router, host, 65001, rawOptions{})
+		awaitEstablished(t, s, router)
+		if err := p.write(bgp.NewBGPNotificationMessage(6, 4, nil)); err != nil {
+			t.Fatal(err)
+		}
+		awaitError(t, s, router, time.Second, "Administrative Reset")
+		awaitListening(t, s, router)
+		_ = connectSoon(t, router, host).Close()
+		awaitError(t, s, router, time.Second, "connection closed by the peer during OPEN")
+		dialRaw(t, router, host, 65001, rawOptions{})
+		awaitEstablished(t, s, router)
+		awaitError(t, s, router, time.Second, "Administrative Reset")
+	})
 	t.Run("peer closes", func(t *testing.T) {
 		host, router := addr(t), addr(t)
 		s := startSpeaker(t, SpeakerOptions{})
