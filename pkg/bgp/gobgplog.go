@@ -169,7 +169,7 @@ func (l *logAdapter) Debug(msg string, fields gobgplog.Fields) {
 	switch msg {
 	case "failed to connect":
 		if err, ok := fields["Error"].(error); ok {
-			l.fell(fieldText(fields["Key"]), "connect: "+socketText(err), false)
+			l.fell(fieldText(fields["Key"]), connectFailed+socketText(err), false)
 		}
 	case "state changed":
 		l.stateChanged(fields)

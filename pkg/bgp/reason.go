@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unicode/utf8"
 )
 
@@ -22,7 +23,14 @@ const (
 	writeFailed       = "write: "
 	closedEarly       = "connection closed by the peer during OPEN"
 	openError         = "OPEN Message Error"
+	noAnswer          = "no answer"
+	connectFailed     = "connect: "
+	noConnection      = connectFailed + noAnswer
 )
+
+// openPatience is how long a peer may take to answer our OPEN before that is
+// told. GoBGP waits for 4 minutes.
+const openPatience = 10 * time.Second
 
 // notificationText names a NOTIFICATION as the RFCs do, with the text that its
 // sender gave, such as `Cease/Administrative Shutdown: "maintenance"`.
@@ -78,7 +86,7 @@ func notificationNames(code uint8) (name string, subs []string) {
 // addresses, which the reader of a peer's state knows.
 func socketText(err error) string {
 	if os.IsTimeout(err) {
-		return "no answer"
+		return noAnswer
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno.Error()
@@ -107,6 +115,30 @@ func fallText(from, reason string) string {
 		return ""
 	}
 	return reason
+}
+
+// hint adds to a silence what may be behind it. TCP MD5 and GTSM have no error
+// messages: what does not agree is dropped (RFC 2385 section 4.1, RFC 5082).
+func hint(p *PeerState, want *Peer, now time.Time) {
+	var guesses []string
+	if want.Password != "" {
+		guesses = append(guesses, "its password differs")
+	} else {
+		guesses = append(guesses, "it wants a password")
+	}
+	if want.TTLSecurity {
+		guesses = append(guesses, "it does not use TTL security")
+	}
+	silent := p.Since.Add(openPatience)
+	switch {
+	case p.State == OpenSent && p.LastErrorAt.Before(p.Since) && !now.Before(silent):
+		p.LastError, p.LastErrorAt = "no answer to OPEN", silent
+		if want.TTLSecurity {
+			p.LastError += "; does the peer use TTL security too?"
+		}
+	case p.LastError == noConnection:
+		p.LastError += ", or " + strings.Join(guesses, ", or ")
+	}
 }
 
 // ceaseText cuts a reason to what RFC 9003 allows, never inside a character.

@@ -185,6 +185,38 @@ func TestNotificationText(t *testing.T) {
 	}
 }
 
+// A silence is told with what may be behind it.
+func TestHint(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	tests := []struct {
+		name  string
+		state PeerState
+		want  Peer
+		text  string
+	}{
+		{"no password", PeerState{State: Active, LastError: "connect: no answer"}, Peer{}, "connect: no answer, or it wants a password"},
+		{"password", PeerState{State: Active, LastError: "connect: no answer"}, Peer{Password: "x"}, "connect: no answer, or its password differs"},
+		{
+			"password and GTSM", PeerState{State: Active, LastError: "connect: no answer"}, Peer{Password: "x", TTLSecurity: true},
+			"connect: no answer, or its password differs, or it does not use TTL security",
+		},
+		{"refused", PeerState{State: Active, LastError: "connect: connection refused"}, Peer{Password: "x"}, "connect: connection refused"},
+		{"OPEN just sent", PeerState{State: OpenSent, Since: now.Add(-9 * time.Second)}, Peer{TTLSecurity: true}, ""},
+		{"OPEN not answered", PeerState{State: OpenSent, Since: now.Add(-10 * time.Second)}, Peer{}, "no answer to OPEN"},
+		{
+			"OPEN not answered with GTSM",
+			PeerState{State: OpenSent, Since: now.Add(-10 * time.Second), LastError: "connect: no answer", LastErrorAt: now.Add(-time.Minute)},
+			Peer{TTLSecurity: true}, "no answer to OPEN; does the peer use TTL security too?",
+		},
+		{"established", PeerState{State: Established, Since: now.Add(-time.Hour)}, Peer{TTLSecurity: true}, ""},
+	}
+	for _, tt := range tests {
+		if hint(&tt.state, &tt.want, now); tt.state.LastError != tt.text {
+			t.Errorf("%s: %q, want %q", tt.name, tt.state.LastError, tt.text)
+		}
+	}
+}
+
 func TestCeaseText(t *testing.T) {
 	long := strings.Repeat("ä", 100)
 	if got := ceaseText(long); len(got) != 128 || got != strings.Repeat("ä", 64) {
