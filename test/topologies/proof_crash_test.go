@@ -33,13 +33,15 @@ func TestHostileMessage(t *testing.T) {
 		t.Parallel()
 		l, s := startSample(t)
 		host, router := l.Node("host"), l.Node(hostile.node)
+		// Chosen while the client has both ways, so that they stay on this one.
+		ports4, ports6 := probePorts(t, l, vip4, other), probePorts(t, l, vip6, legs()...)
 		setSession(t, router, hostile, false)
 		before := s.WaitStatus(10*time.Second, "the session has ended", func(st *status.Status) error {
 			return lab.That(peerAt(st, hostile.peer4).State != "Established", "it is up")
 		})
 		waitLive(t, l.Node("client"), vip4, other.via4.String()+"@e9")
 		watches := append(watchRoutes(l, other, vip4, vip6), watchRoutes(l, hostile, vip6)...)
-		probes := probeVIPs(t, l, []leg{other}, legs())
+		probes := probeVIPs(l, ports4, ports6)
 
 		attack(t, s, router, hostile)
 		st := s.WaitStatus(20*time.Second, "the speaker is back", func(st *status.Status) error {
@@ -78,11 +80,15 @@ func attack(t *testing.T, s *lab.Speaker, router *lab.Node, from leg) {
 			_, _ = io.Copy(io.Discard, conn)
 			err = errors.Join(err, conn.Close())
 		}
-		st, serr := s.Status()
-		if serr != nil {
-			return serr
+		// It is not to be sent once more to the next process.
+		for range 50 {
+			st, serr := s.Status()
+			if serr != nil || speakerAt(st, from.ifc).Restarts > 0 {
+				return serr
+			}
+			<-time.After(10 * time.Millisecond)
 		}
-		return lab.That(speakerAt(st, from.ifc).Restarts > 0, "it lives: %v", err)
+		return errors.Join(errors.New("it lives"), err)
 	})
 }
 
@@ -111,7 +117,7 @@ func TestSpeakerKilled(t *testing.T) {
 		host := l.Node("host")
 		before := s.WaitStatus(5*time.Second, "both are source everywhere", bothSources)
 		watches := append(watchRoutes(l, other, vip4, vip6), watchRoutes(l, victim, vip4, vip6)...)
-		probes := probeVIPs(t, l, legs(), legs())
+		probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
 
 		pid := speakerAt(before, victim.ifc).PID
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -196,21 +202,12 @@ func untouched(t *testing.T, before, after *status.Status, ifc string) {
 	}
 }
 
-// probeVIPs probes both VIPs from the client at 1 ms, in flows that go by each
-// of the paths.
-func probeVIPs(t *testing.T, l *lab.Lab, paths4, paths6 []leg) []*lab.Probe {
-	t.Helper()
+// probeVIPs probes both VIPs from the client at 1 ms, from these ports.
+func probeVIPs(l *lab.Lab, ports4, ports6 []uint16) []*lab.Probe {
 	client, host := l.Node("client"), l.Node("host")
 	var probes []*lab.Probe
-	for _, p := range []struct {
-		vip, from netip.Addr
-		paths     []leg
-	}{{vip4.Addr(), client4, paths4}, {vip6.Addr(), client6, paths6}} {
-		o := lab.ProbeOptions{}
-		for _, path := range p.paths {
-			o.Ports = append(o.Ports, udpPortVia(t, client, p.from, p.vip, path, o.Ports))
-		}
-		server := netip.AddrPortFrom(p.vip, 7)
+	for vip, ports := range map[netip.Addr][]uint16{vip4.Addr(): ports4, vip6.Addr(): ports6} {
+		server, o := netip.AddrPortFrom(vip, 7), lab.ProbeOptions{Ports: ports}
 		// Neighbours are looked up before it counts.
 		first := lab.StartProbe(client, host, server, o)
 		first.WaitAnswered(5 * time.Second)
@@ -223,25 +220,29 @@ func probeVIPs(t *testing.T, l *lab.Lab, paths4, paths6 []leg) []*lab.Probe {
 	return probes
 }
 
-// udpPortVia returns a source port with which the client's probes go by a path,
-// not one that is taken: the client may still be moving flows.
-func udpPortVia(t *testing.T, client *lab.Node, from, vip netip.Addr, path leg, taken []uint16) uint16 {
+// probePorts returns source ports with which the client's probes of a VIP go by
+// each of the paths. They are different ones even if the client is just moving
+// its flows.
+func probePorts(t *testing.T, l *lab.Lab, vip netip.Prefix, paths ...leg) (ports []uint16) {
 	t.Helper()
-	first := uint16(43001)
-	if vip.Is6() {
-		first = 44001 // those of IPv4 are taken for both
+	from, port := client4, uint16(43001)
+	if vip.Addr().Is6() {
+		from, port = client6, 44001 // those of IPv4 are taken for both
 	}
-	for port := first; port < first+100; port++ {
-		r, err := client.RouteGet(fmt.Sprintf("%v from %v ipproto udp sport %d dport 7", vip, from, port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if slices.Contains([]netip.Addr{path.via4, path.via6()}, r.Gateway) && !slices.Contains(taken, port) {
-			return port
+	for _, path := range paths {
+		for last := port + 100; ; port++ {
+			r, err := l.Node("client").RouteGet(fmt.Sprintf("%v from %v ipproto udp sport %d dport 7", vip.Addr(), from, port))
+			if err != nil || port == last {
+				t.Fatalf("none of 100 ports leads to %v by %s: %v", vip, path.node, err)
+			}
+			if slices.Contains([]netip.Addr{path.via4, path.via6()}, r.Gateway) {
+				ports = append(ports, port)
+				port++
+				break
+			}
 		}
 	}
-	t.Fatalf("none of 100 ports leads to %v by %s", vip, path.node)
-	return 0
+	return ports
 }
 
 // via6 is the router's IPv6 address towards the client.
