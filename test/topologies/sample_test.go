@@ -114,8 +114,12 @@ func startSessions(t *testing.T, l *lab.Lab, local netip.AddrPort) []*lab.Sessio
 	// first.
 	lab.Eventually(t, 10*time.Second, "the VIPs are the host's source", func() error {
 		for to, want := range map[netip.Addr]netip.Addr{client4: vip4.Addr(), client6: vip6.Addr()} {
-			if got, err := host.RouteGet(to.String()); err != nil || got.Source != want {
-				return fmt.Errorf("source towards %v is %v (%v), want %v", to, got.Source, err, want)
+			got, err := host.RouteGet(to.String())
+			if err != nil {
+				return err
+			}
+			if got.Source != want {
+				return fmt.Errorf("source towards %v is %v, want %v", to, got.Source, want)
 			}
 		}
 		return nil
