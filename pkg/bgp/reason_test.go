@@ -197,7 +197,9 @@ func TestHint(t *testing.T) {
 		{"no password", PeerState{State: Active, LastError: "connect: no answer"}, Peer{}, "connect: no answer, or it wants a password"},
 		{"password", PeerState{State: Active, LastError: "connect: no answer"}, Peer{Password: "x"}, "connect: no answer, or its password differs"},
 		{
-			"password and GTSM", PeerState{State: Active, LastError: "connect: no answer"}, Peer{Password: "x", TTLSecurity: true},
+			"password and GTSM",
+			PeerState{State: Active, LastError: "connect: no answer"},
+			Peer{Password: "x", TTLSecurity: true},
 			"connect: no answer, or its password differs, or it does not use TTL security",
 		},
 		{"refused", PeerState{State: Active, LastError: "connect: connection refused"}, Peer{Password: "x"}, "connect: connection refused"},
@@ -206,7 +208,8 @@ func TestHint(t *testing.T) {
 		{
 			"OPEN not answered with GTSM",
 			PeerState{State: OpenSent, Since: now.Add(-10 * time.Second), LastError: "connect: no answer", LastErrorAt: now.Add(-time.Minute)},
-			Peer{TTLSecurity: true}, "no answer to OPEN; does the peer use TTL security too?",
+			Peer{TTLSecurity: true},
+			"no answer to OPEN; does the peer use TTL security too?",
 		},
 		{"established", PeerState{State: Established, Since: now.Add(-time.Hour)}, Peer{TTLSecurity: true}, ""},
 	}
