@@ -12,6 +12,7 @@ import (
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
 )
 
 // settled waits and compares the world with what is wanted.
@@ -210,7 +211,7 @@ func TestLoopBindsNothingForASpeakersWord(t *testing.T) {
 		next.Speakers[0].Announced = append(slices.Clone(next.Speakers[0].Announced), prefix("10.68.1.2/32"), prefix("192.0.2.0/24"))
 		w.state = &next
 		w.poke()
-		w.sleep(5 * time.Second)
+		w.sleep(500 * time.Millisecond)
 		for p := range w.bound {
 			if !slices.ContainsFunc(w.config.VIPs, func(v config.VIP) bool { return v.Prefix == p }) {
 				t.Errorf("%s is bound because a speaker says that it announces it", p)
@@ -379,4 +380,35 @@ func TestLoopPinsRouterID(t *testing.T) {
 		}
 		w.stop(stop)
 	})
+}
+
+// A world that settles late is looked at again soon, not with the next resync;
+// one that never settles does not keep the loop busy.
+func TestSettleGoesOn(t *testing.T) {
+	t.Parallel()
+	l := &Loop{opt: Options{Signal: NewSignal()}}
+	var pauses []time.Duration
+	for range restless + 4 {
+		l.recheck = time.Time{}
+		l.settle(vip.Desired{Device: vip.Device{Name: "as it was"}})
+		select {
+		case <-l.opt.Signal:
+			pauses = append(pauses, 0)
+		default:
+			pauses = append(pauses, l.untilRecheck())
+		}
+	}
+	for i, p := range pauses {
+		longest := time.Duration(0)
+		if i >= restless {
+			longest = backoffMin << (i - restless)
+		}
+		if p > longest || p < longest/2 {
+			t.Errorf("pause %d is %s, want about %s", i, p, longest)
+		}
+	}
+	l.settle(l.decision.Kernel)
+	if l.unrest != 0 {
+		t.Error("what has settled still counts as unrest")
+	}
 }
