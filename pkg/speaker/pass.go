@@ -81,15 +81,19 @@ func (l *Loop) pass(ctx context.Context) error {
 
 // settle asks for another pass when this one ended with other wishes for the
 // kernel than it began with. A world that never settles must not keep the loop
-// busy, so this is not done for ever.
+// busy, so after a few passes in a row the next ones come with growing pauses.
 func (l *Loop) settle(steered vip.Desired) {
 	if reflect.DeepEqual(steered, l.decision.Kernel) {
 		l.unrest = 0
 		return
 	}
-	if l.unrest < restless {
-		l.unrest++
+	l.unrest++
+	if l.unrest <= restless {
 		l.Poke()
+		return
+	}
+	if at := time.Now().Add(backoff(l.unrest - restless - 1)); l.recheck.IsZero() || at.Before(l.recheck) {
+		l.recheck = at
 	}
 }
 
