@@ -14,6 +14,8 @@ type checkResult struct {
 	OK     bool         `json:"ok"`
 	File   string       `json:"file"`
 	Errors []checkError `json:"errors"`
+	// Notes are what cannot work on this host as it is now. They are no errors.
+	Notes []checkError `json:"notes"`
 }
 
 // checkError is one mistake in the configuration.
@@ -30,8 +32,10 @@ func newCheckCommand(f *flags) *cobra.Command {
 		Use:   "check [FILE]",
 		Short: "Validate the configuration file; touches nothing",
 		Long: `Validate the configuration file and print every mistake in it, one line each.
-Nothing on the host is touched and the daemon is not asked. FILE is the same as
---config FILE.`,
+Nothing on the host is touched and the daemon is not asked. What is right but
+cannot work on this host as it is now, such as an IPv6 peer on an interface that
+has IPv4 addresses only, is noted on stderr and changes no exit code.
+FILE is the same as --config FILE.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			path := f.config
@@ -47,11 +51,20 @@ Nothing on the host is touched and the daemon is not asked. FILE is the same as
 
 func check(cmd *cobra.Command, path string, o output) error {
 	cfg, err := config.Load(path)
+	notes := []checkError{}
+	if err == nil {
+		notes = append(notes, hostNotes(cfg)...)
+	}
 	if o == asJSON {
-		if printErr := printJSON(cmd.OutOrStdout(), newCheckResult(path, err)); printErr != nil {
+		if printErr := printJSON(cmd.OutOrStdout(), newCheckResult(path, err, notes)); printErr != nil {
 			return printErr
 		}
 	} else if err == nil {
+		for _, n := range notes {
+			if _, err = fmt.Fprintf(cmd.ErrOrStderr(), "%s: note: %s: %s: %s\n", path, n.Path, n.Value, n.Problem); err != nil {
+				return err
+			}
+		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: good: %s, %s\n", path, count(len(cfg.Interfaces), "interface"), count(len(cfg.VIPs), "VIP"))
 		return err
 	} else if _, printErr := fmt.Fprintln(cmd.OutOrStdout(), err); printErr != nil {
@@ -63,8 +76,8 @@ func check(cmd *cobra.Command, path string, o output) error {
 	return nil
 }
 
-func newCheckResult(path string, err error) checkResult {
-	r := checkResult{OK: err == nil, File: path, Errors: []checkError{}}
+func newCheckResult(path string, err error, notes []checkError) checkResult {
+	r := checkResult{OK: err == nil, File: path, Errors: []checkError{}, Notes: notes}
 	mistakes, ok := errors.AsType[*config.Errors](err)
 	switch {
 	case ok:
