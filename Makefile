@@ -21,7 +21,7 @@ deps: ## install the Debian packages that the tests talk to, if missing
 	./test/install-deps
 
 test: deps ## all tests that end within ten minutes (needs root for network namespaces)
-	$(GO) vet ./...
+	$(GO) vet ./... && $(GO) vet -tags long ./...
 	$(GO) test -shuffle=on -timeout=10m $(TESTFLAGS) $(PKG)
 
 test-long: deps ## the longer tests: topologies, crash and fault runs, the image
@@ -31,7 +31,7 @@ race: ## unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=15m $(TESTFLAGS) ./pkg/...
 
 bench: ## benchmarks; figures are ratios, not promises
-	$(GO) test -run '^$$' -bench . -benchtime=1s -timeout=20m ./pkg/...
+	$(GO) test -run '^$$' -bench . -benchtime=1s -timeout=20m ./pkg/... ./test/...
 
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@for p in $$($(GO) list ./pkg/...); do \
@@ -41,6 +41,7 @@ fuzz: ## every fuzz target for FUZZTIME (default 20s)
 
 lint: bin/golangci-lint-$(GOLANGCI_VERSION) ## static checks, among them the import walls
 	bin/golangci-lint-$(GOLANGCI_VERSION) run ./...
+	bin/golangci-lint-$(GOLANGCI_VERSION) run --build-tags long ./...
 
 bin/golangci-lint-$(GOLANGCI_VERSION):
 	mkdir -p bin
