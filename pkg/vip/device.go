@@ -143,10 +143,18 @@ func (p *pass) createDevice(name string) (string, error) {
 			break
 		}
 	}
+	var refusal unix.Errno
+	if errors.As(err, &refusal) {
+		// The kernel's word that there is none of ours: what has the name later
+		// is somebody else's.
+		if err := p.m.state.dropDevice(name); err != nil {
+			p.fail(err)
+		}
+	}
 	err = fmt.Errorf("make device %s of kind %s: %w", name, strings.Join(kinds, ", "), err)
 	if errors.Is(err, unix.EOPNOTSUPP) && len(kinds) > 1 {
 		p.problem("no kind of virtual device can be made, lo is used")
-		return loopback, p.m.state.dropDevice(name)
+		return loopback, nil
 	}
 	return "", err
 }

@@ -340,3 +340,29 @@ func TestGateways(t *testing.T) {
 		}
 	})
 }
+
+// A device that could not be made leaves no claim on what has its name later.
+func TestFailedDeviceIsNotClaimed(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		d := desired(vip4)
+		d.Device.Kind = "no such kind"
+		if _, err := m.Bind(t.Context(), d); err == nil {
+			t.Fatal("a device of no kind was made")
+		}
+		l.IP("link add vi0 type bridge")
+		l.IP("addr add 10.55.0.1/24 dev vi0")
+		d.Device.Kind = KindAuto
+		if _, err := m.Bind(t.Context(), d); err == nil || !strings.Contains(err.Error(), "is not ours") {
+			t.Errorf("bind: %v, want that the device is not ours", err)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if out := l.IP("addr show dev vi0"); !strings.Contains(out, "10.55.0.1/24") {
+			t.Errorf("the administrator's device lost its address: %s", out)
+		}
+	})
+}

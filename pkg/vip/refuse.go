@@ -12,6 +12,7 @@ import (
 type obstacle struct {
 	prefix  netip.Prefix
 	network bool   // of hosts that are reached directly: concerns whole prefixes
+	lan     bool   // a network in which the host has an address: no part of it can be had
 	what    string // "an address of en1"
 }
 
@@ -68,7 +69,8 @@ func (p *pass) reached() []obstacle {
 				out = append(out, obstacle{prefix: host(l.gateway), what: "a next hop of " + r.String()})
 			case l.gateway.IsValid(), r.dst.Bits() == 0, p.onlyForVIPs(l.index):
 			default:
-				out = append(out, obstacle{prefix: r.dst, network: true, what: "the network of " + p.s.linkName(l.index)})
+				lan := slices.ContainsFunc(p.s.addresses, func(a address) bool { return a.index == l.index && a.prefix.Masked() == r.dst })
+				out = append(out, obstacle{prefix: r.dst, network: true, lan: lan, what: "the network of " + p.s.linkName(l.index)})
 			}
 		}
 	}
@@ -76,15 +78,22 @@ func (p *pass) reached() []obstacle {
 }
 
 func (p *pass) onlyForVIPs(index int) bool {
-	return slices.ContainsFunc(p.s.links, func(l link) bool { return l.index == index && (l.name == loopback || p.ourDevice(l)) })
+	return slices.ContainsFunc(p.s.links, func(l link) bool {
+		return l.index == index && (l.name == loopback || l.name == p.deviceName() || p.ourDevice(l))
+	})
 }
 
 // refused tells whether the VIP must not be bound, and keeps the reason.
 func (p *pass) refused(v netip.Prefix, obstacles []obstacle) bool {
+	if p.m.placed.addresses[v] {
+		return false // it was fine before somebody took it away
+	}
 	for _, o := range obstacles {
 		switch {
 		case !v.Overlaps(o.prefix) || o.network && v.IsSingleIP():
 			continue
+		case o.network && !o.lan && o.prefix.Bits() < v.Bits():
+			continue // a wide route, as into a tunnel, which a part of it does not cut off
 		case o.network:
 			p.fail(fmt.Errorf("vip %s is not bound: it overlaps %s, %s", v, o.prefix, o.what))
 		case v.IsSingleIP():

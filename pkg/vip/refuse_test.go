@@ -96,3 +96,25 @@ func TestVIPThatCutsTheHostOff(t *testing.T) {
 		l.same(t, before)
 	})
 }
+
+// A wide route without a next hop, as into a tunnel, cuts nobody off from a VIP
+// inside it; the network of a given device is the VIPs' own.
+func TestPrefixVIPInsideWiderNetworks(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("link add any0 type bridge")
+		l.IP("addr add 10.80.0.1/24 dev any0")
+		l.IP("link set any0 up")
+		l.IP("route add 10.0.0.0/8 dev en7 scope link")
+		m := l.manager(t)
+		given, inTunnel := netip.MustParsePrefix("10.80.0.0/24"), netip.MustParsePrefix("10.90.0.0/16")
+		d := desired(vip4)
+		d.Device = Device{Name: "any0", Kind: KindExisting}
+		d.VIPs = append(d.VIPs, given, inTunnel)
+		a, err := m.Bind(t.Context(), d)
+		if err != nil || !a.IsBound(given) || !a.IsBound(inTunnel) {
+			t.Errorf("bound %v: %v", a.Bound, err)
+		}
+	})
+}

@@ -13,13 +13,14 @@ import (
 // preferred source goes away. It tells whether there was anything to remove.
 func (p *pass) unbind() bool {
 	addresses, prefixes, devices := p.surplus()
+	addresses, devices = p.removable(addresses, devices)
 	if len(addresses)+len(prefixes)+len(devices) == 0 {
 		return false
 	}
 	if !p.reread() {
 		return true
 	}
-	p.steer(p.boundVIPs())
+	p.steer(p.remaining(addresses, prefixes))
 	p.remove(addresses, prefixes, devices)
 	p.forget()
 	return true
@@ -76,19 +77,41 @@ func (p *pass) surplus() (addresses []address, prefixes []route, devices []link)
 	return addresses, prefixes, devices
 }
 
-// remove takes away addresses, local routes and devices, except addresses that a
-// route of somebody else names as its source: the kernel would delete that
-// route, maybe the host's default. A device with such an address stays.
-func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
+// removable leaves out the addresses that a route of somebody else names as its
+// source, for the kernel would delete that route, maybe the host's default; and
+// the devices of such addresses.
+func (p *pass) removable(addresses []address, devices []link) ([]address, []link) {
 	kept := p.neededByOthers(addresses, devices)
-	devices = slices.DeleteFunc(devices, func(l link) bool {
-		return slices.ContainsFunc(addresses, func(a address) bool { return a.index == l.index && kept[a.prefix.Addr()] })
-	})
+	stay := map[int]bool{}
+	for _, a := range addresses {
+		stay[a.index] = stay[a.index] || kept[a.prefix.Addr()]
+	}
+	return slices.DeleteFunc(addresses, func(a address) bool { return kept[a.prefix.Addr()] }),
+		slices.DeleteFunc(devices, func(l link) bool { return stay[l.index] })
+}
+
+// remaining are the VIPs that are still served when these are gone. One that
+// only leaves a former device is among them.
+func (p *pass) remaining(addresses []address, prefixes []route) []netip.Prefix {
+	gone := map[netip.Prefix]bool{}
+	for _, a := range addresses {
+		gone[a.prefix] = true
+	}
+	for i := range prefixes {
+		gone[prefixes[i].dst] = true
+	}
+	for _, v := range p.boundVIPs() {
+		delete(gone, v)
+	}
+	return slices.DeleteFunc(p.servedVIPs(), func(v netip.Prefix) bool { return gone[v] })
+}
+
+// remove takes away addresses, local routes and devices.
+func (p *pass) remove(addresses []address, prefixes []route, devices []link) {
 	var changes []change
 	going := map[int][]netip.Prefix{} // addresses that go with their device
 	for _, a := range addresses {
 		switch {
-		case kept[a.prefix.Addr()]:
 		case slices.ContainsFunc(devices, func(l link) bool { return l.index == a.index }):
 			going[a.index] = append(going[a.index], a.prefix)
 		default:
@@ -142,20 +165,26 @@ func (p *pass) deleteDevice(l link, addresses []netip.Prefix) change {
 // source and that the host has nowhere else: as long as the address is still one
 // of another device, the kernel keeps the route. (An IPv6 route survives anyway.)
 func (p *pass) neededByOthers(addresses []address, devices []link) map[netip.Addr]bool {
-	out := map[netip.Addr]bool{}
-	if !slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr().Is4() }) {
+	out, going := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for _, a := range addresses {
+		if a.prefix.Addr().Is4() {
+			going[a.prefix.Addr()] = true
+		}
+	}
+	if len(going) == 0 {
 		return out
 	}
 	all, err := p.m.conn.routes(p.ctx, unix.AF_INET, 0, 0)
 	if err != nil {
 		p.fail(err)
+		return going // any of them may be needed: the next call knows more
 	}
 	for i := range all {
 		r := &all[i]
 		if r.table == unix.RT_TABLE_LOCAL || r.ours() || !r.prefsrc.IsValid() {
 			continue
 		}
-		if slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr() == r.prefsrc }) && !p.stays(r.prefsrc, addresses, devices) {
+		if going[r.prefsrc] && !out[r.prefsrc] && !p.stays(r.prefsrc, addresses, devices) {
 			out[r.prefsrc] = true
 			p.problem("%s is not unbound: %s of another owner has it as source and would be deleted; change that route (%s)",
 				r.prefsrc, r, showTable(unix.AF_INET, r.table))
@@ -205,6 +234,7 @@ func (p *pass) restore() {
 			devices = append(devices, l)
 		}
 	}
+	addresses, devices = p.removable(addresses, devices)
 	p.remove(addresses, prefixes, devices)
 	for _, text := range p.a.Problems { // nobody reads Actual any more
 		p.fail(errors.New(text + ", then run vipspeaker cleanup"))

@@ -107,3 +107,23 @@ func TestAddressOfAnotherDeviceCanGo(t *testing.T) {
 		l.same(t, before)
 	})
 }
+
+// An address that has to stay keeps its rules and costs no write in any pass.
+func TestKeptAddressIsQuiet(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		kept := netip.MustParsePrefix("10.68.6.9/32")
+		converge(t, m, desired(vip4, kept))
+		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.6.9")
+		converge(t, m, desired(vip4))
+		a := converge(t, m, desired(vip4))
+		if a.Writes != 0 {
+			t.Errorf("%d writes in a pass in which nothing changes", a.Writes)
+		}
+		if rules := l.IP("rule"); !strings.Contains(rules, "from 10.68.6.9 lookup 6801") {
+			t.Errorf("the address that stays has no rule:\n%s", rules)
+		}
+	})
+}
