@@ -143,12 +143,11 @@ func (p *pass) createDevice(name string) (string, error) {
 			break
 		}
 	}
-	var refusal unix.Errno
-	if errors.As(err, &refusal) {
+	if _, refused := errors.AsType[unix.Errno](err); refused {
 		// The kernel's word that there is none of ours: what has the name later
 		// is somebody else's.
-		if err := p.m.state.dropDevice(name); err != nil {
-			p.fail(err)
+		if stateErr := p.m.state.dropDevice(name); stateErr != nil {
+			p.fail(stateErr)
 		}
 	}
 	err = fmt.Errorf("make device %s of kind %s: %w", name, strings.Join(kinds, ", "), err)
