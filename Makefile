@@ -25,7 +25,7 @@ test: deps ## all tests that end within ten minutes (needs root for network name
 	$(GO) test -shuffle=on -timeout=10m $(TESTFLAGS) $(PKG)
 
 test-long: deps ## the longer tests: topologies, crash and fault runs, the image
-	$(GO) test -tags long -run '^TestLong' -timeout=25m $(TESTFLAGS) $(PKG)
+	$(GO) test -p 1 -tags long -run '^TestLong' -timeout=25m $(TESTFLAGS) $(PKG)
 
 race: ## unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=15m $(TESTFLAGS) ./pkg/...
