@@ -44,6 +44,8 @@ type SpeakerConfig struct {
 	Peers []Peer
 	// Paths are the wanted announcements, sent to every peer of this speaker.
 	Paths []Path
+	// DownReasons are texts for single peers, which come before DownReason.
+	DownReasons map[netip.Addr]string
 	// DownReason is the text of the Cease (RFC 9003, at most 128 octets) that
 	// peers get which are no longer in Peers, such as "interface en1: link down".
 	DownReason string

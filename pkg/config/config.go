@@ -24,6 +24,7 @@ type Config struct {
 	Interfaces []Interface
 	// VIPs are in the order of the file; no two overlap.
 	VIPs     []VIP
+	Damping  Damping
 	Egress   Egress
 	Host     Host
 	HTTP     HTTP
@@ -74,9 +75,48 @@ type Interface struct {
 	HoldUp time.Duration
 	// Gateways are next hops for traffic that leaves by this interface, at most
 	// one per family; empty for none configured.
-	Gateways []netip.Addr
+	Gateways     []netip.Addr
+	GatewayProbe GatewayProbe
+	// PathProbe is nil for none.
+	PathProbe *PathProbe
+	// Damping is Config.Damping where the interface has none of its own.
+	Damping Damping
 	// Peers has at least one entry.
 	Peers []Peer
+}
+
+// GatewayProbe asks the gateways of an interface, or without one its peers on
+// the link, for their link-layer address.
+type GatewayProbe struct {
+	Enabled bool
+	// Interval is the time between two probes, 100 ms to 1 min; Failures is how
+	// many in a row must stay without an answer, 1 to 100.
+	Interval time.Duration
+	Failures int
+}
+
+// PathProbe sends ICMP echo requests to a target beyond the first hop, from the
+// interface's own address and out of the interface.
+type PathProbe struct {
+	// Target is a unicast address.
+	Target netip.Addr
+	// Interval is 100 ms to 1 min, Timeout 10 ms to Interval.
+	Interval, Timeout time.Duration
+	// Failures is how many probes in a row must fail, 1 to 100.
+	Failures int
+}
+
+// Damping suppresses what flaps, in the terms of RFC 2439 section 4.2.
+type Damping struct {
+	Enabled bool
+	// HalfLife is the time in which a penalty decays by half, 1 s to 1 h. A flap
+	// costs 1000.
+	HalfLife time.Duration
+	// Suppress is the penalty above which a subject is suppressed, Reuse that
+	// below which it is used again, at least 1 and below Suppress.
+	Suppress, Reuse int
+	// MaxSuppress bounds the time of a suppression, HalfLife to 24 h.
+	MaxSuppress time.Duration
 }
 
 // Peer is one router on the interface's network.
@@ -96,6 +136,34 @@ type Peer struct {
 	// MaxPrefixes is how many prefixes of one family the peer may send, at
 	// least 1.
 	MaxPrefixes uint32
+	// BFD is nil for none.
+	BFD *BFD
+}
+
+// BFD holds the parameters of a peer's BFD session (RFC 5880).
+type BFD struct {
+	// MinTx and MinRx are 10 ms to 60 s, Multiplier is 1 to 255.
+	MinTx, MinRx time.Duration
+	Multiplier   uint8
+	// Required holds the BGP session back until the BFD session is up.
+	Required bool
+	// Passive waits for the router's first packet.
+	Passive bool
+	// Multihop is RFC 5883; MinTTL is then the least TTL taken, 1 to 255.
+	Multihop bool
+	MinTTL   uint8
+	// Auth is nil for none.
+	Auth *BFDAuth
+}
+
+// BFDAuth is the authentication of a BFD session (RFC 5880 section 6.7).
+type BFDAuth struct {
+	// Type is simple, keyed_md5, meticulous_keyed_md5, keyed_sha1 or
+	// meticulous_keyed_sha1.
+	Type  string
+	KeyID uint8
+	// Key is 1 to 16 bytes, with SHA1 to 20, out of the key file.
+	Key Secret
 }
 
 // VIP is one virtual address or prefix.
@@ -110,8 +178,26 @@ type VIP struct {
 	// most one VIP has it per interface and family, and only a single address.
 	PreferredSource bool
 	Announce        Announce
-	// Checks must all pass for the VIP to be announced; none means always.
+	// Checks decide whether the VIP is announced; none means always.
 	Checks []Check
+	// ChecksMode is all or any: how many of Checks must pass.
+	ChecksMode string
+	// Degrade is nil for a VIP that is withdrawn when its checks fail; else it
+	// stays announced with these attributes.
+	Degrade *Degrade
+	// Damping is Config.Damping where the VIP has none of its own.
+	Damping Damping
+}
+
+// Degrade holds what changes in the path attributes of a VIP whose checks failed.
+type Degrade struct {
+	// MED and LocalPref take the place of those of Announce; nil for none.
+	MED, LocalPref *uint32
+	// Prepend is added to that of Announce; the sum is at most 10.
+	Prepend int
+	// Communities and LargeCommunities come on top of those of Announce.
+	Communities      []uint32
+	LargeCommunities []LargeCommunity
 }
 
 // Announce holds the path attributes of a VIP.
@@ -130,18 +216,27 @@ type LargeCommunity struct {
 	Global, Local1, Local2 uint32
 }
 
-// Check is one service check of a VIP. Exactly one of HTTP, TCP and Exec is set.
+// Check is one service check of a VIP. Exactly one of HTTP, TCP, Exec, DNS, GRPC,
+// ICMP and Listen is set.
 type Check struct {
 	// Name is unique in its VIP; the kind if the file gives none.
 	Name string
-	// Kind is http, tcp or exec.
-	Kind string
-	HTTP *HTTPCheck
-	TCP  *TCPCheck
-	Exec *ExecCheck
+	// Kind is http, tcp, exec, dns, grpc, icmp or listen.
+	Kind   string
+	HTTP   *HTTPCheck
+	TCP    *TCPCheck
+	Exec   *ExecCheck
+	DNS    *DNSCheck
+	GRPC   *GRPCCheck
+	ICMP   *ICMPCheck
+	Listen *ListenCheck
+	// Source is the address that the check's packets are sent from; zero for the
+	// kernel's choice. It has the family of the target.
+	Source netip.Addr
 	// Interval is 50 ms to 1 h between starts of two runs; Timeout is 10 ms to
-	// Interval.
-	Interval, Timeout time.Duration
+	// Interval. FastInterval is 10 ms to Interval, for the time in which results
+	// disagree with the verdict.
+	Interval, FastInterval, Timeout time.Duration
 	// Rise and Fall are how many results in a row change the verdict, 1 to 100.
 	Rise, Fall int
 }
@@ -161,6 +256,9 @@ type HTTPCheck struct {
 	Insecure bool
 	// CAFile is a PEM file of roots to trust instead of the host's; may be empty.
 	CAFile string
+	// ServerName is the name that the certificate must have and that is sent
+	// with SNI; empty for the URL's address.
+	ServerName string
 }
 
 // Header is one request header. The value may be a token, so it is a Secret.
@@ -174,9 +272,52 @@ type StatusRange struct {
 	Min, Max int
 }
 
-// TCPCheck connects and closes.
+// TCPCheck connects and closes, or holds the connection.
 type TCPCheck struct {
 	Address netip.AddrPort
+	// Hold keeps one connection open, so that its end is seen at once.
+	Hold bool
+}
+
+// DNSCheck asks a name server.
+type DNSCheck struct {
+	// Server is the name server, with port 53 if the file gives none.
+	Server netip.AddrPort
+	// Query is a fully qualified name, Type a record type such as A or SOA.
+	Query, Type string
+	// Transport is udp or tcp.
+	Transport string
+	// ExpectRcode is the good response code in capitals, such as NOERROR.
+	ExpectRcode string
+	// Expect are texts that must all be the data of an answer's record of Type;
+	// empty for any record, where the response code is NOERROR.
+	Expect []string
+}
+
+// GRPCCheck asks for the health of a service (grpc.health.v1).
+type GRPCCheck struct {
+	Address netip.AddrPort
+	// Service may be empty: the whole server.
+	Service string
+	// TLS speaks TLS; the keys after it are used only then, as in HTTPCheck.
+	TLS, Insecure      bool
+	CAFile, ServerName string
+}
+
+// ICMPCheck sends an echo request.
+type ICMPCheck struct {
+	Address netip.Addr
+}
+
+// ListenCheck asks the kernel whether a socket listens.
+type ListenCheck struct {
+	// Port is 1 to 65535.
+	Port uint16
+	// Protocol is tcp or udp.
+	Protocol string
+	// Address is what the socket must be bound to, if not to the wildcard; the
+	// VIP's if the file gives none.
+	Address netip.Addr
 }
 
 // ExecCheck runs a program; exit code 0 is a pass.

@@ -79,7 +79,7 @@ func TestValues(t *testing.T) {
 		}},
 		{"tcp", cfg.VIPs[0].Checks[1], Check{
 			Name: "tcp", Kind: "tcp", Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 2,
-			TCP: &TCPCheck{netip.MustParseAddrPort("[2001:db8::1]:443")},
+			TCP: &TCPCheck{Address: netip.MustParseAddrPort("[2001:db8::1]:443")},
 		}},
 		{"exec", cfg.VIPs[0].Checks[2], Check{
 			Name: "exec", Kind: "exec", Interval: 10 * time.Second, Timeout: 5 * time.Second, Rise: 2, Fall: 2,

@@ -18,6 +18,15 @@ type Checker interface {
 	Check(ctx context.Context) error
 }
 
+// Watcher is a Checker that hears of changes between its runs.
+type Watcher interface {
+	Checker
+	// Watch calls again whenever the outcome may have become another than that
+	// of the last run, until the context ends. Again never blocks and may be
+	// called too often: the check is run then, and its result counts as any other.
+	Watch(ctx context.Context, again func())
+}
+
 // Spec is one wanted check and its schedule.
 type Spec struct {
 	// ID identifies the check; a Spec with the same ID and an equal Key keeps its
@@ -26,10 +35,13 @@ type Spec struct {
 	// Key is a text that changes when what the check asks for changed. The
 	// schedule is no part of it.
 	Key     string
-	Kind    string // "http", "tcp", "exec"
+	Kind    string // "http", "tcp", "exec", "dns", "grpc", "icmp", "listen", "neighbour"
 	Checker Checker
 	// Interval is the time between starts of two runs, Timeout bounds one run.
 	Interval, Timeout time.Duration
+	// FastInterval is the interval while results disagree with the verdict, so
+	// that Rise and Fall are reached sooner; 0 for Interval.
+	FastInterval time.Duration
 	// Rise and Fall are how many results in a row change the verdict, at least 1.
 	Rise, Fall int
 }
@@ -57,8 +69,12 @@ type Result struct {
 	// Expires is Checked + 3 × interval + timeout: afterwards the verdict must
 	// be taken as stale.
 	Expires time.Time
-	// Run counts in a row of equal outcomes, for "2 of 3".
+	// Streak counts runs in a row of equal outcomes, for "2 of 3".
 	Streak int
+	// Passed is when the last run ended that passed; zero if none did.
+	Passed time.Time
+	// Downs is how often the verdict went from Healthy to Unhealthy.
+	Downs uint64
 }
 
 // Results is an immutable snapshot by check ID. Its one writer is Manager.

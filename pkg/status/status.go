@@ -17,6 +17,7 @@ const (
 	CheckFailed       Reason = "check_failed"
 	CheckUnknown      Reason = "check_unknown"
 	CheckStale        Reason = "check_stale"
+	Damped            Reason = "damped" // of an interface too
 	NotBound          Reason = "not_bound"
 	NoUsableInterface Reason = "no_usable_interface"
 	NoSession         Reason = "no_session"
@@ -33,7 +34,34 @@ const (
 	InterfaceCarrier Reason = "no_carrier" // up, but frames cannot pass
 	InterfaceAddress Reason = "no_address" // no usable address for its peers
 	InterfaceHoldUp  Reason = "hold_up"    // healthy again, not yet for hold_up
+	// The link is well, but no gateway on it answers, or nothing does beyond.
+	InterfaceAttachment Reason = "attachment"
+	InterfacePath       Reason = "path"
 )
+
+// Failure is a probe or a BFD session that found something dead.
+type Failure struct {
+	// Layer is attachment, path or bfd, Target what does not answer.
+	Layer  string `json:"layer"`
+	Target string `json:"target"`
+	// Since is when it answered last, the start of the probe if it never did.
+	Since time.Time `json:"since,omitzero"`
+	// Failed of Of probes have failed in a row; both are 0 for BFD.
+	Failed int `json:"failed,omitempty"`
+	Of     int `json:"of,omitempty"`
+	// Reason is what was wrong in words, may be empty.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Penalty is the flap damping of a VIP or an interface (RFC 2439 section 4.2).
+type Penalty struct {
+	// Value is the penalty at the time of the picture; a flap costs 1000.
+	Value int    `json:"value"`
+	Flaps uint64 `json:"flaps"`
+	// Suppressed tells that it is not used for its flaps, Until when it will be.
+	Suppressed bool      `json:"suppressed"`
+	Until      time.Time `json:"until,omitzero"`
+}
 
 // Status is the picture of the last pass. It is never changed once published.
 type Status struct {
@@ -78,6 +106,10 @@ type VIP struct {
 	// Reason and Detail say why it is not announced; empty when it is.
 	Reason Reason `json:"reason,omitempty"`
 	Detail string `json:"detail,omitempty"`
+	// Degraded tells that its checks fail and that it is announced, or would be,
+	// with the attributes for that.
+	Degraded bool    `json:"degraded"`
+	Penalty  Penalty `json:"penalty"`
 	// PreferredSource tells that the configuration wants it as source, Source
 	// on which interfaces it is in effect.
 	PreferredSource bool           `json:"preferred_source"`
@@ -123,6 +155,23 @@ type Interface struct {
 	// Addresses are the interface's own usable addresses.
 	Addresses []netip.Prefix `json:"addresses"`
 	Speaker   Speaker        `json:"speaker"`
+	// Failures are the probes that fail, also those that the interface outlives
+	// because another one passes.
+	Failures []Failure `json:"failures"`
+	Probes   []Probe   `json:"probes"`
+	Penalty  Penalty   `json:"penalty"`
+}
+
+// Probe is one gateway or path probe of an interface.
+type Probe struct {
+	Layer    string        `json:"layer"` // attachment or path
+	Target   string        `json:"target"`
+	Verdict  string        `json:"verdict"` // unknown, healthy, unhealthy, stale
+	Reason   string        `json:"reason,omitempty"`
+	Since    time.Time     `json:"since,omitzero"`
+	Checked  time.Time     `json:"checked,omitzero"`
+	Passed   time.Time     `json:"passed,omitzero"` // the last time that it was answered
+	Duration time.Duration `json:"duration_ns"`
 }
 
 // Speaker is the process that serves an interface.
@@ -148,6 +197,24 @@ type Peer struct {
 	Received     uint64     `json:"received"`
 	LastError    string     `json:"last_error,omitempty"`
 	LastErrorAt  time.Time  `json:"last_error_at,omitzero"`
+	BFD          *BFD       `json:"bfd,omitempty"` // nil if not configured
+}
+
+// BFD is the BFD session with a peer (RFC 5880).
+type BFD struct {
+	State            string        `json:"state"` // AdminDown, Down, Init, Up
+	Since            time.Time     `json:"since,omitzero"`
+	Diagnostic       string        `json:"diagnostic,omitempty"`
+	RemoteState      string        `json:"remote_state,omitempty"`
+	RemoteDiagnostic string        `json:"remote_diagnostic,omitempty"`
+	Downs            uint64        `json:"downs"`
+	TxInterval       time.Duration `json:"tx_interval_ns"`
+	DetectionTime    time.Duration `json:"detection_time_ns"`
+	Sent             uint64        `json:"sent"`
+	Received         uint64        `json:"received"`
+	Dropped          uint64        `json:"dropped"`
+	LastDrop         string        `json:"last_drop,omitempty"`
+	Error            string        `json:"error,omitempty"`
 }
 
 // Kernel tells what the kernel holds of ours.

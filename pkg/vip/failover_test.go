@@ -134,7 +134,7 @@ func TestFallbackCarriesLastWords(t *testing.T) {
 				d.Interfaces[0].Gateways = []netip.Addr{netip.MustParseAddr("10.68.1.2"), netip.MustParseAddr("fd68:1::2")}
 				d.Interfaces[1].Gateways = []netip.Addr{netip.MustParseAddr("10.68.5.2"), netip.MustParseAddr("fd68:5::2")}
 				local, peer := netip.MustParseAddr(c.local), netip.MustParseAddr(c.peer)
-				d.Fallbacks = []Fallback{{local, peer}}
+				d.Fallbacks = []Fallback{{Local: local, Peer: peer}}
 				d.Exclude = []netip.Prefix{host(peer)}
 				converge(t, m, d)
 

@@ -44,7 +44,13 @@ type Desired struct {
 }
 
 // Fallback is a BGP session's pair of addresses.
-type Fallback struct{ Local, Peer netip.Addr }
+type Fallback struct {
+	Local, Peer netip.Addr
+	// First tells that the path by the interface is known to be dead although
+	// the main table still has it: the table of the VIPs is then consulted before
+	// main.
+	First bool
+}
 
 // Device is the virtual interface.
 type Device struct {
