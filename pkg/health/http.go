@@ -46,6 +46,12 @@ type HTTPConfig struct {
 	// CAFile is a PEM file of roots to trust instead of the host's, read once by
 	// NewHTTP; may be empty.
 	CAFile string
+	// ServerName is the name that the certificate must have and that is sent with
+	// SNI. If empty it is that of the Host header, which is the service's, else
+	// the address in the URL. It does not change the Host header.
+	ServerName string
+	// Source is the address to connect from; zero for the kernel's choice.
+	Source netip.Addr
 }
 
 // StatusRange is a range of status codes, both ends included.
@@ -79,6 +85,9 @@ func NewHTTP(c HTTPConfig) (Checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("http check: url %s: host is no IP address: %w", c.URL.Redacted(), err)
 	}
+	if err = checkSource(c.Source, host); err != nil {
+		return nil, fmt.Errorf("http check: url %s: %w", c.URL.Redacted(), err)
+	}
 	port, err := port(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("http check: url %s: %w", c.URL.Redacted(), err)
@@ -91,7 +100,7 @@ func NewHTTP(c HTTPConfig) (Checker, error) {
 	}
 	check := &httpCheck{config: c, address: netip.AddrPortFrom(host, port), target: c.URL.Redacted()}
 	if c.URL.Scheme == "https" {
-		if check.tls, err = c.tls(); err != nil {
+		if check.tls, err = tlsConfig(c.serverName(), c.CAFile, c.Insecure); err != nil {
 			return nil, fmt.Errorf("http check: %w", err)
 		}
 	}
@@ -111,23 +120,31 @@ func port(u *url.URL) (uint16, error) {
 	}
 }
 
-// tls is how the server is to prove who it is: as the name in the Host header,
-// which is that of the service, else as the address in the URL.
-func (c HTTPConfig) tls() (*tls.Config, error) {
-	t := &tls.Config{InsecureSkipVerify: c.Insecure, ServerName: c.URL.Hostname()} //nolint:gosec // the operator's choice
+// serverName is who the server is to prove to be.
+func (c HTTPConfig) serverName() string {
+	if c.ServerName != "" {
+		return c.ServerName
+	}
 	for name, values := range c.Header {
 		if http.CanonicalHeaderKey(name) == "Host" && len(values) > 0 {
-			t.ServerName = values[0]
 			if h, _, err := net.SplitHostPort(values[0]); err == nil {
-				t.ServerName = h
+				return h
 			}
+			return values[0]
 		}
 	}
-	if c.CAFile == "" {
+	return c.URL.Hostname()
+}
+
+// tlsConfig is how the server is to prove who it is: as the name, by the roots
+// in the file, or by the host's without one.
+func tlsConfig(name, caFile string, insecure bool) (*tls.Config, error) {
+	t := &tls.Config{InsecureSkipVerify: insecure, ServerName: name} //nolint:gosec // the operator's choice
+	if caFile == "" {
 		return t, nil
 	}
 	var err error
-	t.RootCAs, err = roots(c.CAFile)
+	t.RootCAs, err = roots(caFile)
 	return t, err
 }
 
@@ -147,7 +164,7 @@ func roots(file string) (*x509.CertPool, error) {
 // not by http.Client, whose attempts to connect outlive their request.
 func (c *httpCheck) Check(ctx context.Context) error {
 	start := time.Now()
-	wire, err := dial(ctx, c.address)
+	wire, err := dial(ctx, c.config.Source, c.address)
 	if err != nil {
 		return failure(ctx, start, c.target, err)
 	}
