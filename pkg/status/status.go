@@ -116,6 +116,8 @@ type VIP struct {
 	Source          []string       `json:"source"`
 	Interfaces      []VIPInterface `json:"interfaces"`
 	Checks          []Check        `json:"checks"`
+	// ChecksMode is all or any: how many of Checks must pass; empty is all.
+	ChecksMode string `json:"checks_mode,omitempty"`
 }
 
 // VIPInterface is a VIP on one of its interfaces.
