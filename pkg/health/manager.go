@@ -1,25 +1,18 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
-	"maps"
 	"runtime/debug"
 	"sync"
 	"time"
 )
 
-const (
-	// leastInterval bounds how often a check can run, whatever its Spec says.
-	leastInterval = 10 * time.Millisecond
-	// quickInterval is the most between two runs while the verdict is Unknown.
-	quickInterval = 100 * time.Millisecond
-	// endBound is how long the end of Run waits for runs that do not end.
-	endBound = 2 * time.Second
-)
+// endBound is how long the end of Run waits for runs that do not end.
+const endBound = 2 * time.Second
 
 // Options are what a Manager needs.
 type Options struct {
@@ -45,14 +38,21 @@ type Manager struct {
 // check is one wanted check. It is known by its pointer: the late answer of a
 // check that was replaced finds another one in its place and is dropped.
 type check struct {
-	id     string
 	retime chan struct{} // cap 1: the interval changed
+	again  chan struct{} // cap 1: its Watcher wants a run
 
 	// Guarded by the Manager's mu.
 
 	spec   Spec
 	result Result
-	expiry *time.Timer // of the result; nil before the first
+	expiry *time.Timer // of the result; nil before the first run of our own
+}
+
+func newCheck(s Spec, now time.Time) *check {
+	return &check{
+		retime: make(chan struct{}, 1), again: make(chan struct{}, 1), spec: s,
+		result: Result{ID: s.ID, Kind: s.Kind, Verdict: Unknown, Since: now},
+	}
 }
 
 // New returns a Manager without checks.
@@ -66,57 +66,18 @@ func New(o Options) *Manager {
 }
 
 // Set makes specs the wanted checks; of several with one ID the last counts. A
-// check whose ID and Key are as before keeps its streak and verdict, and takes
-// another schedule over without a gap. All others start as Unknown, and when Set
-// returns Results shows them so. What is no longer wanted is cancelled and may
-// take as long as its Checker to be gone, but is not heard of again.
+// check whose Key is as before keeps its streak and verdict, and takes another
+// ID and schedule over without a gap; where one has become two, both have them.
+// All others start as Unknown, and when Set returns Results shows them so. What
+// is no longer wanted is cancelled and may take as long as its Checker to be
+// gone, but is not heard of again.
 func (m *Manager) Set(specs []Spec) {
-	now := time.Now()
 	m.mu.Lock()
-	checks := make(map[string]*check, len(specs))
-	for _, s := range specs {
-		s.Interval = max(s.Interval, leastInterval)
-		c := m.checks[s.ID]
-		if c == nil || c.spec.Key != s.Key {
-			c = &check{
-				id: s.ID, retime: make(chan struct{}, 1), spec: s,
-				result: Result{ID: s.ID, Kind: s.Kind, Verdict: Unknown, Since: now},
-			}
-		} else {
-			c.reschedule(s, now)
-		}
-		checks[s.ID] = c
-	}
-	m.checks, m.cached = checks, nil
+	m.checks, m.cached = succeed(m.checks, specs, time.Now()), nil
 	m.mu.Unlock()
 	select {
 	case m.changed <- struct{}{}:
 	default:
-	}
-}
-
-// reschedule takes over the schedule of a Spec that asks for the same. The
-// verdict lives as long as the new schedule says, but at least until that can
-// have renewed it; one that expired stays so. The Manager's mu is held.
-func (c *check) reschedule(s Spec, now time.Time) {
-	if s.Interval != c.spec.Interval {
-		select {
-		case c.retime <- struct{}{}:
-		default:
-		}
-	}
-	same := s.Interval == c.spec.Interval && s.Timeout == c.spec.Timeout
-	s.Checker = c.spec.Checker
-	c.spec = s
-	if r := &c.result; !same && !r.Checked.IsZero() && !r.expired(now) {
-		renewed := now.Add(s.Interval + s.Timeout)
-		if r.Expires.Before(renewed) {
-			renewed = r.Expires
-		}
-		if r.Expires = s.expires(r.Checked); r.Expires.Before(renewed) {
-			r.Expires = renewed
-		}
-		c.expiry.Reset(r.Expires.Sub(now))
 	}
 }
 
@@ -140,8 +101,8 @@ func (m *Manager) Results() Results {
 // them are gone, or 2 s later without those that do not end: a program that the
 // kernel holds up cannot even be killed, and must not hold the daemon's end up.
 func (m *Manager) Run(ctx context.Context) error {
-	running := runs{names: map[*check]bool{}, ended: make(chan struct{}, 1)}
-	defer running.await(m.log)
+	running := runs{checks: map[*check]bool{}, ended: make(chan struct{}, 1)}
+	defer running.await(m)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	started := map[*check]context.CancelFunc{}
@@ -151,16 +112,14 @@ func (m *Manager) Run(ctx context.Context) error {
 			return nil
 		case <-m.changed:
 		}
-		m.mu.Lock()
-		wanted := maps.Clone(m.checks)
-		m.mu.Unlock()
+		wanted := m.wanted()
 		for c, stop := range started {
-			if wanted[c.id] != c {
+			if !wanted[c] {
 				stop()
 				delete(started, c)
 			}
 		}
-		for _, c := range wanted {
+		for c := range wanted {
 			if started[c] == nil {
 				own, stop := context.WithCancel(ctx)
 				started[c] = stop
@@ -174,45 +133,62 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// keepRunning runs one check on its schedule until the context ends. The first
-// run is at once: a VIP waits for it. The others are on a grid with one point in
-// each interval, placed by the ID so that checks do not run in step, whatever
-// the runs take. Points that a slow run has missed are left out. While the
-// verdict is Unknown, runs come quicker than that: good news needs some in a row.
+func (m *Manager) wanted() map[*check]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	wanted := make(map[*check]bool, len(m.checks))
+	for _, c := range m.checks {
+		wanted[c] = true
+	}
+	return wanted
+}
+
+// keepRunning runs one check on its schedule, and when its Watcher says so, until
+// the context ends.
 func (m *Manager) keepRunning(ctx context.Context, c *check) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	s, result := m.adopt(c)
 	defer m.stopExpiry(c)
-	at := time.Now()
-	next := at.Add(splay(c.id, m.specOf(c).Interval))
+	if w, ok := s.Checker.(Watcher); ok {
+		var watch sync.WaitGroup
+		defer watch.Wait()
+		watch.Go(func() { m.keepWatching(ctx, c, w) })
+	}
+	plan := begin(&s, &result, time.Now())
+	timer := time.NewTimer(time.Until(plan.at))
+	defer timer.Stop()
 	for {
+		again := c.again
+		if plan.asked {
+			again = nil // else each event of a storm would wake us for nothing
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.retime:
-			next = time.Now().Add(splay(c.id, m.specOf(c).Interval))
-			if next.Before(at) {
-				at = next
-				timer.Reset(time.Until(at))
-			}
-			continue
+			s = m.specOf(c)
+			plan.retime(&s, time.Now())
+		case <-again:
+			plan.ask(time.Now())
 		case <-timer.C:
 		}
-		s, start := m.specOf(c), time.Now()
-		failure := m.runOnce(ctx, s)
+		start := time.Now()
+		if wait := plan.at.Sub(start); wait > 0 {
+			timer.Reset(wait)
+			continue
+		}
+		select {
+		case <-c.again: // of before this run, which answers it
+		default:
+		}
+		s = m.specOf(c)
+		failure := m.runOnce(ctx, &s)
 		if ctx.Err() != nil {
 			return
 		}
 		end := time.Now()
-		verdict := m.record(c, failure, end, end.Sub(start))
-		if missed := end.Sub(next); missed >= 0 {
-			next = next.Add(missed.Truncate(s.Interval) + s.Interval)
-		}
-		at = next
-		if quick := start.Add(min(s.Interval, quickInterval)); verdict == Unknown && quick.Before(at) {
-			at = quick
-		}
-		timer.Reset(at.Sub(end))
+		result = m.record(c, failure, end, end.Sub(start))
+		plan.ran(&s, &result, start, end)
+		timer.Reset(time.Until(plan.at))
 	}
 }
 
@@ -222,6 +198,25 @@ func (m *Manager) specOf(c *check) Spec {
 	return c.spec
 }
 
+// adopt returns the state of a check whose goroutine begins. What it inherited
+// runs out like any other verdict.
+func (m *Manager) adopt(c *check) (Spec, Result) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); c.expiry == nil && !c.result.Checked.IsZero() && !c.result.expired(now) {
+		c.expiry = time.AfterFunc(c.result.Expires.Sub(now), func() { m.expired(c) })
+	}
+	return c.spec, c.result
+}
+
+// nameOf is what the log calls a check.
+func (m *Manager) nameOf(c *check) string {
+	s := m.specOf(c)
+	return s.name()
+}
+
+func (s *Spec) name() string { return cmp.Or(s.Name, s.ID) }
+
 func (m *Manager) stopExpiry(c *check) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -230,22 +225,14 @@ func (m *Manager) stopExpiry(c *check) {
 	}
 }
 
-// splay is more than zero and at most the interval.
-func splay(id string, interval time.Duration) time.Duration {
-	const steps = 1 << 10
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id))
-	return interval * time.Duration(h.Sum32()%steps+1) / steps
-}
-
 // runOnce runs the check and returns what was wrong, empty for a pass. A pass
 // that comes after the deadline is none. A panic costs this check its result
 // and nobody else anything.
-func (m *Manager) runOnce(ctx context.Context, s Spec) (failure string) {
+func (m *Manager) runOnce(ctx context.Context, s *Spec) (failure string) {
 	defer func() {
 		if p := recover(); p != nil {
 			failure = firstLine(fmt.Sprintf("check panicked: %v", p), reasonBytes)
-			m.log.Debug("check panicked", "check", s.ID, "panic", p, "stack", string(debug.Stack()))
+			m.log.Debug("check panicked", "check", s.name(), "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
@@ -264,17 +251,18 @@ func (m *Manager) runOnce(ctx context.Context, s Spec) (failure string) {
 }
 
 // record takes the outcome of a run over into the result of its check and
-// returns the verdict.
-func (m *Manager) record(c *check, failure string, now time.Time, took time.Duration) Verdict {
+// returns it; the zero Result if the check is not wanted any more. What changed
+// is told by whoever shows the results, so the log has it for debugging only.
+func (m *Manager) record(c *check, failure string, now time.Time, took time.Duration) Result {
 	m.mu.Lock()
-	if m.checks[c.id] != c {
+	if m.checks[c.spec.ID] != c {
 		m.mu.Unlock()
-		return ""
+		return Result{}
 	}
-	old := c.result
-	c.result = c.spec.judge(old, failure, now)
-	c.result.Duration = took
-	result := c.result
+	old, name := c.result, c.spec.name()
+	result := c.spec.judge(old, failure, now)
+	result.Duration = took
+	c.result = result
 	// A run that never ends brings no news, so the clock has to.
 	wait := result.Expires.Sub(now)
 	if c.expiry == nil {
@@ -285,71 +273,31 @@ func (m *Manager) record(c *check, failure string, now time.Time, took time.Dura
 	m.cached = nil
 	m.mu.Unlock()
 
-	if old.Verdict == result.Verdict && !old.expired(now) {
-		if failure != "" {
-			m.log.Debug("check failed", "check", c.id, "verdict", string(result.Verdict), "reason", failure, "streak", result.Streak)
-		}
-		return result.Verdict
+	changed := old.Verdict != result.Verdict || old.expired(now)
+	if changed {
+		m.wake() // first: it may be urgent
 	}
-	if result.Verdict == Healthy {
-		m.log.Info("check healthy", "check", c.id)
-	} else {
-		m.log.Warn("check not healthy", "check", c.id, "verdict", string(result.Verdict), "reason", failure)
+	if changed || failure != "" {
+		m.log.Debug("check result", "check", name, "verdict", string(result.Verdict), "reason", failure, "streak", result.Streak, "changed", changed)
 	}
-	m.wake()
-	return result.Verdict
+	return result
 }
 
 // expired tells that a verdict ran out because no run of its check ended.
 func (m *Manager) expired(c *check) {
 	m.mu.Lock()
-	gone := m.checks[c.id] != c || time.Now().Before(c.result.Expires)
+	name := c.spec.name()
+	gone := m.checks[c.spec.ID] != c || time.Now().Before(c.result.Expires)
 	m.mu.Unlock()
 	if gone {
 		return
 	}
-	m.log.Warn("check gives no results, its verdict expired", "check", c.id)
 	m.wake()
+	m.log.Debug("check gives no results, its verdict expired", "check", name)
 }
 
 func (m *Manager) wake() {
 	if m.poke != nil {
 		m.poke()
 	}
-}
-
-// judge returns the result after one more run. Bad news acts at once where
-// nothing good is known: the first failure of an Unknown check is a verdict.
-// Good news waits for Rise passes in a row, at the start and after a verdict
-// expired.
-func (s Spec) judge(r Result, failure string, now time.Time) Result {
-	before := r.Verdict
-	if r.expired(now) {
-		r.Verdict, r.Streak = Unknown, 0
-	}
-	if r.Streak > 0 && (r.Reason == "") == (failure == "") {
-		r.Streak++
-	} else {
-		r.Streak = 1
-	}
-	switch {
-	case failure == "" && r.Streak >= s.Rise:
-		r.Verdict = Healthy
-	case failure != "" && (r.Verdict == Unknown || r.Streak >= s.Fall):
-		r.Verdict = Unhealthy
-	}
-	if r.Verdict != before {
-		r.Since = now
-	}
-	r.Reason, r.Checked = failure, now
-	r.Expires = s.expires(now)
-	return r
-}
-
-// expires is until when the result of a run that ended then counts.
-func (s Spec) expires(checked time.Time) time.Time { return checked.Add(3*s.Interval + s.Timeout) }
-
-// expired tells whether there was a verdict and it ran out.
-func (r Result) expired(now time.Time) bool {
-	return !r.Checked.IsZero() && now.After(r.Expires)
 }

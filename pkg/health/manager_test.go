@@ -38,7 +38,7 @@ func runManager(t *testing.T, specs ...Spec) (m *Manager, pokes *atomic.Int64) {
 }
 
 func spec(id string, c Checker) Spec {
-	return Spec{ID: id, Key: "k1", Kind: "tcp", Checker: c, Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3}
+	return Spec{ID: id, Key: "k1 of " + id, Kind: "tcp", Checker: c, Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3}
 }
 
 // judge is all of rise and fall: p is a pass, f a failure, . a pause in which

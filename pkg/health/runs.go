@@ -1,7 +1,7 @@
 package health
 
 import (
-	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,40 +11,35 @@ import (
 type runs struct {
 	ended chan struct{} // cap 1: one of them ended
 
-	mu    sync.Mutex
-	names map[*check]bool // guarded by mu
+	mu     sync.Mutex
+	checks map[*check]bool // guarded by mu
 }
 
 func (r *runs) begin(c *check) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.names[c] = true
+	r.checks[c] = true
 }
 
 func (r *runs) end(c *check) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.names, c)
+	delete(r.checks, c)
 	select {
 	case r.ended <- struct{}{}:
 	default:
 	}
 }
 
-// left names those that have not ended, sorted.
-func (r *runs) left() []string {
+// left are those that have not ended.
+func (r *runs) left() []*check {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var list []string
-	for c := range r.names {
-		list = append(list, c.id)
-	}
-	slices.Sort(list)
-	return list
+	return slices.Collect(maps.Keys(r.checks))
 }
 
 // await waits until all have ended, for a bounded time, and names the others.
-func (r *runs) await(logger *slog.Logger) {
+func (r *runs) await(m *Manager) {
 	timer := time.NewTimer(endBound)
 	defer timer.Stop()
 	for {
@@ -55,7 +50,12 @@ func (r *runs) await(logger *slog.Logger) {
 		select {
 		case <-r.ended:
 		case <-timer.C:
-			logger.Warn("checks do not end, left behind", "checks", left, "after", endBound)
+			names := make([]string, len(left))
+			for i, c := range left {
+				names[i] = m.nameOf(c)
+			}
+			slices.Sort(names)
+			m.log.Warn("checks do not end, left behind", "checks", names, "after", endBound)
 			return
 		}
 	}

@@ -22,25 +22,31 @@ type Checker interface {
 type Watcher interface {
 	Checker
 	// Watch calls again whenever the outcome may have become another than that
-	// of the last run, until the context ends. Again never blocks and may be
-	// called too often: the check is run then, and its result counts as any other.
+	// of the last run, until the context ends; also when it has begun to listen,
+	// since what changed before that is not told. Again never blocks, may be
+	// called by any goroutine, and too often: the check is run then, at most once
+	// more in 5 ms, and its result counts as any other. Watch runs beside Check.
+	// One that returns early or panics is started again, later each time.
 	Watch(ctx context.Context, again func())
 }
 
 // Spec is one wanted check and its schedule.
 type Spec struct {
-	// ID identifies the check; a Spec with the same ID and an equal Key keeps its
-	// verdict over Set.
+	// ID identifies the check.
 	ID string
+	// Name is what the log calls it, such as "vipa/web"; ID if empty.
+	Name string
 	// Key is a text that changes when what the check asks for changed. The
-	// schedule is no part of it.
+	// schedule is no part of it. A Spec takes the verdict of a check over that
+	// was there before Set and has an equal Key, whatever the ID of that.
 	Key     string
 	Kind    string // "http", "tcp", "exec", "dns", "grpc", "icmp", "listen", "neighbour"
 	Checker Checker
-	// Interval is the time between starts of two runs, Timeout bounds one run.
+	// Interval is the time between starts of two runs, at least 10 ms; Timeout
+	// bounds one run.
 	Interval, Timeout time.Duration
 	// FastInterval is the interval while results disagree with the verdict, so
-	// that Rise and Fall are reached sooner; 0 for Interval.
+	// that Rise and Fall are reached sooner; at least 10 ms, or 0 for Interval.
 	FastInterval time.Duration
 	// Rise and Fall are how many results in a row change the verdict, at least 1.
 	Rise, Fall int

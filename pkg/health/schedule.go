@@ -1,0 +1,102 @@
+package health
+
+import (
+	"hash/fnv"
+	"time"
+)
+
+const (
+	// leastInterval bounds how often a check can run, whatever its Spec says.
+	leastInterval = 10 * time.Millisecond
+	// quickInterval is the most between two runs while the verdict is Unknown.
+	quickInterval = 100 * time.Millisecond
+	// extraInterval is the least between two runs that a Watcher asks for, so that
+	// a storm of events is none of runs.
+	extraInterval = 5 * time.Millisecond
+)
+
+// schedule is when one check runs: on a grid with one point in each interval,
+// placed by the ID so that checks do not run in step, whatever the runs take.
+// Runs between the points move none of them, and points that a slow run has
+// missed are left out.
+type schedule struct {
+	at    time.Time // of the next run
+	point time.Time // of the grid, the next
+	asked bool      // for an extra run, which at allows for
+	extra time.Time // the earliest time of the next extra run
+}
+
+// begin is the schedule of a check that was not there before. The first run is
+// at once, because a VIP waits for it, unless the verdict was inherited.
+func begin(s *Spec, r *Result, now time.Time) schedule {
+	p := schedule{at: now, point: now.Add(splay(s.ID, s.Interval))}
+	if !r.Checked.IsZero() && !r.expired(now) {
+		p.at = soonest(p.point, now, s.pace(r))
+	}
+	return p
+}
+
+// retime takes over another interval.
+func (p *schedule) retime(s *Spec, now time.Time) {
+	p.point = now.Add(splay(s.ID, s.Interval))
+	if p.point.Before(p.at) {
+		p.at = p.point
+	}
+}
+
+// ask is for an extra run as soon as may be.
+func (p *schedule) ask(now time.Time) {
+	p.asked = true
+	if now.Before(p.extra) {
+		now = p.extra
+	}
+	if now.Before(p.at) {
+		p.at = now
+	}
+}
+
+// ran plans the next run after one that gave the result.
+func (p *schedule) ran(s *Spec, r *Result, start, end time.Time) {
+	if missed := end.Sub(p.point); missed >= 0 {
+		p.point = p.point.Add(missed.Truncate(s.Interval) + s.Interval)
+	}
+	if p.asked {
+		p.asked, p.extra = false, start.Add(extraInterval)
+	}
+	p.at = soonest(p.point, start, s.pace(r))
+}
+
+// soonest is the next point, or one pace after the start of the last run.
+func soonest(point, start time.Time, pace time.Duration) time.Time {
+	if quick := start.Add(pace); pace > 0 && quick.Before(point) {
+		return quick
+	}
+	return point
+}
+
+// pace is the most between the starts of two runs after a result, 0 if the grid
+// is enough: runs come quicker while nothing is known, since good news needs
+// some in a row, and while results disagree with the verdict.
+func (s *Spec) pace(r *Result) time.Duration {
+	quick := s.FastInterval
+	if quick >= s.Interval {
+		quick = 0 // or a slow run would leave the grid
+	}
+	switch passed := r.Reason == ""; {
+	case r.Verdict == Unknown && quick == 0:
+		return min(s.Interval, quickInterval)
+	case r.Verdict == Unknown:
+		return min(quickInterval, quick)
+	case r.Verdict == Healthy && !passed, r.Verdict == Unhealthy && passed:
+		return quick
+	}
+	return 0
+}
+
+// splay is more than zero and at most the interval.
+func splay(id string, interval time.Duration) time.Duration {
+	const steps = 1 << 10
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id))
+	return interval * time.Duration(h.Sum32()%steps+1) / steps
+}
