@@ -55,7 +55,10 @@ func life(ctx context.Context, m *Manager, d Desired) (last Actual) {
 
 func crashDesired() Desired {
 	d := desired(vip4, vip6, netip.MustParsePrefix("10.68.6.200/32"), netip.MustParsePrefix("10.80.0.0/24"))
-	d.Fallbacks = []Fallback{{Local: netip.MustParseAddr("fd68:1::1"), Peer: netip.MustParseAddr("fd68:1::2")}}
+	d.Fallbacks = []Fallback{
+		{Local: netip.MustParseAddr("fd68:1::1"), Peer: netip.MustParseAddr("fd68:1::2"), First: true},
+		{Local: netip.MustParseAddr("10.68.1.1"), Peer: netip.MustParseAddr("10.68.1.2"), First: true},
+	}
 	return d
 }
 

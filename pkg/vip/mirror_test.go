@@ -160,6 +160,7 @@ func stripExpiry(s string) string {
 }
 
 // A routing table with somebody's routes is not touched, and no rule leads there.
+// For a source the next free one serves as well.
 func TestForeignTable(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
@@ -170,18 +171,45 @@ func TestForeignTable(t *testing.T) {
 		m := l.manager(t)
 		d := desired(vip4, vip6)
 		if _, err := m.Bind(t.Context(), d); err == nil || !strings.Contains(err.Error(), "another owner: table 6801 (see ip route show table 6801)") ||
-			!strings.Contains(err.Error(), "another owner: table 6802 (see ip -6 route show table 6802)") {
+			strings.Contains(err.Error(), "6802") {
 			t.Errorf("error %v", err)
 		}
+		_, _ = m.Steer(t.Context(), d)
+		l.IP("-6 route flush table 6802") // what is free now does not move what is placed
+		if a, _ := m.Steer(t.Context(), d); a.Writes != 0 {
+			t.Errorf("second pass: %d writes", a.Writes)
+		}
+		l.IP("-6 route add fd77::/64 via fd68:1::2 table 6802")
 		if got := l.IP("rule"); strings.Contains(got, "6801") || strings.Contains(got, "6802") {
 			t.Errorf("rules:\n%s", got)
 		}
-		if got := l.IP("-6 rule"); !strings.Contains(got, "6801") || strings.Contains(got, "6802") {
+		if got := l.IP("-6 rule"); !strings.Contains(got, "6801") || strings.Contains(got, "6802") || !strings.Contains(got, "6803") {
 			t.Errorf("IPv6 rules:\n%s", got)
+		}
+		if got := l.IP("-6 route get fd68:9::9"); !strings.Contains(got, "src fd68:6::1") {
+			t.Errorf("source is not on: %s", got)
 		}
 		if err := m.Restore(t.Context()); err != nil {
 			t.Error(err)
 		}
 		l.same(t, before)
+	})
+}
+
+// Where everybody else's routes fill all tables, the source stays off.
+func TestNoFreeTable(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		for n := 1; n < tableCount; n++ {
+			l.IP("route add 10.77.0.0/16 via 10.68.1.2 table %d", DefaultBaseTable+n)
+		}
+		m := l.manager(t)
+		if _, err := m.Bind(t.Context(), desired(vip4)); err == nil || !strings.Contains(err.Error(), "every table up to 6864") {
+			t.Errorf("error %v", err)
+		}
+		if got := l.IP("rule"); !strings.Contains(got, "6801") || strings.Contains(got, "6865") {
+			t.Errorf("rules:\n%s", got)
+		}
 	})
 }

@@ -2,6 +2,7 @@ package vip
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -19,6 +20,7 @@ const tableCount = 64
 const (
 	offsetLinkLocal = 0  // IPv6: to link-local and multicast: past our tables
 	offsetReturn    = 1  // from a VIP: return table
+	offsetFirst     = 1  // last words of a session whose path is dead though main has it: return table
 	offsetExclude   = 2  // to an excluded destination: past our tables
 	offsetChosen    = 3  // IPv6: any source chosen: past our tables
 	offsetSource    = 10 // one per source table
@@ -122,6 +124,9 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 
 // planTable adds the routes of one table.
 func (p *pass) planTable(out *plan, v *view) ([]gatewayError, error) {
+	if v.table >= p.m.opts.BaseTable+tableCount {
+		return nil, fmt.Errorf("%w: every table up to %d", errForeignTable, v.table-1)
+	}
 	if err := p.checkTable(v.family, v.table); err != nil {
 		return nil, err
 	}
@@ -149,7 +154,8 @@ func (p *pass) sources(family uint8, vips []netip.Prefix) []netip.Addr {
 }
 
 // sourceTables gives each source a table: the one that holds its routes
-// already, so that a change elsewhere does not move it, else a free one.
+// already, so that a change elsewhere does not move it, else one that nobody
+// uses.
 func (p *pass) sourceTables(family uint8, sources []netip.Addr) []uint32 {
 	base := p.m.opts.BaseTable
 	held := map[netip.Addr]uint32{}
@@ -169,12 +175,24 @@ func (p *pass) sourceTables(family uint8, sources []netip.Addr) []uint32 {
 		if out[i] = held[s]; out[i] != 0 {
 			continue
 		}
-		for taken[next] {
+		for next < base+tableCount && (taken[next] || p.foreignTable(family, next)) {
 			next++
 		}
-		out[i], taken[next] = next, true
+		out[i], taken[next] = next, true // beyond the last one, planTable refuses
 	}
 	return out
+}
+
+// foreignTable tells whether somebody else uses a table that we have nothing in;
+// the next one serves as well. A table that cannot be read is for planTable to
+// report.
+func (p *pass) foreignTable(family uint8, table uint32) bool {
+	err := p.checkTable(family, table)
+	foreign := errors.Is(err, errForeignTable)
+	if foreign {
+		p.m.log.Info("source table is another one", "reason", err)
+	}
+	return foreign
 }
 
 func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []uint32, fallbacks []Fallback) []rule {
@@ -209,9 +227,17 @@ func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []uint32, fal
 		out = append(out, lookup(u32(offsetSource+i), table, unset))
 	}
 	for _, f := range fallbacks {
-		r := lookup(0, p.m.opts.BaseTable, host(f.Local))
-		r.pref, r.dst = fallbackPriority, host(f.Peer)
-		if !slices.Contains(out, r) {
+		r := lookup(offsetFirst, p.m.opts.BaseTable, host(f.Local))
+		r.dst = host(f.Peer)
+		// For TCP only: BFD packets of the same two addresses must still take the
+		// interface, in both directions (a strict reverse path filter looks up the
+		// way back), or nobody would see the path return.
+		first := r
+		first.ipproto = unix.IPPROTO_TCP
+		if f.First && !slices.Contains(out, first) {
+			out = append(out, first)
+		}
+		if r.pref = fallbackPriority; !slices.Contains(out, r) {
 			out = append(out, r)
 		}
 	}

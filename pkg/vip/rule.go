@@ -19,7 +19,7 @@ type rule struct {
 	table    uint32       // of FR_ACT_TO_TBL
 	target   uint32       // of FR_ACT_GOTO
 	ipproto  uint8        // 0 for any
-	sport    uint16       // with ipproto; 0 for any
+	sport    uint16       // with ipproto; 0 for any port
 	proto    uint8        // who made it
 	other    bool         // selects by something that rules of ours never use
 }
@@ -102,6 +102,8 @@ func (r *rule) body() []byte {
 	}
 	if r.ipproto != 0 {
 		b = appendAttr8(b, unix.FRA_IP_PROTO, r.ipproto)
+	}
+	if r.sport != 0 { // the kernel refuses the port 0
 		ports := binary.NativeEndian.AppendUint16(nil, r.sport)
 		b = appendAttr(b, unix.FRA_SPORT_RANGE, binary.NativeEndian.AppendUint16(ports, r.sport))
 	}

@@ -48,7 +48,8 @@ type Fallback struct {
 	Local, Peer netip.Addr
 	// First tells that the path by the interface is known to be dead although
 	// the main table still has it: the table of the VIPs is then consulted before
-	// main.
+	// main, for TCP. The interface must not be Usable, or that table still has
+	// its network. Sockets that are bound to the interface are not affected.
 	First bool
 }
 
