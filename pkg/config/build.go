@@ -1,10 +1,11 @@
 package config
 
 import (
-	"crypto/x509"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,6 +24,7 @@ func build(raw *rawConfig, r *report) *Config {
 		Host:             Host(raw.Host),
 		HTTP:             HTTP(raw.HTTP),
 		Control:          Control(raw.Control),
+		Damping:          Damping(raw.Damping),
 		Shutdown:         Shutdown(raw.Shutdown),
 		Log:              Log(raw.Log),
 	}
@@ -35,7 +37,10 @@ func build(raw *rawConfig, r *report) *Config {
 	names := make([]string, 0, len(raw.Interfaces))
 	for i, ri := range raw.Interfaces {
 		path := index("interfaces", i)
-		one := Interface{Name: ri.Name, HoldUp: ri.HoldUp, Gateways: ri.Gateway}
+		one := Interface{
+			Name: ri.Name, HoldUp: ri.HoldUp, Gateways: ri.Gateway, GatewayProbe: GatewayProbe(ri.GatewayProbe),
+			PathProbe: pathProbe(ri.PathProbe), Damping: damping(ri.Damping, cfg.Damping, r, path+".damping"),
+		}
 		for j, rp := range ri.Peers {
 			one.Peers = append(one.Peers, peer(rp, cfg, raw.Egress.MaxPrefixes, r, index(path+".peers", j)))
 		}
@@ -43,9 +48,50 @@ func build(raw *rawConfig, r *report) *Config {
 		names = append(names, ri.Name)
 	}
 	for i, rv := range raw.VIPs {
-		cfg.VIPs = append(cfg.VIPs, vip(rv, names, r, index("vips", i)))
+		path := index("vips", i)
+		one := vip(rv, names, r, path)
+		one.Damping = damping(rv.Damping, cfg.Damping, r, path+".damping")
+		cfg.VIPs = append(cfg.VIPs, one)
 	}
 	return cfg
+}
+
+// damping fills the gaps in raw with what the file has at the top level.
+func damping(raw rawOwnDamping, inherited Damping, r *report, path string) Damping {
+	return Damping{
+		Enabled:     own(raw.Enabled, inherited.Enabled),
+		HalfLife:    inherit(raw.HalfLife, inherited.HalfLife, r, path+".half_life"),
+		Suppress:    inherit(raw.Suppress, inherited.Suppress, r, path+".suppress"),
+		Reuse:       inherit(raw.Reuse, inherited.Reuse, r, path+".reuse"),
+		MaxSuppress: inherit(raw.MaxSuppress, inherited.MaxSuppress, r, path+".max_suppress"),
+	}
+}
+
+func inherit[T int | time.Duration](value *T, inherited T, r *report, path string) T {
+	text := fmt.Sprint(inherited)
+	if d, ok := any(inherited).(time.Duration); ok {
+		text = strconv.Quote(short(d))
+	}
+	r.inherit(path, text, "damping")
+	return own(value, inherited)
+}
+
+// own returns the value of a key, or what holds without the key.
+func own[T any](value *T, without T) T {
+	if value != nil {
+		return *value
+	}
+	return without
+}
+
+func pathProbe(raw *rawPathProbe) *PathProbe {
+	if raw == nil {
+		return nil
+	}
+	return &PathProbe{
+		Target: raw.Target, Interval: raw.Interval, Failures: raw.Failures,
+		Timeout: own(raw.Timeout, min(raw.Interval, 500*time.Millisecond)),
+	}
 }
 
 // timers fills the gaps in raw. Who sets a hold time alone gets a third of it
@@ -77,13 +123,48 @@ func peer(raw rawPeer, cfg *Config, maxPrefixes uint32, r *report, path string) 
 		p.ASN = cfg.BGP.ASN
 	}
 	if place := path + ".password_file"; raw.PasswordFile != nil && r.ok(place) {
-		p.Password = password(*raw.PasswordFile, r, place)
+		p.Password = secretFile(*raw.PasswordFile, r, place, "password", "a TCP MD5 password", 80)
 	}
+	p.BFD = bfd(raw.BFD, r, path+".bfd")
 	return p
 }
 
-// password reads a password file. Messages never show what is in it.
-func password(file string, r *report, path string) Secret {
+func bfd(raw *rawBFD, r *report, path string) *BFD {
+	if raw == nil {
+		return nil
+	}
+	b := &BFD{
+		MinTx: raw.MinTx, MinRx: raw.MinRx,
+		Multiplier: uint8(raw.Multiplier), //nolint:gosec // the schema bounds it to 255
+		Required:   raw.Required, Passive: raw.Passive, Multihop: raw.Multihop,
+	}
+	switch place := path + ".min_ttl"; {
+	case raw.Multihop:
+		b.MinTTL = uint8(own(raw.MinTTL, 254)) //nolint:gosec // the schema bounds it to 255
+	case raw.MinTTL != nil && r.ok(place, path+".multihop"):
+		r.add(place, "needs multihop: true; without it a packet must have TTL 255")
+	}
+	if raw.Auth != nil {
+		b.Auth = bfdAuth(raw.Auth, r, path+".auth")
+	}
+	return b
+}
+
+func bfdAuth(raw *rawBFDAuth, r *report, path string) *BFDAuth {
+	a := &BFDAuth{Type: raw.Type, KeyID: uint8(raw.KeyID)} //nolint:gosec // the schema bounds it to 255
+	longest := 16
+	if strings.HasSuffix(raw.Type, "sha1") {
+		longest = 20
+	}
+	if place := path + ".key_file"; raw.KeyFile != nil && r.ok(place, path+".type") {
+		a.Key = secretFile(*raw.KeyFile, r, place, "key", "a key of type "+raw.Type, longest)
+	}
+	return a
+}
+
+// secretFile reads the file of a secret that is called word and is of a kind with
+// so many bytes at most. Messages never show what is in it.
+func secretFile(file string, r *report, path, word, kind string, longest int) Secret {
 	if !filepath.IsAbs(file) {
 		r.add(path, "must be an absolute path")
 		return ""
@@ -99,25 +180,22 @@ func password(file string, r *report, path string) Secret {
 	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	switch {
 	case text == "":
-		r.add(path, "is empty; it must hold the password on one line")
+		r.add(path, "is empty; it must hold the %s on one line", word)
 	case strings.ContainsAny(text, "\r\n\x00"):
-		r.add(path, "must hold the password on one line and nothing else")
-	case len(text) > 80:
-		r.add(path, "holds %d bytes; a TCP MD5 password has at most 80", len(text))
+		r.add(path, "must hold the %s on one line and nothing else", word)
+	case len(text) > longest:
+		r.add(path, "holds %d bytes; %s has at most %d", len(text), kind, longest)
 	}
 	return Secret(text)
 }
 
 func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 	v := VIP{
-		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource,
+		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
 		Announce: Announce{
-			LargeCommunities: raw.Announce.LargeCommunities, MED: raw.Announce.MED,
+			Communities: values(raw.Announce.Communities), LargeCommunities: raw.Announce.LargeCommunities, MED: raw.Announce.MED,
 			LocalPref: raw.Announce.LocalPref, Prepend: raw.Announce.Prepend,
 		},
-	}
-	for _, c := range raw.Announce.Communities {
-		v.Announce.Communities = append(v.Announce.Communities, uint32(c))
 	}
 	switch {
 	case raw.Name != nil:
@@ -132,68 +210,24 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 		v.Interfaces = *raw.Interfaces
 	}
 	for i, rc := range raw.Checks {
-		v.Checks = append(v.Checks, check(rc, r, index(path+".checks", i)))
+		v.Checks = append(v.Checks, check(rc, v.Prefix, r, index(path+".checks", i)))
+	}
+	if raw.OnFailure != nil && raw.OnFailure.Degrade != nil {
+		d := raw.OnFailure.Degrade
+		v.Degrade = &Degrade{
+			MED: d.MED, LocalPref: d.LocalPref, Prepend: d.Prepend,
+			Communities: values(d.Communities), LargeCommunities: d.LargeCommunities,
+		}
 	}
 	return v
 }
 
-func check(raw rawCheck, r *report, path string) Check {
-	c := Check{Interval: raw.Interval, Timeout: raw.Interval / 2, Rise: raw.Rise, Fall: raw.Fall}
-	if raw.Timeout != nil {
-		c.Timeout = *raw.Timeout
+func values(communities []community) []uint32 {
+	var list []uint32
+	for _, c := range communities {
+		list = append(list, uint32(c))
 	}
-	var kinds []string
-	if raw.HTTP != nil {
-		kinds = append(kinds, "http")
-		c.HTTP = httpCheck(raw.HTTP, r, path+".http")
-	}
-	if raw.TCP != nil {
-		kinds = append(kinds, "tcp")
-		c.TCP = &TCPCheck{Address: raw.TCP.Address}
-	}
-	if raw.Exec != nil {
-		kinds = append(kinds, "exec")
-		c.Exec = &ExecCheck{Command: raw.Exec.Command, Env: raw.Exec.Env}
-	}
-	switch {
-	case len(kinds) == 1:
-		c.Kind = kinds[0]
-	case len(kinds) > 1:
-		r.add(path, "has %s; a check has one kind, so make it several checks", strings.Join(kinds, " and "))
-	case len(kinds) == 0 && r.ok(path+".http", path+".tcp", path+".exec", path+".dns", path+".grpc", path+".icmp", path+".listen"):
-		r.add(path, "must have one of http, tcp and exec")
-	}
-	c.Name = c.Kind
-	if raw.Name != nil {
-		c.Name = *raw.Name
-	}
-	r.assume(path+".name", c.Name)
-	return c
-}
-
-func httpCheck(raw *rawHTTPCheck, r *report, path string) *HTTPCheck {
-	h := &HTTPCheck{
-		URL: raw.URL, Method: raw.Method, ExpectStatus: raw.ExpectStatus, ExpectBody: raw.ExpectBody, Insecure: raw.Insecure,
-	}
-	for _, one := range raw.Headers {
-		h.Headers = append(h.Headers, Header(one))
-	}
-	if len(h.ExpectStatus) == 0 {
-		h.ExpectStatus = []StatusRange{{Min: 200, Max: 399}}
-	}
-	if place := path + ".ca_file"; raw.CAFile != nil && r.ok(place) {
-		h.CAFile = *raw.CAFile
-		pem, err := readLimited(h.CAFile, 1<<20)
-		switch {
-		case !filepath.IsAbs(h.CAFile):
-			r.add(place, "must be an absolute path")
-		case err != nil:
-			r.add(place, "cannot be read: %s", reason(err))
-		case !x509.NewCertPool().AppendCertsFromPEM(pem):
-			r.add(place, "holds no certificate in PEM")
-		}
-	}
-	return h
+	return list
 }
 
 // forbidden returns the ranges that no VIP may touch, with their names.

@@ -3,10 +3,12 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,7 +36,11 @@ func secrets(t *testing.T) string {
 		"open.secret":  {"hunter2", 0o644},
 		"lines.secret": {"hunter2\nhunter3\n", 0o600},
 		"huge.secret":  {strings.Repeat("hunter2\n", 1000), 0o600},
+		"key17.secret": {"hunter2-hunter2-h\n", 0o600},
+		"key20.secret": {"hunter2-hunter2-hunt\n", 0o600},
+		"key21.secret": {"hunter2-hunter2-hunte\n", 0o600},
 		"not.pem":      {"hunter2", 0o644},
+		"ca.pem":       {roots(t), 0o644},
 	} {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(f.content), f.mode); err != nil {
@@ -45,6 +51,14 @@ func secrets(t *testing.T) string {
 		}
 	}
 	return dir
+}
+
+// roots returns a certificate in PEM.
+func roots(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 }
 
 func parseFile(t *testing.T, path, dir string) (*Config, error) {

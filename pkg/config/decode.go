@@ -47,6 +47,13 @@ func (r *report) assume(path, value string) {
 	}
 }
 
+// inherit records the value that a key has from another place.
+func (r *report) inherit(path, value, from string) {
+	if _, there := r.values[path]; !there {
+		r.values[path] = value + " (from " + from + ")"
+	}
+}
+
 // mark says that the value at path is not to be judged.
 func (r *report) mark(path string) {
 	r.bad[path] = true
@@ -93,7 +100,13 @@ func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]
 func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path string) {
 	r.lines[path], r.values[path] = n.line, shown(n, v.Type(), tags)
 	if n.kind == kindNull {
-		r.add(path, "has no value; give it one or remove the key")
+		r.add(path, "has no value; give it one or remove the key%s", hint(tags))
+		return
+	}
+	if word := tags.Get("word"); word != "" && n.kind != kindMapping {
+		if n.kind != kindText || n.text != word {
+			r.add(path, "must be %s or a mapping%s", word, hint(tags))
+		}
 		return
 	}
 	problem, isScalar := scalar(n, v.Addr().Interface(), tags)
@@ -106,9 +119,19 @@ func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path st
 		r.value(n, v.Elem(), tags, path)
 	case v.Kind() == reflect.Slice:
 		r.slice(n, v, tags, path)
+	case n.kind != kindMapping:
+		r.add(path, "must be a mapping of keys, not %s%s", n.kind, hint(tags))
 	default:
 		r.section(n, v, path)
 	}
+}
+
+// hint is what the schema adds to a message.
+func hint(tags reflect.StructTag) string {
+	if text := tags.Get("hint"); text != "" {
+		return "; " + text
+	}
+	return ""
 }
 
 // shown returns the value for a message, unless it may hold a secret. Of a URL
@@ -133,11 +156,7 @@ func shown(n *node, t reflect.Type, tags reflect.StructTag) string {
 func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path string) {
 	if n.kind != kindList {
 		if tags.Get("single") == "" || n.kind == kindMapping {
-			problem := "must be a list, not " + n.kind.String()
-			if hint := tags.Get("hint"); hint != "" {
-				problem += "; " + hint
-			}
-			r.add(path, "%s", problem)
+			r.add(path, "must be a list, not %s%s", n.kind, hint(tags))
 			return
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
@@ -156,12 +175,8 @@ func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path st
 	}
 }
 
-// section decodes a mapping into a struct of the schema.
+// section decodes n, a mapping, into a struct of the schema.
 func (r *report) section(n *node, v reflect.Value, path string) {
-	if n.kind != kindMapping {
-		r.add(path, "must be a mapping of keys, not %s", n.kind)
-		return
-	}
 	keys := make([]string, 0, v.NumField())
 	for i := range v.NumField() {
 		keys = append(keys, v.Type().Field(i).Tag.Get("key"))

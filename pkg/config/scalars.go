@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -79,12 +78,8 @@ func special(n *node, dst any) (problem string, isScalar bool) {
 		return oneCommunity(n, d), true
 	case *LargeCommunity:
 		return largeCommunity(n, d), true
-	case *StatusRange:
-		return statusRange(n, d), true
-	case *url.URL:
-		return checkURL(n, d), true
 	}
-	return "", false
+	return checkScalar(n, dst)
 }
 
 func laterValue(n *node, accepted string) string {
@@ -146,26 +141,41 @@ func number[T int | uint32](n *node, d *T, limits string) string {
 }
 
 func duration(n *node, d *time.Duration, tags reflect.StructTag) string {
+	low, high, limited := strings.Cut(tags.Get("range"), "..")
+	lowest, _ := time.ParseDuration(low)
+	highest, _ := time.ParseDuration(high)
+	fits := func(value time.Duration) bool {
+		return (!limited || lowest <= value && value <= highest) && (tags.Get("whole") == "" || value%time.Second == 0)
+	}
 	if n.kind == kindNumber {
-		return fmt.Sprintf("a bare number is not a duration; write %q", n.text+"s")
+		return bareNumber(n.text, fits, tags.Get("range"))
 	}
 	value, err := time.ParseDuration(n.text)
-	if n.kind != kindText || err != nil {
+	switch {
+	case n.kind != kindText || err != nil:
 		return "must be a duration such as 250ms, 3s or 1m30s"
-	}
-	low, high, limited := strings.Cut(tags.Get("range"), "..")
-	if limited {
-		lowest, _ := time.ParseDuration(low)
-		highest, _ := time.ParseDuration(high)
-		if value < lowest || value > highest {
-			return fmt.Sprintf("must be a duration from %s to %s", low, high)
-		}
-	}
-	if tags.Get("whole") != "" && value%time.Second != 0 {
+	case limited && (value < lowest || value > highest):
+		return fmt.Sprintf("must be a duration from %s to %s", low, high)
+	case !fits(value):
 		return "must be a whole number of seconds"
 	}
 	*d = value
 	return ""
+}
+
+// bareNumber says what the user may have meant by a number without a unit.
+func bareNumber(text string, fits func(time.Duration) bool, limits string) string {
+	var meant []string
+	for _, unit := range []string{"ms", "s"} {
+		if value, err := time.ParseDuration(text + unit); err == nil && fits(value) {
+			meant = append(meant, strconv.Quote(text+unit))
+		}
+	}
+	if len(meant) > 0 {
+		return "a bare number is not a duration; write " + strings.Join(meant, " or ")
+	}
+	low, high, _ := strings.Cut(limits, "..")
+	return fmt.Sprintf("a bare number is not a duration; write one from %s to %s", low, high)
 }
 
 func asNumber(n *node, d *uint32) string {
@@ -302,39 +312,4 @@ func numbers(text string, count, bits int) ([]uint32, bool) {
 		parts = append(parts, uint32(value)) //nolint:gosec // bits is at most 32
 	}
 	return parts, len(parts) == count
-}
-
-func statusRange(n *node, d *StatusRange) string {
-	low, high, isRange := strings.Cut(n.text, "-")
-	if !isRange {
-		high = low
-	}
-	lowest, err1 := strconv.Atoi(low)
-	highest, err2 := strconv.Atoi(high)
-	if err1 != nil || err2 != nil || lowest < 100 || highest > 599 || lowest > highest || n.kind > kindNumber {
-		return `must be a status code from 100 to 599 or a range such as "200-399"`
-	}
-	*d = StatusRange{Min: lowest, Max: highest}
-	return ""
-}
-
-func checkURL(n *node, d *url.URL) string {
-	value, err := url.Parse(n.text)
-	if err != nil || n.kind != kindText || value.Scheme != "http" && value.Scheme != "https" || value.Host == "" {
-		return "must be a URL such as http://192.0.2.1:8080/healthz"
-	}
-	if value.User != nil {
-		return "must not hold a user or a password; use headers"
-	}
-	host, err := netip.ParseAddr(value.Hostname())
-	if err != nil || host.Zone() != "" || host.Is4In6() || host.IsUnspecified() || host.IsMulticast() {
-		return "must have an IP address as host, so that one family is checked; give the name as the header Host"
-	}
-	if port := value.Port(); port != "" || strings.HasSuffix(value.Host, ":") {
-		if p, err := strconv.Atoi(port); err != nil || p < 1 || p > 65535 {
-			return "must have a port from 1 to 65535"
-		}
-	}
-	*d = *value
-	return ""
 }

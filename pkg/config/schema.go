@@ -2,7 +2,6 @@ package config
 
 import (
 	"net/netip"
-	"net/url"
 	"time"
 )
 
@@ -18,6 +17,7 @@ import (
 //	later     the value that changes nothing; any other is not supported yet
 //	single    a lone value is a list of one
 //	secret    the value is not shown in messages
+//	word      text that may stand for the section, and means that it is absent
 //	hint      what to say when the value is not even of the right type
 //
 // A pointer is nil without the key.
@@ -27,6 +27,7 @@ type rawConfig struct {
 	Interfaces       []rawInterface `key:"interfaces" required:"true"`
 	Peers            later          `key:"peers" later:"[]"`
 	VIPs             []rawVIP       `key:"vips"`
+	Damping          rawDamping     `key:"damping" hint:"write {enabled: false} to switch it off"`
 	Egress           rawEgress      `key:"egress"`
 	Host             rawHost        `key:"host"`
 	HTTP             rawListen      `key:"http"`
@@ -61,12 +62,43 @@ type rawDevice struct {
 }
 
 type rawInterface struct {
-	Name         string        `key:"name" required:"true"`
-	HoldUp       time.Duration `key:"hold_up" default:"2s" range:"0s..1h"`
-	Gateway      []netip.Addr  `key:"gateway" single:"true"`
-	Peers        []rawPeer     `key:"peers" required:"true"`
-	GatewayProbe later         `key:"gateway_probe"`
-	PathProbe    later         `key:"path_probe"`
+	Name         string          `key:"name" required:"true"`
+	HoldUp       time.Duration   `key:"hold_up" default:"2s" range:"0s..1h"`
+	Gateway      []netip.Addr    `key:"gateway" single:"true"`
+	Peers        []rawPeer       `key:"peers" required:"true"`
+	GatewayProbe rawGatewayProbe `key:"gateway_probe" hint:"write {enabled: false} to switch it off"`
+	PathProbe    *rawPathProbe   `key:"path_probe" hint:"write {target: ADDRESS}"`
+	Damping      rawOwnDamping   `key:"damping" hint:"write {enabled: false} to switch it off"`
+}
+
+type rawGatewayProbe struct {
+	Enabled  bool          `key:"enabled" default:"true"`
+	Interval time.Duration `key:"interval" default:"500ms" range:"100ms..1m"`
+	Failures int           `key:"failures" default:"3" range:"1..100"`
+}
+
+type rawPathProbe struct {
+	Target   netip.Addr     `key:"target" required:"true"`
+	Interval time.Duration  `key:"interval" default:"1s" range:"100ms..1m"`
+	Timeout  *time.Duration `key:"timeout" range:"10ms..1m"`
+	Failures int            `key:"failures" default:"3" range:"1..100"`
+}
+
+type rawDamping struct {
+	Enabled     bool          `key:"enabled" default:"true"`
+	HalfLife    time.Duration `key:"half_life" default:"15s" range:"1s..1h"`
+	Suppress    int           `key:"suppress" default:"6000" range:"1001..1000000"`
+	Reuse       int           `key:"reuse" default:"2000" range:"1..999999"`
+	MaxSuppress time.Duration `key:"max_suppress" default:"1m" range:"1s..24h"`
+}
+
+// rawOwnDamping is that of one interface or VIP; what it lacks is rawDamping's.
+type rawOwnDamping struct {
+	Enabled     *bool          `key:"enabled"`
+	HalfLife    *time.Duration `key:"half_life" range:"1s..1h"`
+	Suppress    *int           `key:"suppress" range:"1001..1000000"`
+	Reuse       *int           `key:"reuse" range:"1..999999"`
+	MaxSuppress *time.Duration `key:"max_suppress" range:"1s..24h"`
 }
 
 type rawPeer struct {
@@ -76,19 +108,51 @@ type rawPeer struct {
 	PasswordFile *string     `key:"password_file"`
 	TTLSecurity  bool        `key:"ttl_security" default:"false"`
 	Timers       rawTimers   `key:"timers"`
-	BFD          later       `key:"bfd"`
+	BFD          *rawBFD     `key:"bfd" hint:"write {} for the defaults"`
 	Unnumbered   later       `key:"unnumbered" later:"false"`
 	Passive      later       `key:"passive" later:"false"`
 }
 
+type rawBFD struct {
+	MinTx      time.Duration `key:"min_tx" default:"300ms" range:"10ms..1m"`
+	MinRx      time.Duration `key:"min_rx" default:"300ms" range:"10ms..1m"`
+	Multiplier int           `key:"multiplier" default:"3" range:"1..255"`
+	Required   bool          `key:"required" default:"false"`
+	Passive    bool          `key:"passive" default:"false"`
+	Multihop   bool          `key:"multihop" default:"false"`
+	MinTTL     *int          `key:"min_ttl" range:"1..255"`
+	Auth       *rawBFDAuth   `key:"auth" secret:"true" hint:"write {type: meticulous_keyed_sha1, key_file: PATH}"`
+}
+
+type rawBFDAuth struct {
+	Type    string  `key:"type" required:"true" oneof:"simple keyed_md5 meticulous_keyed_md5 keyed_sha1 meticulous_keyed_sha1"`
+	KeyID   int     `key:"key_id" default:"1" range:"0..255"`
+	KeyFile *string `key:"key_file" required:"true"`
+}
+
 type rawVIP struct {
-	Name            *string      `key:"name"`
-	Address         netip.Prefix `key:"address" required:"true"`
-	Interfaces      *[]string    `key:"interfaces"`
-	PreferredSource bool         `key:"preferred_source" default:"false"`
-	Announce        rawAnnounce  `key:"announce"`
-	Checks          []rawCheck   `key:"checks"`
-	Drain           later        `key:"drain"`
+	Name            *string       `key:"name"`
+	Address         netip.Prefix  `key:"address" required:"true"`
+	Interfaces      *[]string     `key:"interfaces"`
+	PreferredSource bool          `key:"preferred_source" default:"false"`
+	Announce        rawAnnounce   `key:"announce"`
+	Checks          []rawCheck    `key:"checks"`
+	ChecksMode      string        `key:"checks_mode" default:"all" oneof:"all any"`
+	OnFailure       *rawOnFailure `key:"on_failure" word:"withdraw" hint:"for example {degrade: {med: 1000}}"`
+	Damping         rawOwnDamping `key:"damping" hint:"write {enabled: false} to switch it off"`
+	Drain           later         `key:"drain"`
+}
+
+type rawOnFailure struct {
+	Degrade *rawDegrade `key:"degrade" required:"true" hint:"write {med: 1000} or another attribute"`
+}
+
+type rawDegrade struct {
+	MED              *uint32          `key:"med" range:"0..4294967295"`
+	LocalPref        *uint32          `key:"local_pref" range:"0..4294967295"`
+	Prepend          int              `key:"prepend" default:"0" range:"0..10"`
+	Communities      []community      `key:"communities"`
+	LargeCommunities []LargeCommunity `key:"large_communities"`
 }
 
 type rawAnnounce struct {
@@ -97,45 +161,6 @@ type rawAnnounce struct {
 	MED              *uint32          `key:"med" range:"0..4294967295"`
 	LocalPref        *uint32          `key:"local_pref" range:"0..4294967295"`
 	Prepend          int              `key:"prepend" default:"0" range:"0..10"`
-}
-
-type rawCheck struct {
-	Name     *string        `key:"name"`
-	HTTP     *rawHTTPCheck  `key:"http"`
-	TCP      *rawTCPCheck   `key:"tcp"`
-	Exec     *rawExecCheck  `key:"exec"`
-	DNS      later          `key:"dns"`
-	GRPC     later          `key:"grpc"`
-	ICMP     later          `key:"icmp"`
-	Listen   later          `key:"listen"`
-	Interval time.Duration  `key:"interval" default:"1s" range:"50ms..1h"`
-	Timeout  *time.Duration `key:"timeout" range:"10ms..1h"`
-	Rise     int            `key:"rise" default:"2" range:"1..100"`
-	Fall     int            `key:"fall" default:"2" range:"1..100"`
-}
-
-type rawHTTPCheck struct {
-	URL          *url.URL      `key:"url" required:"true"`
-	Method       string        `key:"method" default:"GET"`
-	Headers      []rawHeader   `key:"headers" secret:"true"`
-	ExpectStatus []StatusRange `key:"expect_status" single:"true"`
-	ExpectBody   string        `key:"expect_body" default:""`
-	Insecure     bool          `key:"insecure" default:"false"`
-	CAFile       *string       `key:"ca_file"`
-}
-
-type rawHeader struct {
-	Name  string `key:"name" required:"true"`
-	Value Secret `key:"value" required:"true" secret:"true"`
-}
-
-type rawTCPCheck struct {
-	Address netip.AddrPort `key:"address" required:"true"`
-}
-
-type rawExecCheck struct {
-	Command []string `key:"command" required:"true" hint:"there is no shell: write a list such as [\"/usr/bin/dig\", \"+short\", \"example.org\"]"`
-	Env     []Secret `key:"env" secret:"true" hint:"write a list such as [\"LANG=C\"]"`
 }
 
 type rawEgress struct {

@@ -2,7 +2,6 @@ package config
 
 import (
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +33,10 @@ func validateVIPs(cfg *Config, r *report) {
 			validatePrefix(v, cfg, r, path+".address")
 		}
 		validateSelection(v, listed, r, path+".interfaces")
-		validateAnnounce(v.Announce, r, path+".announce")
+		doubles(v.Announce.Communities, r, path+".announce", "communities")
+		doubles(v.Announce.LargeCommunities, r, path+".announce", "large_communities")
+		validateDegrade(v, r, path)
+		validateDamping(v.Damping, cfg.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
 	}
 	validateOverlaps(cfg, r)
@@ -105,17 +107,51 @@ func validateSelection(v VIP, listed []string, r *report, path string) {
 	}
 }
 
-func validateAnnounce(a Announce, r *report, path string) {
-	for k, c := range a.Communities {
-		place := index(path+".communities", k)
-		if first := slices.Index(a.Communities, c); first < k && r.ok(place) && r.ok(index(path+".communities", first)) {
-			r.add(place, "is the same as communities[%d]", first)
+// doubles reports what a list has twice.
+func doubles[T comparable](list []T, r *report, path, key string) {
+	for k, one := range list {
+		place := index(path+"."+key, k)
+		if first := slices.Index(list, one); first < k && r.ok(place) && r.ok(index(path+"."+key, first)) {
+			r.add(place, "is the same as %s", index(key, first))
 		}
 	}
-	for k, c := range a.LargeCommunities {
-		place := index(path+".large_communities", k)
-		if first := slices.Index(a.LargeCommunities, c); first < k && r.ok(place) && r.ok(index(path+".large_communities", first)) {
-			r.add(place, "is the same as large_communities[%d]", first)
+}
+
+// validateDegrade compares what changes when the checks fail with what is
+// announced anyway.
+func validateDegrade(v VIP, r *report, path string) {
+	place := path + ".on_failure.degrade"
+	if v.Degrade == nil {
+		return
+	}
+	d, a := v.Degrade, v.Announce
+	doubles(d.Communities, r, place, "communities")
+	doubles(d.LargeCommunities, r, place, "large_communities")
+	already(d.Communities, a.Communities, r, place, path+".announce", "communities")
+	already(d.LargeCommunities, a.LargeCommunities, r, place, path+".announce", "large_communities")
+	same := func(x, y *uint32) bool { return x != nil && y != nil && *x == *y }
+	const isSame = "is what announce has already; give another value"
+	switch {
+	case !r.ok(place):
+	case len(v.Checks) == 0 && r.ok(path+".checks"):
+		r.add(place, "is never used, for the VIP has no checks; add checks or remove on_failure")
+	case d.MED == nil && d.LocalPref == nil && d.Prepend == 0 && len(d.Communities) == 0 && len(d.LargeCommunities) == 0:
+		r.add(place, "changes nothing; give it med, local_pref, prepend, communities or large_communities")
+	case same(d.MED, a.MED) && r.ok(path+".announce.med"):
+		r.add(place+".med", isSame)
+	case same(d.LocalPref, a.LocalPref) && r.ok(path+".announce.local_pref"):
+		r.add(place+".local_pref", isSame)
+	case r.ok(path+".announce.prepend") && a.Prepend+d.Prepend > 10:
+		r.add(place+".prepend", "is added to announce.prepend, which is %d; the sum must be at most 10", a.Prepend)
+	}
+}
+
+// already reports what a list has that the announcement has anyway.
+func already[T comparable](list, announced []T, r *report, path, announce, key string) {
+	for k, one := range list {
+		place := index(path+"."+key, k)
+		if first := slices.Index(announced, one); first >= 0 && r.ok(place, index(announce+"."+key, first)) {
+			r.add(place, "is announced anyway, by %s; name one that is added", index("announce."+key, first))
 		}
 	}
 }
@@ -187,66 +223,6 @@ func validateSources(cfg *Config, r *report) {
 					family, strconv.Quote(name), index("vips", other))
 				break
 			}
-		}
-	}
-}
-
-func validateChecks(v VIP, r *report, path string) {
-	names := map[string]int{}
-	for k, c := range v.Checks {
-		place := index(path, k)
-		if r.ok(place + ".name") {
-			first, double := names[c.Name]
-			switch problem := badLabel(c.Name); {
-			case c.Kind == "" && c.Name == "":
-			case problem != "":
-				r.add(place+".name", "%s", problem)
-			case double:
-				r.add(place+".name", "is the name of checks[%d] too; give each check of a VIP its own", first)
-			default:
-				names[c.Name] = k
-			}
-		}
-		if r.ok(place+".interval", place+".timeout") && c.Timeout > c.Interval {
-			r.add(place+".timeout", "must be at most the interval, which is %s", short(c.Interval))
-		}
-		if c.HTTP != nil {
-			validateHTTP(c.HTTP, r, place+".http")
-		}
-		if c.Exec != nil {
-			validateExec(c.Exec, r, place+".exec")
-		}
-	}
-}
-
-func validateHTTP(h *HTTPCheck, r *report, path string) {
-	if r.ok(path+".method") && (!headerToken(h.Method) || h.Method != strings.ToUpper(h.Method)) {
-		r.add(path+".method", "must be an HTTP method in capitals such as GET or HEAD")
-	}
-	for k, one := range h.Headers {
-		if place := index(path+".headers", k) + ".name"; r.ok(place) && !headerToken(one.Name) {
-			r.add(place, "must be the name of a header, without blanks and colons")
-		}
-	}
-	if r.ok(path+".insecure", path+".url", path+".ca_file") && h.URL != nil {
-		switch {
-		case h.URL.Scheme == "http" && h.Insecure:
-			r.add(path+".insecure", "concerns certificates, and the URL is not https")
-		case h.URL.Scheme == "http" && h.CAFile != "":
-			r.add(path+".ca_file", "concerns certificates, and the URL is not https")
-		case h.Insecure && h.CAFile != "":
-			r.add(path+".ca_file", "is never used with insecure: true")
-		}
-	}
-}
-
-func validateExec(e *ExecCheck, r *report, path string) {
-	if place := index(path+".command", 0); len(e.Command) > 0 && r.ok(place) && !filepath.IsAbs(e.Command[0]) {
-		r.add(place, "must be the absolute path of a program; there is no shell and no PATH")
-	}
-	for k, one := range e.Env {
-		if name, _, ok := strings.Cut(string(one), "="); r.ok(index(path+".env", k)) && (!ok || name == "") {
-			r.add(index(path+".env", k), "must be NAME=value")
 		}
 	}
 }
