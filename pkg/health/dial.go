@@ -12,19 +12,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dial connects to the one address, in its family, from the source if one is
-// given and else from the address of the kernel's choice. The end of the context
-// ends the attempt, not the connection.
+// dial connects by TCP to the one address, in its family, from the source if one
+// is given and else from the address of the kernel's choice. The end of the
+// context ends the attempt, not the connection.
 func dial(ctx context.Context, source netip.Addr, a netip.AddrPort) (net.Conn, error) {
+	return dialOn(ctx, "tcp", source, a)
+}
+
+// dialOn is dial by tcp or udp.
+func dialOn(ctx context.Context, network string, source netip.Addr, a netip.AddrPort) (net.Conn, error) {
 	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
-	network := "tcp4"
-	if a.Addr().Is6() {
-		network = "tcp6"
-	}
 	d := net.Dialer{KeepAlive: -1}
 	if source.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source.Unmap(), 0))
+		from := netip.AddrPortFrom(source.Unmap(), 0)
+		if network == "udp" {
+			d.LocalAddr = net.UDPAddrFromAddrPort(from)
+		} else {
+			d.LocalAddr = net.TCPAddrFromAddrPort(from)
+		}
 		d.ControlContext = portAtConnect
+	}
+	if a.Addr().Is4() {
+		network += "4"
+	} else {
+		network += "6"
 	}
 	conn, err := d.DialContext(ctx, network, a.String())
 	return conn, sourceError(source, err)
