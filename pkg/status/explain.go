@@ -27,7 +27,8 @@ const (
 
 // Gate is one condition of an announcement.
 type Gate struct {
-	// Name is configured, check, bound, interface, session, announced or source.
+	// Name is configured, check, checks, degraded, damping, bound, interface,
+	// probe, bfd, session, announced or source.
 	Name string `json:"gate"`
 	// Subject is what the gate is about: an interface, a check, or empty.
 	Subject string    `json:"subject,omitempty"`
@@ -58,6 +59,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 	}
 	e.add("configured", "", true, "", fmt.Sprintf("%s on %s", v.Prefix, strings.Join(names, ", ")))
 	e.checks(v, now)
+	e.damping("", v.Penalty)
 	e.bound(s, v)
 	for i := range v.Interfaces {
 		e.path(s, &v.Interfaces[i], now)
@@ -117,6 +119,24 @@ func (e *Explanation) checks(v *VIP, now time.Time) {
 		e.add("check", c.Name, c.Verdict == "healthy", reason,
 			join(": ", fmt.Sprintf("%s %s for %s", c.Kind, c.Verdict, age(now, c.Since)), c.Reason))
 	}
+	healthy := v.healthy()
+	if len(v.Checks) > 1 {
+		mode := "all must be"
+		if v.any() {
+			mode = "one is enough"
+		}
+		e.add("checks", "", v.enough(healthy), CheckFailed, fmt.Sprintf("%d of %d healthy, %s", healthy, len(v.Checks), mode))
+	}
+	if v.Degraded {
+		e.add("degraded", "", true, "", "announced with the attributes of on_failure while its checks fail")
+	}
+}
+
+// damping tells about what flaps; what does not has no such gate.
+func (e *Explanation) damping(subject string, p Penalty) {
+	if text := p.Text(); text != "" {
+		e.add("damping", subject, !p.Suppressed, Damped, text)
+	}
 }
 
 func (e *Explanation) bound(s *Status, v *VIP) {
@@ -142,9 +162,12 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 			if len(n.Addresses) > 0 {
 				addresses = joined(n.Addresses)
 			}
-			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, n.Detail, n.Speaker.trouble()))
+			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, n.cause(now), n.Speaker.trouble()))
+			e.damping(n.Name, n.Penalty)
+			e.probes(n, now)
 		}
 	}
+	e.bfd(s, on.Interface, now)
 	up := false
 	var sessions []string
 	for i := range s.Peers {
@@ -173,6 +196,45 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 		detail = fmt.Sprintf("to %s, next hop %s", joined(on.Peers), hop)
 	}
 	e.add("announced", on.Interface, on.Announced, on.Reason, detail)
+}
+
+// probes tells about the probes of an interface. One that fails may be outlived:
+// the gate of the interface says what follows from all of them.
+func (e *Explanation) probes(n *Interface, now time.Time) {
+	for i := range n.Probes {
+		p := &n.Probes[i]
+		detail := p.Layer + " " + p.Target + " " + p.Verdict
+		if !p.Since.IsZero() {
+			detail += " for " + age(now, p.Since)
+		}
+		detail = join(": ", detail, p.Reason)
+		for _, f := range n.Failures {
+			if f.Layer == p.Layer && f.Target == p.Target {
+				detail = f.Text(now)
+			}
+		}
+		e.add("probe", n.Name, p.Verdict == "healthy", Reason(p.Layer), detail)
+	}
+}
+
+// bfd tells about the BFD sessions on an interface. One that is down and has
+// not failed holds nothing up, unless the configuration requires it: the gate
+// of the BGP session says that.
+func (e *Explanation) bfd(s *Status, iface string, now time.Time) {
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		if p.Interface != iface || p.BFD == nil {
+			continue
+		}
+		g := Gate{Name: "bfd", Subject: iface, State: GateOff, Detail: p.Address.String() + " " + p.BFD.text(now)}
+		switch {
+		case p.BFD.State == bfdUp:
+			g.State = GateOK
+		case p.BFD.failed():
+			g.State, g.Reason = GateNo, InterfacePath
+		}
+		e.Gates = append(e.Gates, g)
+	}
 }
 
 func (e *Explanation) source(v *VIP) {
@@ -219,12 +281,16 @@ func (e *Explanation) answer(style Style) string {
 			off = append(off, join(": ", n.Interface, string(n.Reason)))
 		}
 	}
+	announced := style.paint("announced", good)
+	if e.VIP.Degraded {
+		announced = style.paint("announced, degraded,", weak)
+	}
 	switch {
 	case len(on) == 0:
 		return join(": ", style.paint("withheld", bad), clean(join(": ", string(e.VIP.Reason), e.VIP.Detail)))
 	case len(off) == 0:
-		return style.paint("announced", good) + " on " + strings.Join(on, ", ")
+		return announced + " on " + strings.Join(on, ", ")
 	default:
-		return style.paint("announced", good) + " on " + strings.Join(on, ", ") + ", withheld on " + strings.Join(off, ", ")
+		return announced + " on " + strings.Join(on, ", ") + ", withheld on " + strings.Join(off, ", ")
 	}
 }

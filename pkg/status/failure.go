@@ -30,7 +30,7 @@ func (f Failure) Text(now time.Time) string {
 		text += " since " + words(now.Sub(f.Since))
 	}
 	if f.Of > 0 {
-		text += fmt.Sprintf(" (%d of %d probes)", f.Failed, f.Of)
+		text += fmt.Sprintf(" (%d of %d probes)", min(f.Failed, f.Of), f.Of)
 	}
 	return join(": ", text, reason)
 }
@@ -81,4 +81,62 @@ func words(d time.Duration) string {
 	default:
 		return two(day, time.Hour, "d", "h")
 	}
+}
+
+// reason is the word for an interface that is not usable for this failure: BFD
+// is one way to see that a path is dead.
+func (f Failure) reason() Reason {
+	if f.Layer == LayerBFD {
+		return InterfacePath
+	}
+	return Reason(f.Layer)
+}
+
+// cause says in words why the interface is not usable, beside the reason.
+// Failures say more than the detail that stands for them, and count up to now.
+func (n *Interface) cause(now time.Time) string {
+	var texts []string
+	for _, f := range n.Failures {
+		if f.reason() == n.Reason {
+			texts = append(texts, f.Text(now))
+		}
+	}
+	if len(texts) == 0 {
+		return n.Detail
+	}
+	return strings.Join(texts, "; ")
+}
+
+// bfdUp is the one state of a BFD session in which it vouches for the path
+// (RFC 5880 section 6.2).
+const bfdUp = "Up"
+
+// bfdAdminDown says that a session is not wanted, which is no failure of the
+// path (RFC 5882 section 3.2).
+const bfdAdminDown = "AdminDown"
+
+// failed tells that the session has lost its other end, which neither end
+// wanted: one that never was up says nothing about the path.
+func (b *BFD) failed() bool {
+	return b.State != bfdUp && b.State != bfdAdminDown && b.RemoteState != bfdAdminDown && b.Downs > 0
+}
+
+// trouble says in words why the session cannot run, empty if it can.
+func (b *BFD) trouble() string {
+	if b == nil || b.Error == "" {
+		return ""
+	}
+	return "BFD: " + b.Error
+}
+
+// text tells about the session in words.
+func (b *BFD) text(now time.Time) string {
+	text := join(": ", fmt.Sprintf("%s for %s", b.State, age(now, b.Since)), b.Diagnostic)
+	if b.RemoteState != "" && b.State != bfdUp {
+		text = join(", ", text, join(": ", "the other end is "+b.RemoteState, b.RemoteDiagnostic))
+	}
+	if b.State == bfdUp && b.DetectionTime > 0 {
+		text = join(", ", text, "down after "+b.DetectionTime.String()+" of silence")
+	}
+	return join("; ", text, b.Error)
 }

@@ -35,6 +35,7 @@ func TestEndpoints(t *testing.T) {
 		"check failed":    {withheld, nil, "/readyz", 200, `{"ok":true}`},
 		"stopping":        {stopping, nil, "/readyz", 503, `{"ok":false,"error":"stopping"}`},
 		"unknown":         {sample(), nil, "/", 404, "404 page not found"},
+		"no events":       {sample(), nil, "/v1/events", 404, "404 page not found"},
 		"metrics":         {sample(), nil, "/metrics", 200, "# HELP"},
 		"no pass metrics": {nil, nil, "/metrics", 200, "# HELP"},
 	}

@@ -27,7 +27,13 @@ type descs struct {
 	interfaceUsable, speakerUp, speakerRestarts, peerUp, peerTransitions *prometheus.Desc
 	checkHealthy, checkDuration                                          *prometheus.Desc
 	passes, lastPass, driftRepaired, netlinkResyncs, kernelProblems      *prometheus.Desc
+	bfdUp, bfdDowns, bfdPackets                                          *prometheus.Desc
+	interfaceUnusable, probeHealthy, probeDuration, vipDegraded          *prometheus.Desc
+	vipDamping, interfaceDamping                                         damping
 }
+
+// damping are the descriptions of what tells about a penalty.
+type damping struct{ penalty, suppressed, flaps *prometheus.Desc }
 
 // NewCollector returns a collector over the store.
 func NewCollector(store *Store, build Build) *Collector {
@@ -53,6 +59,24 @@ func NewCollector(store *Store, build Build) *Collector {
 		driftRepaired:          d("drift_repaired_total", "Things of ours that somebody else removed or changed in the kernel, and that were put back.", "object"),
 		netlinkResyncs:         d("netlink_resyncs_total", "Full re-reads of the kernel.", "cause"),
 		kernelProblems:         d("kernel_problems", "Conditions of the host that break a promise; `vipspeaker status` shows them in words."),
+
+		bfdUp:             d("bfd_up", "1 if the BFD session with the peer is Up.", "peer", "interface"),
+		bfdDowns:          d("bfd_downs_total", "Times the BFD session lost the peer, other than on an order of either end.", "peer", "interface"),
+		bfdPackets:        d("bfd_packets_total", "Packets of the BFD session; dropped are those for it that were not taken.", "peer", "interface", "direction"),
+		interfaceUnusable: d("interface_unusable", "1 for the reason why the interface may not carry traffic; absent while it may.", "interface", "reason"),
+		probeHealthy:      d("probe_healthy", "1 if the probe's verdict is healthy; unknown and stale count as 0.", "interface", "layer", "target"),
+		probeDuration:     d("probe_duration_seconds", "How long the probe's last run took, in seconds.", "interface", "layer", "target"),
+		vipDegraded:       d("vip_degraded", "1 if the VIP's checks fail and it is announced, or would be, with the attributes for that.", "vip"),
+		vipDamping: damping{
+			d("vip_penalty", "Penalty of the VIP for its flaps (RFC 2439) at the last pass; a flap costs 1000.", "vip"),
+			d("vip_suppressed", "1 while the VIP is withheld for its flaps.", "vip"),
+			d("vip_flaps_total", "Flaps of the VIP's checks.", "vip"),
+		},
+		interfaceDamping: damping{
+			d("interface_penalty", "Penalty of the interface for its flaps (RFC 2439) at the last pass; a flap costs 1000.", "interface"),
+			d("interface_suppressed", "1 while the interface is not used for its flaps.", "interface"),
+			d("interface_flaps_total", "Flaps of the interface.", "interface"),
+		},
 	}}
 }
 
@@ -63,6 +87,9 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		d.buildInfo, d.configReloadSuccessful, d.vipBound, d.vipDesired, d.vipAnnounced, d.vipWithheld,
 		d.interfaceUsable, d.speakerUp, d.speakerRestarts, d.peerUp, d.peerTransitions,
 		d.checkHealthy, d.checkDuration, d.passes, d.lastPass, d.driftRepaired, d.netlinkResyncs, d.kernelProblems,
+		d.bfdUp, d.bfdDowns, d.bfdPackets, d.interfaceUnusable, d.probeHealthy, d.probeDuration, d.vipDegraded,
+		d.vipDamping.penalty, d.vipDamping.suppressed, d.vipDamping.flaps,
+		d.interfaceDamping.penalty, d.interfaceDamping.suppressed, d.interfaceDamping.flaps,
 	} {
 		ch <- desc
 	}
@@ -94,21 +121,55 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		c.vip(m, s, &s.VIPs[i])
 	}
 	for i := range s.Interfaces {
-		n := &s.Interfaces[i]
-		m.flag(d.interfaceUsable, n.Usable, n.Name)
-		m.flag(d.speakerUp, n.Speaker.Phase == "running", n.Name)
-		m.count(d.speakerRestarts, uint64(max(n.Speaker.Restarts, 0)), n.Name)
+		c.iface(m, &s.Interfaces[i])
 	}
 	for i := range s.Peers {
-		p := &s.Peers[i]
-		m.flag(d.peerUp, p.State == established, p.Address.String(), p.Interface)
-		m.count(d.peerTransitions, p.Transitions, p.Address.String(), p.Interface)
+		c.peer(m, &s.Peers[i])
 	}
+}
+
+func (c *Collector) iface(m sink, n *Interface) {
+	d := &c.descs
+	m.flag(d.interfaceUsable, n.Usable, n.Name)
+	if !n.Usable && n.Reason != "" {
+		m.gauge(d.interfaceUnusable, 1, n.Name, string(n.Reason))
+	}
+	m.flag(d.speakerUp, n.Speaker.Phase == "running", n.Name)
+	m.count(d.speakerRestarts, uint64(max(n.Speaker.Restarts, 0)), n.Name)
+	m.damping(&d.interfaceDamping, n.Penalty, n.Name)
+	for i := range n.Probes {
+		p := &n.Probes[i]
+		same := func(o Probe) bool { return o.Layer == p.Layer && o.Target == p.Target }
+		if slices.ContainsFunc(n.Probes[:i], same) {
+			continue // a series given twice would fail the whole scrape
+		}
+		m.flag(d.probeHealthy, p.Verdict == "healthy", n.Name, p.Layer, p.Target)
+		if !p.Checked.IsZero() {
+			m.gauge(d.probeDuration, p.Duration.Seconds(), n.Name, p.Layer, p.Target)
+		}
+	}
+}
+
+func (c *Collector) peer(m sink, p *Peer) {
+	d := &c.descs
+	peer := p.Address.String()
+	m.flag(d.peerUp, p.State == established, peer, p.Interface)
+	m.count(d.peerTransitions, p.Transitions, peer, p.Interface)
+	if p.BFD == nil {
+		return
+	}
+	m.flag(d.bfdUp, p.BFD.State == bfdUp, peer, p.Interface)
+	m.count(d.bfdDowns, p.BFD.Downs, peer, p.Interface)
+	m.count(d.bfdPackets, p.BFD.Sent, peer, p.Interface, "sent")
+	m.count(d.bfdPackets, p.BFD.Received, peer, p.Interface, "received")
+	m.count(d.bfdPackets, p.BFD.Dropped, peer, p.Interface, "dropped")
 }
 
 func (c *Collector) vip(m sink, s *Status, v *VIP) {
 	d := &c.descs
 	m.flag(d.vipBound, v.Bound, v.Name)
+	m.flag(d.vipDegraded, v.Degraded, v.Name)
+	m.damping(&d.vipDamping, v.Penalty, v.Name)
 	if !v.Announced && v.Reason != "" {
 		m.gauge(d.vipWithheld, 1, v.Name, string(v.Reason))
 	}
@@ -147,4 +208,10 @@ func (m sink) flag(d *prometheus.Desc, v bool, labels ...string) {
 	} else {
 		m.gauge(d, 0, labels...)
 	}
+}
+
+func (m sink) damping(d *damping, p Penalty, name string) {
+	m.gauge(d.penalty, float64(p.Value), name)
+	m.flag(d.suppressed, p.Suppressed, name)
+	m.count(d.flaps, p.Flaps, name)
 }

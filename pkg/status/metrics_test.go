@@ -1,6 +1,7 @@
 package status
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -18,8 +19,10 @@ func newRegistry(t *testing.T) (*Store, *prometheus.Registry) {
 	t.Helper()
 	store := NewStore()
 	reg := prometheus.NewPedanticRegistry()
-	if err := reg.Register(NewCollector(store, Build{"v0.1.0", "abcdef", "go1.26"})); err != nil {
-		t.Fatal(err)
+	for _, c := range []prometheus.Collector{NewCollector(store, Build{"v0.1.0", "abcdef", "go1.26"}), NewEvents(1)} {
+		if err := reg.Register(c); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return store, reg
 }
@@ -74,11 +77,45 @@ vipspeaker_vip_withheld{reason="check_failed",vip="web"} 1
 	}
 }
 
+// TestFailureMetrics: probes, BFD and damping of a picture in which all of them
+// have something to tell.
+func TestFailureMetrics(t *testing.T) {
+	store, reg := newRegistry(t)
+	s := failing()
+	s.VIPs[0].Degraded = true
+	s.Interfaces[1].Probes = append(s.Interfaces[1].Probes, s.Interfaces[1].Probes[0]) // a second series like it would fail the scrape
+	s.Peers[1].BFD.Sent, s.Peers[1].BFD.Received, s.Peers[1].BFD.Dropped = 30, 20, 10
+	store.Publish(s)
+	var b strings.Builder
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		name := strings.TrimPrefix(f.GetName(), "vipspeaker_")
+		if !regexp.MustCompile("bfd|probe|penalty|suppressed|flaps|degraded|interface_u").MatchString(name) {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			value := m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			fmt.Fprintf(&b, "%s %s{%s} %v\n", strings.ToLower(f.GetType().String()), name, strings.Join(labels, ","), value)
+		}
+	}
+	golden(t, "failing-metrics", b.String())
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("not as Prometheus wants it: %v %+v", err, problems)
+	}
+}
+
 // TestNoStaleSeries: what left the configuration leaves the metrics with the
 // next pass, and a reason with its cause.
 func TestNoStaleSeries(t *testing.T) {
 	store, reg := newRegistry(t)
-	store.Publish(broken())
+	store.Publish(failing())
 	store.Publish(&Status{Time: time.Now(), Config: Config{ReloadOK: true}})
 	families, err := reg.Gather()
 	if err != nil {
@@ -87,7 +124,7 @@ func TestNoStaleSeries(t *testing.T) {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if slices.Contains([]string{"vip", "interface", "peer", "check", "reason"}, l.GetName()) {
+				if slices.Contains([]string{"vip", "interface", "peer", "check", "reason", "target"}, l.GetName()) {
 					t.Errorf("%s still has %s=%s", f.GetName(), l.GetName(), l.GetValue())
 				}
 			}

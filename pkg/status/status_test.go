@@ -52,6 +52,10 @@ func sample() *Status {
 			{
 				Name: "en1", Index: 2, Usable: true, Since: ago(3 * time.Hour), Speaker: speaker(4711),
 				Addresses: []netip.Prefix{netip.MustParsePrefix("10.68.1.1/24")},
+				Probes: []Probe{{
+					Layer: LayerAttachment, Target: "10.68.1.2", Verdict: "healthy", Since: ago(3 * time.Hour),
+					Checked: ago(time.Second), Passed: ago(time.Second), Duration: 400 * time.Microsecond,
+				}},
 			},
 			{
 				Name: "en5", Index: 3, Usable: true, Since: ago(95 * time.Second), Speaker: speaker(4712),
@@ -62,6 +66,10 @@ func sample() *Status {
 			{
 				Address: en1, Interface: "en1", ASN: 65000, LocalAddress: netip.MustParseAddr("10.68.1.1"),
 				State: "Established", Since: ago(3 * time.Hour), Transitions: 1, Announced: 2,
+				BFD: &BFD{
+					State: "Up", Since: ago(3 * time.Hour), RemoteState: "Up", TxInterval: 50 * time.Millisecond,
+					DetectionTime: 150 * time.Millisecond, Sent: 216000, Received: 215990, Dropped: 2, LastDrop: "TTL 254, want 255",
+				},
 			},
 			{
 				Address: en5, Interface: "en5", ASN: 65000, LocalAddress: netip.MustParseAddr("10.68.5.1"),
@@ -101,6 +109,52 @@ func broken() *Status {
 	return s
 }
 
+// failing is the sample with a router that is dead behind a live switch, another
+// one behind which the path is, and a service and an interface that flap.
+func failing() *Status {
+	s := sample()
+	vipa, web, en1, en5 := &s.VIPs[0], &s.VIPs[1], &s.Interfaces[0], &s.Interfaces[1]
+	vipa.Interfaces[0] = VIPInterface{Interface: "en1", Reason: NoUsableInterface, Detail: "en1: attachment"}
+	vipa.Penalty = Penalty{Value: 1200, Flaps: 1}
+	web.Announced, web.Wanted, web.Reason, web.Detail = false, false, Damped, "flapping"
+	web.Interfaces[0] = VIPInterface{Interface: "en1", Reason: Damped}
+	web.Penalty = Penalty{Value: 2300, Flaps: 3, Suppressed: true, Until: noon.Add(5 * time.Second)}
+	web.ChecksMode = "any"
+	web.Checks = append(web.Checks, Check{Name: "tcp", Kind: "tcp", Verdict: "unhealthy", Reason: "connection refused", Since: ago(time.Minute)})
+	en1.Usable, en1.Reason, en1.Since = false, InterfaceAttachment, ago(11*time.Second)
+	en1.Detail = "10.68.1.2 unreachable since 1 s (3 of 3 probes)"
+	en1.Failures = []Failure{{Layer: LayerAttachment, Target: "10.68.1.2", Since: ago(12 * time.Second), Failed: 3, Of: 3}}
+	en1.Probes[0].Verdict, en1.Probes[0].Since = "unhealthy", ago(11*time.Second)
+	en1.Penalty = Penalty{Value: 3100, Flaps: 4, Suppressed: true, Until: noon.Add(20 * time.Minute)}
+	en5.Failures = []Failure{
+		{Layer: LayerPath, Target: "192.0.2.1", Since: ago(4 * time.Second), Failed: 3, Of: 3, Reason: "192.0.2.1: \x1b[2Jno reply"},
+		{Layer: LayerBFD, Target: "10.68.5.2", Since: ago(1649 * time.Millisecond), Reason: "control detection time expired"},
+	}
+	en5.Probes = []Probe{
+		{Layer: LayerPath, Target: "192.0.2.1", Verdict: "unhealthy", Since: ago(4 * time.Second), Reason: "192.0.2.1: no reply"},
+		{Layer: LayerPath, Target: "192.0.2.9", Verdict: "healthy", Since: ago(time.Hour)},
+		{Layer: LayerAttachment, Target: "10.68.5.2", Verdict: "unknown"},
+	}
+	s.Peers[0].State, s.Peers[0].BFD = "Down", &BFD{State: "AdminDown", Since: ago(11 * time.Second), Error: "listen: address in use"}
+	s.Peers[1].BFD = &BFD{
+		State: "Down", Since: ago(2 * time.Second), Diagnostic: "control detection time expired", Downs: 1,
+		RemoteState: "Down", RemoteDiagnostic: "neighbor signaled session down",
+	}
+	return s
+}
+
+// degradedSample is the sample with a service that fails and is announced all
+// the same, and a router that does not want BFD.
+func degradedSample() *Status {
+	s := sample()
+	web := &s.VIPs[1]
+	web.Degraded = true
+	web.Checks[0].Verdict, web.Checks[0].Reason = "unhealthy", "got 503, want 200-399"
+	s.Peers[0].BFD = &BFD{State: "Down", Since: ago(time.Minute), Downs: 2, RemoteState: "AdminDown", Diagnostic: "neighbor signaled session down"}
+	s.Peers[1].BFD = &BFD{State: "Init", Since: ago(time.Second), RemoteState: "Down"}
+	return s
+}
+
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name+".golden")
@@ -124,6 +178,7 @@ func TestText(t *testing.T) {
 	stopping.Stopping = true
 	stopping.VIPs[0].Interfaces[0].Wanted = false
 	stopping.VIPs[0].Interfaces[1] = VIPInterface{Interface: "en5", Wanted: true}
+	degraded := degradedSample()
 	tests := map[string]struct {
 		status *Status
 		style  Style
@@ -132,6 +187,8 @@ func TestText(t *testing.T) {
 		"good-marks":  {sample(), Style{Marks: true}},
 		"good-colour": {sample(), Style{Marks: true, Colour: true}},
 		"broken":      {broken(), Style{}},
+		"failing":     {failing(), Style{Marks: true}},
+		"degraded":    {degraded, Style{Marks: true}},
 		"stopping":    {stopping, Style{Marks: true}},
 		"empty":       {empty, Style{}},
 	}
@@ -216,6 +273,10 @@ func TestExplain(t *testing.T) {
 		"why-half":    {broken(), "10.68.6.1/32"},
 		"why-check":   {broken(), "web"},
 		"why-unbound": {unbound, "vipa"},
+
+		"why-attachment": {failing(), "vipa"},
+		"why-damped":     {failing(), "web"},
+		"why-degraded":   {degradedSample(), "web"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

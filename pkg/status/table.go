@@ -50,7 +50,8 @@ func yesNo(ok bool) cell {
 // table aligns cells in columns. It does not use text/tabwriter because that
 // counts the bytes of colour sequences as width.
 type table struct {
-	rows [][]cell
+	rows   [][]cell
+	widths []int // of the columns; they only grow
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
@@ -65,13 +66,12 @@ func (t *table) header(names ...string) {
 
 // write appends the table to b, columns two blanks apart.
 func (t *table) write(b *strings.Builder, s Style) {
-	var widths []int
 	for _, row := range t.rows {
 		for i, c := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
+			if i == len(t.widths) {
+				t.widths = append(t.widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(s.plain(c)))
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(s.plain(c)))
 		}
 	}
 	for _, row := range t.rows {
@@ -83,7 +83,7 @@ func (t *table) write(b *strings.Builder, s Style) {
 			shown := s.plain(c)
 			b.WriteString(s.paint(shown, c.tone))
 			if i < last {
-				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(shown)+2))
+				b.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(shown)+2))
 			}
 		}
 		b.WriteByte('\n')

@@ -1,7 +1,6 @@
 package status
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -19,21 +18,14 @@ const established = "Established"
 // every 30 s.
 const stale = 35 * time.Second
 
-// WriteJSON writes v, a Status or an Explanation, as indented JSON.
-func WriteJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
 // WriteText writes the whole picture as tables: VIPs by interfaces, what is
-// withheld and why, interfaces and peers. Ages are counted up to now.
+// withheld and why, what flaps, interfaces and peers. Ages are counted up to now.
 func WriteText(w io.Writer, s *Status, style Style, now time.Time) error {
 	var b strings.Builder
 	writeHeader(&b, s, style, now)
 	writeVIPs(&b, s, style)
 	writeWithheld(&b, s, style)
+	writeFlapping(&b, s, style)
 	writeInterfaces(&b, s, style, now)
 	writePeers(&b, s, style, now)
 	_, err := io.WriteString(w, b.String())
@@ -74,6 +66,16 @@ func writeHeader(b *strings.Builder, s *Status, style Style, now time.Time) {
 	for _, p := range s.Kernel.Problems {
 		note(bad, "problem", p)
 	}
+	for i := range s.Interfaces {
+		n := &s.Interfaces[i]
+		t := bad
+		if n.Usable { // it outlives them
+			t = weak
+		}
+		for _, f := range n.Failures {
+			note(t, "failure", fmt.Sprintf("interface %s: %s: %s", n.Name, f.reason(), f.Text(now)))
+		}
+	}
 	notes.write(b, style)
 }
 
@@ -87,7 +89,7 @@ func writeVIPs(b *strings.Builder, s *Status, style Style) {
 	t.header(append([]string{"VIP", "ADDRESS", "BOUND", "CHECKS", "SOURCE"}, names...)...)
 	for i := range s.VIPs {
 		v := &s.VIPs[i]
-		row := []cell{text(v.Name), text(v.Prefix.String()), yesNo(v.Bound), checksCell(v.Checks), sourceCell(v)}
+		row := []cell{text(v.Name), text(v.Prefix.String()), yesNo(v.Bound), checksCell(v), sourceCell(v)}
 		for _, name := range names {
 			row = append(row, pathCell(v, name))
 		}
@@ -101,21 +103,38 @@ func writeVIPs(b *strings.Builder, s *Status, style Style) {
 	t.write(b, style)
 }
 
-func checksCell(checks []Check) cell {
-	if len(checks) == 0 {
+func checksCell(v *VIP) cell {
+	if len(v.Checks) == 0 {
 		return cell{"-", plain, false}
 	}
-	healthy := 0
-	for i := range checks {
-		if checks[i].Verdict == "healthy" {
-			healthy++
-		}
-	}
-	c := cell{fmt.Sprintf("%d/%d", healthy, len(checks)), good, true}
-	if healthy < len(checks) {
+	healthy := v.healthy()
+	c := cell{fmt.Sprintf("%d/%d", healthy, len(v.Checks)), good, true}
+	switch {
+	case !v.enough(healthy):
 		c.tone = bad
+	case healthy < len(v.Checks):
+		c.tone = weak
 	}
 	return c
+}
+
+// healthy counts the checks that pass.
+func (v *VIP) healthy() int {
+	n := 0
+	for i := range v.Checks {
+		if v.Checks[i].Verdict == "healthy" {
+			n++
+		}
+	}
+	return n
+}
+
+// any tells that one of several checks is enough.
+func (v *VIP) any() bool { return v.ChecksMode == "any" }
+
+// enough tells whether that many healthy checks are enough.
+func (v *VIP) enough(healthy int) bool {
+	return healthy == len(v.Checks) || v.any() && healthy > 0
 }
 
 func sourceCell(v *VIP) cell {
@@ -138,6 +157,8 @@ func pathCell(v *VIP, name string) cell {
 			continue
 		case on.Announced && !on.Wanted:
 			return cell{"withdrawing", weak, true}
+		case on.Announced && v.Degraded:
+			return cell{"degraded", weak, true}
 		case on.Announced:
 			return cell{"announced", good, true}
 		case on.Reason == CheckUnknown || on.Reason == Drained || on.Reason == Standby:
@@ -175,17 +196,41 @@ func writeWithheld(b *strings.Builder, s *Status, style Style) {
 	}
 }
 
+// writeFlapping writes one line for each VIP and each interface with a penalty.
+func writeFlapping(b *strings.Builder, s *Status, style Style) {
+	var t table
+	t.header("FLAPPING", "KIND", "DAMPING")
+	add := func(name, kind string, p Penalty) {
+		tone := weak
+		if p.Suppressed {
+			tone = bad
+		}
+		if what := p.Text(); what != "" {
+			t.add(text(name), text(kind), cell{what, tone, false})
+		}
+	}
+	for i := range s.VIPs {
+		add(s.VIPs[i].Name, "vip", s.VIPs[i].Penalty)
+	}
+	for i := range s.Interfaces {
+		add(s.Interfaces[i].Name, "interface", s.Interfaces[i].Penalty)
+	}
+	if len(t.rows) > 1 {
+		b.WriteByte('\n')
+		t.write(b, style)
+	}
+}
+
 func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) {
 	var t table
 	t.header("INTERFACE", "USABLE", "SINCE", "ADDRESSES", "SPEAKER", "RESTARTS", "WHY")
 	for i := range s.Interfaces {
 		n := &s.Interfaces[i]
-		why := join(": ", string(n.Reason), n.Detail)
 		speaker := cell{n.Speaker.Phase, plain, false}
 		if n.Speaker.Phase != "running" {
 			speaker.tone = weak
 		}
-		why = join("; ", why, n.Speaker.trouble())
+		why := join("; ", join(": ", string(n.Reason), n.cause(now)), n.Speaker.trouble())
 		t.add(text(n.Name), yesNo(n.Usable), text(age(now, n.Since)), text(joined(n.Addresses)),
 			speaker, text(strconv.Itoa(n.Speaker.Restarts)), text(why))
 	}
@@ -197,7 +242,7 @@ func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) 
 
 func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
 	var t table
-	t.header("PEER", "INTERFACE", "AS", "STATE", "SINCE", "SENT", "RECEIVED", "LAST ERROR")
+	t.header("PEER", "INTERFACE", "AS", "STATE", "SINCE", "BFD", "SENT", "RECEIVED", "LAST ERROR")
 	for i := range s.Peers {
 		p := &s.Peers[i]
 		state := cell{p.State, bad, true}
@@ -205,11 +250,26 @@ func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
 			state.tone = good
 		}
 		t.add(text(p.Address.String()), text(p.Interface), text(strconv.FormatUint(uint64(p.ASN), 10)), state,
-			text(age(now, p.Since)), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)), text(p.trouble(now)))
+			text(age(now, p.Since)), bfdCell(p.BFD), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)),
+			text(join("; ", p.trouble(now), p.BFD.trouble())))
 	}
 	if len(s.Peers) > 0 {
 		b.WriteByte('\n')
 		t.write(b, style)
+	}
+}
+
+func bfdCell(b *BFD) cell {
+	if b == nil {
+		return cell{"-", plain, false}
+	}
+	switch {
+	case b.State == bfdUp:
+		return cell{b.State, good, true}
+	case b.failed():
+		return cell{b.State, bad, true}
+	default:
+		return cell{b.State, weak, true}
 	}
 }
 
