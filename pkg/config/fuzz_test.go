@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/miekg/dns"
 )
 
 // FuzzParse: whatever the file is, Parse gives a Config or at least one mistake,
@@ -43,17 +45,19 @@ func promises(t *testing.T, cfg *Config) {
 		t.Fatalf("config %+v", cfg)
 	}
 	for _, one := range cfg.Interfaces {
-		if one.Name == "" || len(one.Peers) == 0 {
+		if one.Name == "" || len(one.Peers) == 0 || !goodDamping(one.Damping) ||
+			one.GatewayProbe.Interval <= 0 || one.GatewayProbe.Failures < 1 || !goodPathProbe(one.PathProbe) {
 			t.Errorf("interface %+v", one)
 		}
 		for _, p := range one.Peers {
-			if !p.Address.IsValid() || p.ASN == 0 || p.Port == 0 || p.MaxPrefixes == 0 || !goodTimers(p.Timers) {
+			if !p.Address.IsValid() || p.ASN == 0 || p.Port == 0 || p.MaxPrefixes == 0 || !goodTimers(p.Timers) || !goodBFD(p.BFD) {
 				t.Errorf("peer %+v", p)
 			}
 		}
 	}
 	for i, v := range cfg.VIPs {
-		if v.Name == "" || !v.Prefix.IsValid() || v.Prefix != v.Prefix.Masked() || v.Prefix.Bits() == 0 || len(v.Interfaces) == 0 {
+		if v.Name == "" || !v.Prefix.IsValid() || v.Prefix != v.Prefix.Masked() || v.Prefix.Bits() == 0 || len(v.Interfaces) == 0 ||
+			!goodDamping(v.Damping) || v.ChecksMode != "all" && v.ChecksMode != "any" || v.Degrade != nil && len(v.Checks) == 0 {
 			t.Errorf("vip %+v", v)
 		}
 		for _, other := range cfg.VIPs[:i] {
@@ -62,7 +66,8 @@ func promises(t *testing.T, cfg *Config) {
 			}
 		}
 		for _, c := range v.Checks {
-			if c.Name == "" || c.Kind == "" || c.Timeout <= 0 || c.Timeout > c.Interval || c.Rise < 1 || c.Fall < 1 {
+			if c.Name == "" || kinds(c) != 1 || c.Timeout <= 0 || c.Timeout > c.Interval || c.Rise < 1 || c.Fall < 1 ||
+				c.FastInterval <= 0 || c.FastInterval > c.Interval || c.Source.IsValid() && c.Source.Is4() != target(c).Is4() {
 				t.Errorf("check %+v", c)
 			}
 		}
@@ -71,4 +76,38 @@ func promises(t *testing.T, cfg *Config) {
 
 func goodTimers(t Timers) bool {
 	return t.HoldTime > 0 && t.Keepalive > 0 && t.Keepalive*3 <= t.HoldTime && t.ConnectRetry > 0
+}
+
+func goodDamping(d Damping) bool {
+	return d.HalfLife > 0 && d.Reuse > 0 && d.Suppress > 1000 && d.Suppress > d.Reuse && d.MaxSuppress >= d.HalfLife && ceiling(d) > float64(d.Suppress)
+}
+
+func goodPathProbe(p *PathProbe) bool {
+	return p == nil || p.Target.IsValid() && !p.Target.IsMulticast() && p.Failures >= 1 && p.Timeout > 0 && p.Timeout <= p.Interval
+}
+
+func goodBFD(b *BFD) bool {
+	return b == nil || b.MinTx > 0 && b.MinRx > 0 && b.Multiplier > 0 && (b.MinTTL > 0) == b.Multihop && (b.Auth == nil || b.Auth.Key != "")
+}
+
+// kinds counts the kinds that a check has, and wants what each needs.
+func kinds(c Check) int {
+	count := 0
+	for kind, complete := range map[string]bool{
+		"http":   c.HTTP != nil && c.HTTP.URL != nil && len(c.HTTP.ExpectStatus) > 0,
+		"tcp":    c.TCP != nil && c.TCP.Address.IsValid(),
+		"exec":   c.Exec != nil && len(c.Exec.Command) > 0,
+		"dns":    c.DNS != nil && c.DNS.Server.Port() > 0 && dns.IsFqdn(c.DNS.Query) && dns.StringToType[c.DNS.Type] > 0,
+		"grpc":   c.GRPC != nil && c.GRPC.Address.IsValid(),
+		"icmp":   c.ICMP != nil && c.ICMP.Address.IsValid(),
+		"listen": c.Listen != nil && c.Listen.Port > 0 && c.Listen.Address.IsValid(),
+	} {
+		if complete {
+			count++
+			if c.Kind != kind {
+				return -1
+			}
+		}
+	}
+	return count
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"net/netip"
-	"net/url"
 	"testing"
 	"time"
 
@@ -16,8 +15,10 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	timers := Timers{HoldTime: 9 * time.Second, Keepalive: 3 * time.Second, ConnectRetry: time.Second}
+	damping := Damping{Enabled: true, HalfLife: 15 * time.Second, Suppress: 6000, Reuse: 2000, MaxSuppress: time.Minute}
+	probe := GatewayProbe{Enabled: true, Interval: 500 * time.Millisecond, Failures: 3}
 	one := func(name, address string, asn uint32) Interface {
-		return Interface{Name: name, HoldUp: 2 * time.Second, Peers: []Peer{
+		return Interface{Name: name, HoldUp: 2 * time.Second, GatewayProbe: probe, Damping: damping, Peers: []Peer{
 			{Address: netip.MustParseAddr(address), ASN: asn, Port: 179, Timers: timers, MaxPrefixes: 1000},
 		}}
 	}
@@ -30,7 +31,9 @@ func TestDefaults(t *testing.T) {
 		Interfaces:       []Interface{one("en1", "10.68.1.2", 65001), one("en5", "10.68.5.2", 65005)},
 		VIPs: []VIP{{
 			Name: "10.68.6.1", Prefix: netip.MustParsePrefix("10.68.6.1/32"), Interfaces: []string{"en1", "en5"}, PreferredSource: true,
+			ChecksMode: "all", Damping: damping,
 		}},
+		Damping:  damping,
 		Host:     Host{Sysctls: "set"},
 		HTTP:     HTTP{Listen: "127.0.0.1:9179"},
 		Control:  Control{Socket: "/run/vipspeaker/control.sock"},
@@ -66,25 +69,9 @@ func TestValues(t *testing.T) {
 		{"announce", cfg.VIPs[0].Announce, Announce{
 			Communities:      []uint32{65010<<16 | 100, 0xFFFFFF01, 0xFFFF0000},
 			LargeCommunities: []LargeCommunity{{65010, 1, 4294967295}},
-			MED:              &med, LocalPref: &localPref, Prepend: 10,
+			MED:              &med, LocalPref: &localPref, Prepend: 7,
 		}},
 		{"no attributes", cfg.VIPs[1].Announce, Announce{}},
-		{"http", cfg.VIPs[0].Checks[0], Check{
-			Name: "web", Kind: "http", Interval: 2 * time.Second, Timeout: 1500 * time.Millisecond, Rise: 3, Fall: 1,
-			HTTP: &HTTPCheck{
-				URL:    &url.URL{Scheme: "https", Host: "10.68.6.1:8443", Path: "/healthz", RawQuery: "full=1"},
-				Method: "HEAD", Headers: []Header{{"Host", "www.example.org"}, {"Authorization", "Bearer hunter2"}},
-				ExpectStatus: []StatusRange{{200, 200}, {300, 399}}, ExpectBody: "ok", Insecure: true,
-			},
-		}},
-		{"tcp", cfg.VIPs[0].Checks[1], Check{
-			Name: "tcp", Kind: "tcp", Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 2,
-			TCP: &TCPCheck{Address: netip.MustParseAddrPort("[2001:db8::1]:443")},
-		}},
-		{"exec", cfg.VIPs[0].Checks[2], Check{
-			Name: "exec", Kind: "exec", Interval: 10 * time.Second, Timeout: 5 * time.Second, Rise: 2, Fall: 2,
-			Exec: &ExecCheck{Command: []string{"/usr/bin/true", "--flag"}, Env: []Secret{"LANG=C", "EMPTY="}},
-		}},
 		{"exclude", cfg.Egress.Exclude, []netip.Prefix{
 			netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32"),
 		}},
@@ -94,5 +81,63 @@ func TestValues(t *testing.T) {
 		if diff := cmp.Diff(test.want, test.got, equalAddresses()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
 		}
+	}
+}
+
+// TestPathValues compares what the file with every key means for the ways to the
+// network.
+func TestPathValues(t *testing.T) {
+	cfg, err := parseFile(t, "testdata/good/full.yaml", secrets(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := Damping{Enabled: true, HalfLife: 10 * time.Second, Suppress: 3000, Reuse: 1500, MaxSuppress: 2 * time.Minute}
+	half := top
+	half.HalfLife = 30 * time.Second
+	first, second := cfg.Interfaces[0], cfg.Interfaces[1]
+	for _, test := range []struct {
+		name      string
+		got, want any
+	}{
+		{"damping", cfg.Damping, top},
+		{"own damping", first.Damping, Damping{false, time.Hour, 1000000, 999999, 24 * time.Hour}},
+		{"one key of damping", second.Damping, half},
+		{"damping of a VIP", cfg.VIPs[0].Damping, Damping{false, time.Second, 1001, 1, 10 * time.Second}},
+		{"inherited damping", cfg.VIPs[1].Damping, top},
+		{"gateway probe", first.GatewayProbe, GatewayProbe{Enabled: false, Interval: 100 * time.Millisecond, Failures: 100}},
+		{"no gateway probe", second.GatewayProbe, GatewayProbe{Enabled: true, Interval: 500 * time.Millisecond, Failures: 3}},
+		{"path probe", first.PathProbe, &PathProbe{
+			Target: netip.MustParseAddr("10.68.1.2"), Interval: time.Minute, Timeout: 10 * time.Millisecond, Failures: 1,
+		}},
+		{"fast path probe", second.PathProbe, &PathProbe{
+			Target: netip.MustParseAddr("2001:db8:ffff::1"), Interval: 200 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 3,
+		}},
+		{"bfd", first.Peers[0].BFD, &BFD{
+			MinTx: 10 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 5, Required: true, Passive: true, Multihop: true, MinTTL: 250,
+			Auth: &BFDAuth{Type: "meticulous_keyed_sha1", KeyID: 255, Key: "hunter2-hunter2-hunt"},
+		}},
+		{"empty bfd", first.Peers[1].BFD, &BFD{MinTx: 300 * time.Millisecond, MinRx: 300 * time.Millisecond, Multiplier: 3}},
+		{"multihop", second.Peers[0].BFD, &BFD{
+			MinTx: 300 * time.Millisecond, MinRx: 300 * time.Millisecond, Multiplier: 3, Multihop: true, MinTTL: 254,
+			Auth: &BFDAuth{Type: "simple", KeyID: 1, Key: "hunter2"},
+		}},
+		{"no bfd", second.Peers[1].BFD, (*BFD)(nil)},
+	} {
+		if diff := cmp.Diff(test.want, test.got, equalAddresses()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+// TestPathProbeTimeout: a slow probe waits for half a second.
+func TestPathProbeTimeout(t *testing.T) {
+	cfg, err := Parse([]byte("bgp: {asn: 65010}\ninterfaces: [{name: en1, path_probe: {target: 192.0.2.1}, "+
+		"peers: [{address: 10.68.1.2, asn: 65001}]}]\n"), "yaml", "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &PathProbe{Target: netip.MustParseAddr("192.0.2.1"), Interval: time.Second, Timeout: 500 * time.Millisecond, Failures: 3}
+	if diff := cmp.Diff(want, cfg.Interfaces[0].PathProbe, equalAddresses()); diff != "" {
+		t.Errorf("path probe (-want +got):\n%s", diff)
 	}
 }
