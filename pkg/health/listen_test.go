@@ -258,7 +258,8 @@ type unprivileged struct{ Watcher }
 func (u unprivileged) Watch(ctx context.Context, again func()) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capset(&h, &[2]unix.CapUserData{}[0]); err != nil {
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&h, &none[0]); err != nil {
 		return
 	}
 	u.Watcher.Watch(ctx, again)
