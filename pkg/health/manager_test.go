@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -48,17 +49,18 @@ func TestJudge(t *testing.T) {
 		name       string
 		rise, fall int
 		runs, want string // one verdict each: u, H or X
+		downs      uint64
 	}{
-		{"good news waits for rise", 2, 3, "ppp", "uHH"},
-		{"bad news decides at once where nothing is known", 2, 3, "f", "X"},
-		{"a pass too few at the start", 3, 3, "ppfppp", "uuXXXH"},
-		{"fall in a row", 2, 3, "ppffpff", "uHHHHHH"},
-		{"fall reached", 2, 3, "ppfff", "uHHHX"},
-		{"rise in a row", 2, 3, "fpfpp", "XXXXH"},
-		{"rise and fall of one", 1, 1, "pfpf", "HXHX"},
-		{"good news after expiry waits again", 2, 3, "ppp.pp", "uHHuH"},
-		{"bad news after expiry decides at once", 2, 3, "ppp.f", "uHHX"},
-		{"an expired streak does not count", 2, 2, "ppf.pf", "uHHuX"},
+		{"good news waits for rise", 2, 3, "ppp", "uHH", 0},
+		{"bad news decides at once where nothing is known", 2, 3, "f", "X", 0},
+		{"a pass too few at the start", 3, 3, "ppfppp", "uuXXXH", 0},
+		{"fall in a row", 2, 3, "ppffpff", "uHHHHHH", 0},
+		{"fall reached", 2, 3, "ppfff", "uHHHX", 1},
+		{"rise in a row", 2, 3, "fpfpp", "XXXXH", 0},
+		{"rise and fall of one", 1, 1, "pfpf", "HXHX", 2},
+		{"good news after expiry waits again", 2, 3, "ppp.pp", "uHHuH", 0},
+		{"bad news after expiry decides at once", 2, 3, "ppp.f", "uHHX", 0},
+		{"an expired streak does not count", 2, 2, "ppf.pf", "uHHuX", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := Spec{Interval: time.Second, Timeout: time.Second, Rise: tc.rise, Fall: tc.fall}
@@ -78,6 +80,12 @@ func TestJudge(t *testing.T) {
 			}
 			if got != tc.want {
 				t.Errorf("verdicts of %s with rise %d, fall %d = %s, want %s", tc.runs, tc.rise, tc.fall, got, tc.want)
+			}
+			if r.Downs != tc.downs {
+				t.Errorf("%d downs, want %d", r.Downs, tc.downs)
+			}
+			if passed := r.Passed.Equal(r.Checked); passed != strings.HasSuffix(tc.runs, "p") {
+				t.Errorf("last pass at %s, last run at %s", r.Passed, r.Checked)
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,11 +51,8 @@ func TestRescheduleKeepsVerdict(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var starts []time.Time
-				web := spec("web", checkerFunc(func(context.Context) error {
-					starts = append(starts, time.Now())
-					return nil
-				}))
+				runs := &outcomes{begin: time.Now()}
+				web := spec("web", checkerFunc(runs.check))
 				web.Interval = tc.old
 				m, pokes := runManager(t, web)
 				time.Sleep(170 * time.Second)
@@ -66,7 +64,7 @@ func TestRescheduleKeepsVerdict(t *testing.T) {
 				if r.Verdict != Healthy || r.Streak != before.Streak || !r.Since.Equal(before.Since) || time.Now().After(r.Expires) {
 					t.Errorf("after the change: %+v, before: %+v", r, before)
 				}
-				starts = nil
+				earlier := len(runs.ran())
 				for range 600 {
 					time.Sleep(time.Second)
 					if r = m.Results()["web"]; r.Verdict != Healthy || time.Now().After(r.Expires) {
@@ -76,8 +74,9 @@ func TestRescheduleKeepsVerdict(t *testing.T) {
 				if got := pokes.Load(); got != told {
 					t.Errorf("%d pokes for a verdict that stays", got-told)
 				}
+				starts := runs.ran()[earlier:]
 				for i := range starts[2:] {
-					if d := starts[i+2].Sub(starts[i+1]); d != tc.new {
+					if d := starts[i+2] - starts[i+1]; d != tc.new {
 						t.Fatalf("%s between two runs, want %s", d, tc.new)
 					}
 				}
@@ -123,14 +122,19 @@ func TestRescheduleDoesNotRefresh(t *testing.T) {
 // The fall that is configured now counts at the next failure.
 func TestRescheduleTakesFall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var err error
-		web := spec("web", checkerFunc(func(context.Context) error { return err }))
+		var down atomic.Bool
+		web := spec("web", checkerFunc(func(context.Context) error {
+			if down.Load() {
+				return errDown
+			}
+			return nil
+		}))
 		m, _ := runManager(t, web)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		web.Fall = 1
 		m.Set([]Spec{web})
-		err = errDown
+		down.Store(true)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if r := m.Results()["web"]; r.Verdict != Unhealthy || r.Streak != 1 {
