@@ -1,0 +1,162 @@
+package bfd
+
+import (
+	"context"
+	crand "crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+)
+
+// Options is what a Manager needs of its surroundings.
+type Options struct {
+	// Log gets debug lines only; nil for none. The caller logs transitions.
+	Log *slog.Logger
+	// Poke is called when a Status, RemoteStatus or Error changed, without locks
+	// held. It must not block: it runs between two packets. Nil for none.
+	Poke func()
+}
+
+// Manager runs BFD sessions. Its methods may be called from any goroutine.
+type Manager struct {
+	log  *slog.Logger
+	poke func()
+	// slots are those of the last Set, wanted its valid sessions as long as the
+	// engine has not taken them. Both are the only things shared with the
+	// engine, which so never waits for a lock.
+	slots  atomic.Pointer[[]*slot]
+	wanted atomic.Pointer[[]wanted]
+
+	mu   sync.Mutex // of Set and the ends of Run
+	last []wanted
+	net  transport // nil outside Run
+}
+
+// wanted is a valid session of a Set.
+type wanted struct {
+	cfg  SessionConfig
+	slot *slot
+}
+
+// New returns a Manager without sessions. Run runs it.
+func New(o Options) *Manager {
+	m := &Manager{log: o.Log, poke: o.Poke}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	if m.poke == nil {
+		m.poke = func() {}
+	}
+	m.slots.Store(&[]*slot{})
+	return m
+}
+
+// Set makes the sessions the wanted ones. A session that is wanted already goes
+// on; timers and multiplier change without leaving Up, another authentication
+// starts it anew. One that is no longer wanted tells the other end so
+// (AdminDown) and goes. A session that is invalid, or equal to one before it,
+// does not run and has an Error. Set never waits for the network and may be
+// called before Run.
+func (m *Manager) Set(sessions []SessionConfig) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := make(map[sessionKey]*slot, len(m.last))
+	for i := range m.last {
+		old[m.last[i].slot.key] = m.last[i].slot
+	}
+	taken := make(map[sessionKey]bool, len(sessions))
+	slots := make([]*slot, 0, len(sessions))
+	valid := make([]wanted, 0, len(sessions))
+	for i := range sessions {
+		c := sessions[i]
+		if c.Auth != nil {
+			auth := *c.Auth // the caller's may change
+			c.Auth = &auth
+		}
+		key := keyOf(&c)
+		err := validate(&c)
+		if err == nil && taken[key] {
+			err = errors.New("the same session is wanted twice")
+		}
+		if err != nil {
+			slots = append(slots, newSlot(key, &c, err))
+			continue
+		}
+		taken[key] = true
+		s := old[key]
+		if s == nil {
+			s = newSlot(key, &c, nil)
+		}
+		slots = append(slots, s)
+		valid = append(valid, wanted{cfg: c, slot: s})
+	}
+	m.last = valid
+	m.slots.Store(&slots)
+	m.wanted.Store(&valid)
+	if m.net != nil {
+		m.net.wake()
+	}
+}
+
+// State returns what the sessions of the last Set are now. It is the caller's.
+func (m *Manager) State() *State {
+	slots := *m.slots.Load()
+	out := &State{Sessions: make([]SessionState, len(slots))}
+	for i, s := range slots {
+		out.Sessions[i] = s.state()
+	}
+	return out
+}
+
+// Run runs the sessions in the network namespace of the calling thread until
+// ctx ends. Then it tells the other ends (AdminDown), which takes up to 200 ms,
+// and returns nil. It returns an error if it cannot begin. Not two at a time.
+func (m *Manager) Run(ctx context.Context) error {
+	net, err := newSockets()
+	if err != nil {
+		return fmt.Errorf("bfd: %w", err)
+	}
+	return m.run(ctx, net)
+}
+
+// run is Run with a network, which it closes.
+func (m *Manager) run(ctx context.Context, net transport) error {
+	var seed [32]byte
+	if _, err := crand.Read(seed[:]); err != nil {
+		net.close()
+		return fmt.Errorf("bfd: random numbers: %w", err)
+	}
+	if err := m.begin(net); err != nil {
+		net.close()
+		return err
+	}
+	stopWaking := context.AfterFunc(ctx, net.wake)
+	tracer := newTracer(m.log)
+	var background sync.WaitGroup
+	background.Go(tracer.run)
+	e := newEngine(net, rand.New(rand.NewChaCha8(seed)), tracer, m.poke)
+	e.run(ctx, &m.wanted)
+	close(tracer.events)
+	background.Wait()
+	stopWaking()
+	m.mu.Lock()
+	m.net = nil
+	m.mu.Unlock()
+	net.close()
+	return nil
+}
+
+// begin makes the network the one to wake, and all sessions new ones.
+func (m *Manager) begin(net transport) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.net != nil {
+		return errors.New("bfd: it runs already")
+	}
+	m.net = net
+	m.wanted.Store(&m.last)
+	return nil
+}
