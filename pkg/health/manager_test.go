@@ -143,7 +143,7 @@ func TestSchedule(t *testing.T) {
 					}
 					return nil
 				}))
-				web.Rise = 1
+				web.Rise, web.FastInterval = 1, web.Interval
 				runManager(t, web)
 				time.Sleep(15 * time.Second)
 				synctest.Wait()
