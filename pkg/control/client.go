@@ -19,6 +19,10 @@ import (
 // take about 4 MB.
 const maxAnswer = 64 << 20
 
+// patience is how long the daemon has for an answer. A reload reads files and
+// resolves nothing: the time is for a busy host.
+const patience = 15 * time.Second
+
 // Client talks with a running daemon.
 type Client struct {
 	path string
@@ -32,8 +36,8 @@ func NewClient(path string) *Client {
 		d := net.Dialer{Timeout: 2 * time.Second}
 		return d.DialContext(ctx, "unix", path)
 	}
-	// A reload reads files and resolves nothing: the time is for a busy host.
-	return &Client{path: path, http: http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: dial}}}
+	transport := &http.Transport{DialContext: dial, ResponseHeaderTimeout: patience}
+	return &Client{path: path, http: http.Client{Timeout: patience, Transport: transport}}
 }
 
 // Status returns the picture of the daemon's last pass.
@@ -74,16 +78,22 @@ func (c *Client) call(ctx context.Context, method, path string, into any) error 
 		return c.explain(err)
 	}
 	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusUnprocessableEntity {
-		var f failure
-		if json.Unmarshal(body, &f) == nil && f.Error != "" {
-			return errors.New(f.Error)
-		}
-		return fmt.Errorf("%s: %s %s: %s; is it a vipspeaker of this version?", c.path, method, path, res.Status)
+		return c.refused(req, res, body)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("%s: %s %s: not the answer of a vipspeaker of this version: %w", c.path, method, path, err)
 	}
 	return nil
+}
+
+// refused is the error of an answer that is none: the daemon's own words, if
+// there are such.
+func (c *Client) refused(req *http.Request, res *http.Response, body []byte) error {
+	var f failure
+	if json.Unmarshal(body, &f) == nil && f.Error != "" {
+		return errors.New(f.Error)
+	}
+	return fmt.Errorf("%s: %s %s: %s; is it a vipspeaker of this version?", c.path, req.Method, req.URL.Path, res.Status)
 }
 
 // explain turns an error of the connection into one that says what to do.

@@ -3,6 +3,12 @@
 //
 //	GET  /v1/status   the picture of the last pass, a status.Status
 //	POST /v1/reload   read the configuration file again, a ReloadResult
+//	GET  /v1/events   the last events, one status.Event in a line of JSON each
+//
+// Events take two parameters: since, the number after which they are wanted (0
+// if it is not given), and follow, with which (1) the answer goes on with those
+// to come until either side leaves. Numbers that are left out are events that
+// were lost to a reader who came too late or was too slow.
 //
 // It reads the published status and triggers reloads. It decides nothing and
 // never calls what writes to the kernel or to routers. Who may connect is a
@@ -40,14 +46,17 @@ type Options struct {
 	// Reload reads the configuration file again and returns what is wrong with
 	// it; none when it is now in force.
 	Reload func(ctx context.Context) []string
+	// Events are what GET /v1/events gives; nil if there is none of it.
+	Events *status.Events
 }
 
 // Serve answers on l until ctx ends. It returns nil when ctx ended.
 func Serve(ctx context.Context, l net.Listener, o Options) error {
-	return status.Serve(ctx, status.NewServer(newHandler(o), o.Log), l)
+	return status.Serve(ctx, status.NewServer(newHandler(ctx, o), o.Log), l)
 }
 
-func newHandler(o Options) http.Handler {
+// newHandler returns the handler of a server that ends with ctx.
+func newHandler(ctx context.Context, o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		s := o.Status()
@@ -65,6 +74,9 @@ func newHandler(o Options) http.Handler {
 		}
 		reply(w, http.StatusOK, ReloadResult{OK: true})
 	})
+	if o.Events != nil {
+		mux.HandleFunc("GET /v1/events", eventsHandler(ctx, o.Events, eventsPatience))
+	}
 	// No request has a body; one that is sent is not read.
 	return http.MaxBytesHandler(mux, 0)
 }

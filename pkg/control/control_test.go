@@ -27,6 +27,7 @@ type daemon struct {
 	store    *status.Store
 	reloads  atomic.Int64
 	mistakes []string
+	events   *status.Events
 }
 
 func (d *daemon) reload(context.Context) []string {
@@ -45,7 +46,7 @@ func start(t *testing.T, d *daemon) string {
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, Options{Log: slog.New(slog.DiscardHandler), Status: d.store.Load, Reload: d.reload})
+		done <- Serve(ctx, l, Options{Log: slog.New(slog.DiscardHandler), Status: d.store.Load, Reload: d.reload, Events: d.events})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -96,7 +97,7 @@ func TestStatusAndReload(t *testing.T) {
 }
 
 func TestOnlyWhatIsOffered(t *testing.T) {
-	d := &daemon{store: status.NewStore()}
+	d := &daemon{store: status.NewStore(), events: status.NewEvents(1)}
 	path := start(t, d)
 	client := newClient(t, path).http
 	for _, tt := range []struct {
@@ -106,6 +107,7 @@ func TestOnlyWhatIsOffered(t *testing.T) {
 		{"GET", "/v1/reload", 405},
 		{"POST", "/v1/status", 405},
 		{"DELETE", "/v1/status", 405},
+		{"POST", "/v1/events", 405},
 		{"GET", "/", 404},
 		{"GET", "/v1/../../etc/passwd", 404},
 		{"GET", "/v2/status", 404},
