@@ -54,7 +54,8 @@ func manyVIPs(n int) *still {
 		v.PreferredSource = i == 0
 		in.Config.VIPs = append(in.Config.VIPs, v)
 		in.Bound = append(in.Bound, v.Prefix)
-		r := healthyResult(CheckID(v.Prefix, "web"))
+		v.Checks = webCheck(v.Prefix.Addr().String())
+		r := healthyResult(CheckID(&v.Checks[0]))
 		r.Expires = time.Now().Add(time.Hour)
 		in.Health[r.ID] = r
 		for j := range in.BGP.Speakers {

@@ -41,7 +41,7 @@ func FuzzPlan(f *testing.F) {
 	})
 }
 
-var planCompare = append([]cmp.Option{cmp.AllowUnexported(Interface{})}, compare...)
+var planCompare = append([]cmp.Option{cmp.AllowUnexported(Interface{}, Peer{})}, compare...)
 
 func pick[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
 
@@ -70,7 +70,7 @@ func anyInputs(r *rand.Rand) Inputs {
 		}
 		for _, c := range v.Checks {
 			if !chance(r, 8) {
-				in.Health[CheckID(v.Prefix, c.Name)] = health.Result{
+				in.Health[CheckID(&c)] = health.Result{
 					Verdict: pick(r, health.Healthy, health.Healthy, health.Healthy, health.Unhealthy, health.Unknown),
 					Reason:  pick(r, "", "timeout"), Expires: t0.Add(time.Duration(r.IntN(10)-2) * time.Second),
 				}
@@ -124,7 +124,7 @@ func anyConfig(r *rand.Rand) *config.Config {
 			sources[fmt.Sprint(n, v.Prefix.Addr().Is4())] = sources[fmt.Sprint(n, v.Prefix.Addr().Is4())] || v.PreferredSource
 		}
 		for j := range r.IntN(3) {
-			v.Checks = append(v.Checks, config.Check{Name: fmt.Sprintf("c%d", j)})
+			v.Checks = append(v.Checks, config.Check{Name: fmt.Sprintf("c%d", j), Kind: fmt.Sprintf("c%d", r.IntN(6))})
 		}
 		c.VIPs = append(c.VIPs, v)
 	}
@@ -207,7 +207,7 @@ func shuffled(r *rand.Rand, in Inputs) Inputs {
 // mayBeAnnounced is the rule in its shortest form, made apart from Plan.
 func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
 	for _, k := range c.Checks {
-		r := in.Health[CheckID(c.Prefix, k.Name)]
+		r := in.Health[CheckID(&k)]
 		if r.Verdict != health.Healthy || !r.Expires.After(t0) {
 			return false
 		}

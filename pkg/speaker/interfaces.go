@@ -2,15 +2,14 @@ package speaker
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/status"
-	"vipspeaker/pkg/vip"
 )
 
 // interfaces decides which interfaces are usable, and by which own address
@@ -22,10 +21,14 @@ func (p *planner) interfaces() {
 		p.byName[c.Name] = i
 		p.out.Interfaces[i] = p.look(c)
 	}
+	p.damp()
+	for i := range p.out.Interfaces {
+		p.out.Interfaces[i].admit()
+	}
 	p.legs()
 }
 
-// look judges one interface.
+// look judges one interface by itself.
 func (p *planner) look(c *config.Interface) Interface {
 	n := Interface{Name: c.Name, fresh: true}
 	link, ok := p.in.Net.Link(c.Name)
@@ -38,32 +41,37 @@ func (p *planner) look(c *config.Interface) Interface {
 			LocalAddress: onLink(n.Addresses, c.Peers[i].Address),
 		}
 	}
+	probes := probesOf(c, &n)
+	p.out.Probes = append(p.out.Probes, probes...)
+	layer := p.probed(&n, probes)
+	failed := p.watch(c, &n, link)
 	n.Reason, n.Detail = p.judge(c, &n, link, ok)
-	n.Usable = n.Reason == ""
-	for i := range n.Peers {
-		peer := &n.Peers[i]
-		peer.Wanted = n.Usable && peer.LocalAddress.IsValid()
-		switch {
-		case !n.Usable:
-			peer.Detail = "interface " + n.Name + ": " + n.Detail
-		case !peer.Wanted:
-			peer.Detail = "no usable address on-link with " + peer.Address.String()
-		}
-	}
+	p.judgeHistory(c, &n, link, layer, failed)
 	if s, ok := p.in.BGP.Speaker(c.Name); ok {
 		for i := range s.Peers {
-			n.established = n.established || s.Peers[i].State == bgp.Established
+			up := s.Peers[i].State == bgp.Established
+			n.established = n.established || up
+			n.answering = n.answering || up && slices.ContainsFunc(n.Peers, func(peer Peer) bool {
+				return peer.Address == s.Peers[i].Address && peer.LocalAddress.IsValid() && peer.held == ""
+			})
 			n.fresh = n.fresh && s.Peers[i].Transitions == 0
 		}
 	}
 	return n
 }
 
-// judge gives the reason why an interface is not usable, empty if it is.
+// judge gives the reason why the link of an interface cannot be used, empty if
+// it can.
 func (p *planner) judge(c *config.Interface, n *Interface, link netmon.Link, exists bool) (status.Reason, string) {
+	seen := p.in.History.Interfaces[c.Name]
 	switch {
 	case !exists:
 		return status.InterfaceAbsent, "no such link"
+	case seen.Index != 0 && seen.Index != link.Index:
+		// Sockets still belong to the one that is gone, so it counts as absent for
+		// one look.
+		p.mayChange(p.now.Add(time.Millisecond))
+		return status.InterfaceAbsent, "the link was replaced by another one"
 	case !link.Up:
 		return status.InterfaceDown, "administratively down"
 	case !link.Running:
@@ -79,13 +87,132 @@ func (p *planner) judge(c *config.Interface, n *Interface, link netmon.Link, exi
 	if !reachable {
 		return status.InterfaceAddress, "no usable address on-link with " + targets(c)
 	}
-	// A link that was healthy at the start of the process has no such time: it
-	// did not just come back.
-	if until := link.HealthySince.Add(c.HoldUp); !link.HealthySince.IsZero() && until.After(p.now) {
-		p.mayChange(until)
-		return status.InterfaceHoldUp, fmt.Sprintf("healthy again, held for %s", c.HoldUp)
-	}
 	return "", ""
+}
+
+// judgeHistory judges what is behind the link, and then by what was before: an
+// interface that comes back waits for its hold-up, and each time that it goes is
+// a flap. Layer is what the probes close, failed tells that BFD has just lost a
+// peer.
+func (p *planner) judgeHistory(c *config.Interface, n *Interface, link netmon.Link, layer status.Reason, failed bool) {
+	h, known := p.in.History.Interfaces[c.Name]
+	h.Index = link.Index
+	cause := string(n.Reason)
+	if n.Reason == "" && layer != "" {
+		var text string
+		n.Reason = layer
+		cause, text = failing(n, string(layer), p.now)
+		// The text says for how long. Made anew each time, it would make each look
+		// differ from the one before.
+		if n.Detail = h.Detail; h.Cause != cause {
+			n.Detail = text
+		}
+	}
+	h.Cause, h.Detail = cause, n.Detail
+	open := n.Reason == ""
+	lost := slices.ContainsFunc(n.Peers, func(peer Peer) bool { return peer.dead })
+	closed := known && h.Open && !open && !h.Excused && !lost // what BFD found counts as BFD's
+	if (failed || closed) && !p.in.Overrides.Shutdown {
+		h.Penalty = h.Penalty.flap(&c.Damping, p.now)
+	}
+	h.Penalty = h.Penalty.look(&c.Damping, p.now)
+	switch {
+	case !open:
+		h.Opened = time.Time{}
+	case known && !h.Open:
+		h.Opened = p.now
+	}
+	h.Open, h.Excused = open, false
+	p.rememberInterface(c.Name, h)
+	n.Penalty = h.Penalty.show(&c.Damping, p.now, false)
+	if !open {
+		return
+	}
+	// The monitor sees what is over before the next look. What was healthy at the
+	// start of the process has no such time: it did not just come back.
+	back := h.Opened
+	if link.HealthySince.After(back) {
+		back = link.HealthySince
+	}
+	if until := back.Add(c.HoldUp); !back.IsZero() && until.After(p.now) {
+		p.mayChange(until)
+		n.Reason, n.Detail = status.InterfaceHoldUp, fmt.Sprintf("healthy again, held for %s", c.HoldUp)
+	}
+}
+
+// damp takes interfaces out of use that flapped too often, if another one that
+// did not has a session: the last resort is never taken away.
+func (p *planner) damp() {
+	var suppressed []int
+	other := false
+	for i := range p.out.Interfaces {
+		n := &p.out.Interfaces[i]
+		penalty := p.out.History.Interfaces[n.Name].Penalty
+		if penalty.Suppressed {
+			p.mayChange(penalty.until(&p.in.Config.Interfaces[i].Damping))
+		}
+		switch {
+		case n.Reason != "":
+		case penalty.Suppressed:
+			suppressed = append(suppressed, i)
+		default:
+			other = other || n.answering
+		}
+	}
+	if !other {
+		return
+	}
+	for _, i := range suppressed {
+		n, c := &p.out.Interfaces[i], &p.in.Config.Interfaces[i]
+		penalty := p.out.History.Interfaces[n.Name].Penalty
+		n.Reason, n.Detail = status.Damped, dampedText(penalty.until(&c.Damping))
+		n.Penalty = penalty.show(&c.Damping, p.now, true)
+	}
+}
+
+// admit decides which sessions of an interface may run.
+func (n *Interface) admit() {
+	n.Usable = n.Reason == ""
+	n.answering = n.answering && n.Usable
+	for i := range n.Peers {
+		peer := &n.Peers[i]
+		peer.Wanted = n.Usable && peer.LocalAddress.IsValid() && peer.held == ""
+		switch {
+		case peer.Wanted:
+		case !n.Usable:
+			peer.Detail = n.why()
+		case peer.held != "":
+			peer.Detail = peer.held
+		default:
+			peer.Detail = "no usable address on-link with " + peer.Address.String()
+		}
+	}
+}
+
+// why tells why the interface is not usable, with its name and the layer.
+func (n *Interface) why() string { return "interface " + n.Name + ": " + n.cause() }
+
+// cause is why without the name.
+func (n *Interface) cause() string {
+	if n.Reason == status.InterfaceAttachment || n.Reason == status.InterfacePath {
+		return string(n.Reason) + ": " + n.Detail
+	}
+	return n.Detail
+}
+
+// lost tells whether BFD found the paths to all peers dead that the interface
+// reaches.
+func (n *Interface) lost() bool {
+	found := false
+	for i := range n.Peers {
+		if n.Peers[i].LocalAddress.IsValid() {
+			if !n.Peers[i].dead {
+				return false
+			}
+			found = true
+		}
+	}
+	return found
 }
 
 // targets names the addresses that an interface must reach one of.
@@ -104,9 +231,9 @@ func targets(c *config.Interface) string {
 
 // legs decides by which interfaces outgoing traffic may leave. Where a session
 // is established the path is known to work, so an interface whose routers are
-// silent gives way to one whose routers answer. The last resort is never taken
-// away: first interfaces that only wait for their hold-up, then the former
-// legs, then all.
+// silent gives way to one whose routers answer, and one whose routers BFD lost
+// to any other. The last resort is never taken away: first interfaces that only
+// wait for their hold-up, then the former legs, then all.
 func (p *planner) legs() {
 	list := p.out.Interfaces
 	mark := func(want func(*Interface) bool) bool {
@@ -117,82 +244,16 @@ func (p *planner) legs() {
 		}
 		return found
 	}
-	answering := func(n *Interface) bool { return n.Usable && n.established }
+	answering := func(n *Interface) bool { return n.answering }
 	// Sessions that a former process had are not yet back right after a start.
 	starting := p.graceUntil.After(p.now)
 	if mark(answering) {
 		mark(func(n *Interface) bool { return answering(n) || n.Usable && n.fresh && starting })
 		return
 	}
-	_ = mark(func(n *Interface) bool { return n.Usable }) ||
+	_ = mark(func(n *Interface) bool { return n.Usable && !n.lost() }) ||
+		mark(func(n *Interface) bool { return n.Usable }) ||
 		mark(func(n *Interface) bool { return n.Reason == status.InterfaceHoldUp }) ||
 		mark(func(n *Interface) bool { return slices.Contains(p.in.Legs, n.Name) }) ||
 		mark(func(*Interface) bool { return true })
-}
-
-// ownAddresses are the usable addresses of a link that are not ours to move:
-// neither a VIP nor marked by us. They are sorted.
-func ownAddresses(link netmon.Link, isVIP func(netip.Addr) bool) []netip.Prefix {
-	var own []netip.Prefix
-	for i := range link.Addresses {
-		a := &link.Addresses[i]
-		if a.Usable && a.Protocol != vip.Protocol && !isVIP(a.Prefix.Addr()) {
-			own = append(own, a.Prefix)
-		}
-	}
-	slices.SortFunc(own, comparePrefix)
-	return slices.Compact(own)
-}
-
-// onLink returns the address whose network holds target, the most specific
-// network first and then the lowest address; zero if there is none.
-func onLink(addresses []netip.Prefix, target netip.Addr) netip.Addr {
-	var best netip.Prefix
-	for _, a := range addresses {
-		if a.Contains(target) && a.Addr() != target && (!best.IsValid() || a.Bits() > best.Bits()) {
-			best = a
-		}
-	}
-	return best.Addr()
-}
-
-// global returns the lowest address of the family that routers beyond the link
-// can use; zero if there is none.
-func global(addresses []netip.Prefix, ipv4 bool) netip.Addr {
-	for _, a := range addresses {
-		if a.Addr().Is4() == ipv4 && !a.Addr().IsLinkLocalUnicast() {
-			return a.Addr()
-		}
-	}
-	return netip.Addr{}
-}
-
-// RouterID returns the configured BGP identifier, else the lowest IPv4 address
-// of the listed interfaces; zero if they have none. The caller keeps the first
-// valid answer: an identifier that changed would end all sessions.
-func RouterID(c *config.Config, net *netmon.State) netip.Addr {
-	lowest := c.BGP.RouterID
-	if lowest.IsValid() {
-		return lowest
-	}
-	isVIP := func(a netip.Addr) bool {
-		return slices.ContainsFunc(c.VIPs, func(v config.VIP) bool { return v.Prefix.Contains(a) })
-	}
-	for i := range c.Interfaces {
-		link, _ := net.Link(c.Interfaces[i].Name)
-		for _, a := range ownAddresses(link, isVIP) {
-			if a.Addr().Is4() && a.Addr().IsGlobalUnicast() && (!lowest.IsValid() || a.Addr().Less(lowest)) {
-				lowest = a.Addr()
-			}
-		}
-	}
-	return lowest
-}
-
-// comparePrefix orders by address, then by length.
-func comparePrefix(a, b netip.Prefix) int {
-	if c := a.Addr().Compare(b.Addr()); c != 0 {
-		return c
-	}
-	return a.Bits() - b.Bits()
 }

@@ -46,7 +46,7 @@ func TestNextHop(t *testing.T) {
 			}
 			c.VIPs[0].Prefix, c.VIPs[0].Interfaces = prefix(tt.vip), []string{"en1"}
 			in.Bound = []netip.Prefix{prefix(tt.vip)}
-			id := CheckID(prefix(tt.vip), "web")
+			id := vipID()
 			in.Health = health.Results{id: healthyResult(id)}
 			d := Plan(in, t0)
 			got := ""

@@ -29,7 +29,7 @@ func (p *planner) kernel() {
 		n := &p.out.Interfaces[i]
 		k.Interfaces[i] = vip.Interface{
 			Name: n.Name, Usable: n.Usable || n.Leg, Silent: n.Usable && !n.Leg,
-			Gateways: c.Interfaces[i].Gateways, Routers: p.routers(n),
+			Gateways: alive(n, c.Interfaces[i].Gateways), Routers: p.routers(n),
 		}
 	}
 	for i := range c.VIPs {
@@ -39,7 +39,7 @@ func (p *planner) kernel() {
 }
 
 // routers are the peers of an interface as next hops: those that answer, else
-// all that are on-link.
+// all that are on-link and not known to be dead.
 func (p *planner) routers(n *Interface) []netip.Addr {
 	var all, answering []netip.Addr
 	s, _ := p.in.BGP.Speaker(n.Name)
@@ -48,16 +48,16 @@ func (p *planner) routers(n *Interface) []netip.Addr {
 			continue
 		}
 		all = append(all, n.Peers[i].Address)
-		if slices.ContainsFunc(s.Peers, func(q bgp.PeerState) bool {
+		if n.Peers[i].held == "" && slices.ContainsFunc(s.Peers, func(q bgp.PeerState) bool {
 			return q.Address == n.Peers[i].Address && q.State == bgp.Established
 		}) {
 			answering = append(answering, n.Peers[i].Address)
 		}
 	}
 	if len(answering) > 0 {
-		return answering
+		return alive(n, answering)
 	}
-	return all
+	return alive(n, all)
 }
 
 // lingering are the VIPs that are no longer configured but stay bound, because a
@@ -123,7 +123,7 @@ func (p *planner) adopted(c *config.VIP, v *VIP) bool {
 		return false
 	}
 	switch v.Reason {
-	case status.Shutdown, status.CheckFailed, status.CheckStale:
+	case status.Shutdown, status.CheckFailed, status.CheckStale, status.Damped:
 		return false
 	default:
 	}
@@ -151,11 +151,15 @@ func (p *planner) exempt() {
 		add(prefix)
 	}
 	for i := range p.out.Interfaces {
-		for j := range p.out.Interfaces[i].Peers {
-			peer := &p.out.Interfaces[i].Peers[j]
+		n := &p.out.Interfaces[i]
+		broken := n.Reason == status.InterfaceAttachment || n.Reason == status.InterfacePath
+		for j := range n.Peers {
+			peer := &n.Peers[j]
 			add(netip.PrefixFrom(peer.Address, peer.Address.BitLen()))
 			if peer.LocalAddress.IsValid() && peer.ASN != p.in.Config.BGP.ASN {
-				k.Fallbacks = append(k.Fallbacks, vip.Fallback{Local: peer.LocalAddress, Peer: peer.Address})
+				k.Fallbacks = append(k.Fallbacks, vip.Fallback{
+					Local: peer.LocalAddress, Peer: peer.Address, First: broken || peer.dead,
+				})
 			}
 		}
 	}

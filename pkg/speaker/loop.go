@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -67,6 +68,12 @@ type Sessions interface {
 	Stop(ctx context.Context, mode bgp.StopMode, text string) error
 }
 
+// BFD holds BFD sessions. *bfd.Manager is one. Set never blocks.
+type BFD interface {
+	Set(sessions []bfd.SessionConfig)
+	State() *bfd.State
+}
+
 // Signal wakes the loop. All sources share one, and may have it before the loop
 // exists.
 type Signal chan struct{}
@@ -92,8 +99,14 @@ type Options struct {
 	Checks   Checks
 	Kernel   Kernel
 	Sessions Sessions
+	// BFD may be nil for none.
+	BFD BFD
 	// NewChecker makes the checker of a configured check.
 	NewChecker func(config.Check) (health.Checker, error)
+	// NewProbe makes the checker of a probe; may be nil for no probes.
+	NewProbe func(Probe) (health.Checker, error)
+	// Record gets every transition that is logged; may be nil. It must not block.
+	Record func(status.Event)
 	// Publish gets the picture of every pass. It must not block or change it.
 	Publish func(*status.Status)
 	// ConfigStatus tells about the configuration file; may be nil.
@@ -117,8 +130,12 @@ type Loop struct {
 
 	// What follows belongs to the goroutine of the loop.
 
-	applied  *setup       // the configuration that checks and network follow
-	checking bool         // all checks of applied run
+	applied  *setup // the configuration that checks and network follow
+	checking bool   // all checks of applied run
+	ordered  []health.Spec
+	probes   map[Probe]health.Checker // those that were made
+	watched  []bfd.SessionConfig      // what BFD was told
+	history  History
 	call     chan outcome // the kernel call that is running, nil for none
 	actual   vip.Actual   // the newest reading of the kernel
 	fresh    bool         // actual was read by the call that ended last
@@ -142,15 +159,16 @@ type Loop struct {
 type setup struct {
 	config   *config.Config
 	specs    []health.Spec
-	prefixes map[netip.Prefix]bool // of the VIPs
+	checkIDs map[netip.Prefix][]string // see Inputs.CheckIDs
+	prefixes map[netip.Prefix]bool     // of the VIPs
 }
 
 func newSetup(c *config.Config, newChecker func(config.Check) (health.Checker, error)) (*setup, error) {
-	specs, err := checkSpecs(c, newChecker)
+	specs, ids, err := checkSpecs(c, newChecker)
 	if err != nil {
 		return nil, err
 	}
-	s := &setup{config: c, specs: specs, prefixes: make(map[netip.Prefix]bool, len(c.VIPs))}
+	s := &setup{config: c, specs: specs, checkIDs: ids, prefixes: make(map[netip.Prefix]bool, len(c.VIPs))}
 	for i := range c.VIPs {
 		s.prefixes[c.VIPs[i].Prefix] = true
 	}

@@ -334,7 +334,7 @@ func TestLoopReload(t *testing.T) {
 		before := w.orders
 		w.journal = nil
 		next := *w.config
-		next.VIPs = append(slices.Clone(next.VIPs), config.VIP{Name: "vipd", Prefix: prefix("10.68.6.4/32"), Interfaces: []string{"en1"}, Checks: w.config.VIPs[0].Checks})
+		next.VIPs = append(slices.Clone(next.VIPs), config.VIP{Name: "vipd", Prefix: prefix("10.68.6.4/32"), Interfaces: []string{"en1"}, Checks: webCheck("10.68.6.4")})
 		w.config = &next
 		w.verdict("vipd", health.Healthy, time.Hour)
 		if err := l.SetConfig(&next); err != nil {

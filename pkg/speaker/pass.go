@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/vip"
 )
@@ -43,6 +44,8 @@ func (l *Loop) pass(ctx context.Context) error {
 		return errNotReady // no pass at all, so none that failed
 	}
 	d := l.plan(&in)
+	l.check(d.Probes)
+	l.watch(d.BFD)
 	steered := d.Kernel
 	l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
 	done := l.within(time.Now().Add(steerBound))
@@ -61,8 +64,8 @@ func (l *Loop) pass(ctx context.Context) error {
 		return errStopped
 	}
 	if !l.checking {
-		l.opt.Checks.Set(l.applied.specs)
 		l.checking = true
+		l.check(d.Probes)
 	}
 	// The world may have changed while the kernel worked.
 	in, _ = l.inputs()
@@ -111,11 +114,19 @@ func (l *Loop) finished(began time.Time) error {
 	return err
 }
 
-// plan decides and notes when to look again.
+// plan decides, and notes what it saw and when to look again.
 func (l *Loop) plan(in *Inputs) Desired {
 	d := Plan(*in, time.Now())
-	l.recheck = d.Recheck
+	l.recheck, l.history = d.Recheck, d.History
 	return d
+}
+
+// watch tells BFD which sessions are wanted, if those are others than before.
+func (l *Loop) watch(sessions []bfd.SessionConfig) {
+	if l.opt.BFD != nil && !reflect.DeepEqual(l.watched, sessions) {
+		l.opt.BFD.Set(sessions)
+		l.watched = sessions
+	}
 }
 
 // follow lets checks and network watch follow a new configuration.
@@ -129,15 +140,17 @@ func (l *Loop) follow() {
 		names[i] = s.config.Interfaces[i].Name
 	}
 	l.opt.Network.Watch(names)
-	// What changed must not be judged by the verdict of what was before.
-	l.opt.Checks.Set(s.specsOf(l.actual.Bound))
 	// Only what was configured before can linger.
 	if l.applied != nil {
+		l.history = l.history.after(l.applied, s)
 		for prefix := range l.applied.prefixes {
 			l.lingered[prefix] = time.Time{}
 		}
 	}
 	l.applied, l.checking = s, false
+	// What changed only its schedule keeps its verdict, under another name, from
+	// here on.
+	l.check(l.decision.Probes)
 	// A path that was ordered just now may not be in the speaker's list yet.
 	for i := range l.decision.BGP.Speakers {
 		for j := range l.decision.BGP.Speakers[i].Paths {
@@ -163,6 +176,10 @@ func (l *Loop) inputs() (Inputs, bool) {
 		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown},
 		StartedAt: l.startedAt, Adopted: l.opt.Adopted, AdoptedSources: l.opt.AdoptedSources,
 		Lingering: l.linger(time.Now()), BindErrors: l.bindErrs,
+		CheckIDs: l.applied.checkIDs, History: l.history,
+	}
+	if l.opt.BFD != nil {
+		in.BFD = l.opt.BFD.State()
 	}
 	for i := range l.decision.Interfaces {
 		if n := &l.decision.Interfaces[i]; n.Leg {

@@ -12,10 +12,6 @@ import (
 	"vipspeaker/pkg/status"
 )
 
-// CheckID is the name under which the check of a VIP is run. It does not have the
-// VIP's name in it, so that a VIP which is renamed keeps its verdicts.
-func CheckID(vip netip.Prefix, checkName string) string { return vip.String() + "/" + checkName }
-
 // vips decides about each VIP, and on which interfaces it is announced.
 func (p *planner) vips() {
 	p.out.VIPs = make([]VIP, len(p.in.Config.VIPs))
@@ -28,6 +24,20 @@ func (p *planner) vips() {
 func (p *planner) decide(c *config.VIP) VIP {
 	v := VIP{Name: c.Name, Prefix: c.Prefix, Bound: p.bound[c.Prefix], Interfaces: make([]Placement, len(c.Interfaces))}
 	reason, detail := p.checked(c)
+	h := p.seen(c, reason)
+	suppressed := h.Penalty.Suppressed
+	v.Penalty = h.Penalty.show(&c.Damping, p.now, suppressed)
+	if suppressed {
+		p.mayChange(v.Penalty.Until)
+		if reason == "" {
+			reason, detail = status.Damped, dampedText(v.Penalty.Until)
+		}
+	}
+	degraded := ""
+	if c.Degrade != nil && (reason == status.CheckFailed || reason == status.CheckStale || reason == status.Damped) {
+		v.Degraded, degraded = true, joinNonEmpty(": ", "degraded", detail)
+		reason, detail = "", ""
+	}
 	if p.in.Overrides.Shutdown {
 		reason, detail = status.Shutdown, "the daemon is stopping"
 	}
@@ -36,31 +46,58 @@ func (p *planner) decide(c *config.VIP) VIP {
 		v.Wanted = v.Wanted || v.Interfaces[i].Wanted
 		v.Announced = v.Announced || v.Interfaces[i].Announced
 	}
-	if !v.Announced {
+	if v.Detail = degraded; !v.Announced {
 		v.Reason, v.Detail = explain(&v, reason, detail)
 	}
 	return v
+}
+
+// seen notes whether the checks of a VIP pass, and counts a flap when they have
+// just ceased to. A check that is not known yet says nothing of its service.
+func (p *planner) seen(c *config.VIP, reason status.Reason) VIPHistory {
+	h := p.in.History.VIPs[c.Prefix]
+	if h.Open && (reason == status.CheckFailed || reason == status.CheckStale) && !p.in.Overrides.Shutdown {
+		h.Penalty = h.Penalty.flap(&c.Damping, p.now)
+	}
+	h.Open = reason == ""
+	h.Penalty = h.Penalty.look(&c.Damping, p.now)
+	p.rememberVIP(c.Prefix, h)
+	return h
 }
 
 // checked tells why the checks withhold the VIP; an empty reason if they do not.
 // A check that failed explains more than one that is silent.
 func (p *planner) checked(c *config.VIP) (status.Reason, string) {
 	order := []status.Reason{status.CheckFailed, status.CheckStale, status.CheckUnknown}
-	worst, detail := len(order), ""
+	worst, detail, passing := len(order), "", 0
+	ids := p.checkIDs(c)
 	for i := range c.Checks {
-		r, known := p.in.Health[CheckID(c.Prefix, c.Checks[i].Name)]
+		r, known := p.in.Health[ids[i]]
 		if r.Verdict == health.Healthy {
 			p.mayChange(r.Expires)
 		}
 		rank := slices.Index(order, verdictReason(r, known, p.now))
-		if rank >= 0 && rank < worst {
+		if rank < 0 {
+			passing++
+		} else if rank < worst {
 			worst, detail = rank, joinNonEmpty(": ", "check "+c.Checks[i].Name, r.Reason)
 		}
 	}
-	if worst == len(order) {
+	if worst == len(order) || c.ChecksMode == anyCheck && passing > 0 {
 		return "", ""
 	}
 	return order[worst], detail
+}
+
+// anyCheck is the value of checks_mode for a VIP of which one check must pass.
+const anyCheck = "any"
+
+// checkIDs are the IDs of a VIP's checks in the order of the configuration.
+func (p *planner) checkIDs(c *config.VIP) []string {
+	if ids := p.in.CheckIDs[c.Prefix]; len(ids) == len(c.Checks) {
+		return ids
+	}
+	return checkIDs(c)
 }
 
 // verdictReason is the reason word of a verdict, empty for one that is healthy
@@ -94,7 +131,7 @@ func (p *planner) place(c *config.VIP, name string, bound bool, reason status.Re
 	}
 	switch {
 	case !n.Usable:
-		pl.Reason, pl.Detail = status.NoUsableInterface, n.Detail
+		pl.Reason, pl.Detail = status.NoUsableInterface, n.cause()
 	case !hasHop:
 		pl.Reason, pl.Detail = status.NoUsableInterface, "no usable IPv6 address to be the next hop"
 	case !p.in.RouterID.IsValid():
@@ -106,7 +143,7 @@ func (p *planner) place(c *config.VIP, name string, bound bool, reason status.Re
 	if !pl.Wanted || !bound {
 		return pl
 	}
-	pl.Peers, pl.Detail = p.carriers(name, c.Prefix)
+	pl.Peers, pl.Detail = p.carriers(n, c.Prefix)
 	pl.Announced = len(pl.Peers) > 0
 	pl.Reason = status.NoSession
 	if pl.Announced {
@@ -142,15 +179,25 @@ func (p *planner) nextHop(at int, ipv4 bool) (netip.Addr, bool) {
 // carriers are the peers on the interface that have the prefix from us now:
 // established, of the prefix's family, and served by a speaker that holds it.
 // If there are none, it says what their sessions do.
-func (p *planner) carriers(name string, prefix netip.Prefix) (peers []netip.Addr, why string) {
-	s, ok := p.in.BGP.Speaker(name)
+func (p *planner) carriers(n *Interface, prefix netip.Prefix) (peers []netip.Addr, why string) {
+	s, ok := p.in.BGP.Speaker(n.Name)
 	if !ok {
 		return nil, "the speaker has not started"
 	}
-	inRIB := p.carried[name][prefix]
+	inRIB := p.carried[n.Name][prefix]
 	var states []string
+	held := map[netip.Addr]bool{}
+	for i := range n.Peers {
+		if peer := &n.Peers[i]; peer.held != "" {
+			held[peer.Address] = true
+			states = append(states, peer.held)
+		}
+	}
 	for i := range s.Peers {
 		peer := &s.Peers[i]
+		if held[peer.Address] {
+			continue // it is to end
+		}
 		family := peer.IPv6
 		if prefix.Addr().Is4() {
 			family = peer.IPv4
@@ -214,7 +261,7 @@ func (p *planner) paths(at int) []bgp.Path {
 				continue
 			}
 			if hop, ok := p.nextHop(at, v.Prefix.Addr().Is4()); ok {
-				list = append(list, path(c, hop))
+				list = append(list, path(c, hop, v.Degraded))
 			}
 		}
 	}
@@ -228,14 +275,37 @@ func withheldEverywhere(r status.Reason) bool {
 }
 
 // path is one announcement with the configured attributes.
-func path(c *config.VIP, hop netip.Addr) bgp.Path {
+func path(c *config.VIP, hop netip.Addr, degraded bool) bgp.Path {
 	a := &c.Announce
 	out := bgp.Path{
 		Prefix: c.Prefix, NextHop: hop, MED: a.MED, LocalPref: a.LocalPref, Prepend: a.Prepend,
 		Communities: a.Communities,
 	}
-	for _, l := range a.LargeCommunities {
+	large := a.LargeCommunities
+	if d := c.Degrade; degraded && d != nil {
+		if d.MED != nil {
+			out.MED = d.MED
+		}
+		if d.LocalPref != nil {
+			out.LocalPref = d.LocalPref
+		}
+		out.Prepend += d.Prepend
+		out.Communities = union(a.Communities, d.Communities)
+		large = union(large, d.LargeCommunities)
+	}
+	for _, l := range large {
 		out.LargeCommunities = append(out.LargeCommunities, bgp.LargeCommunity(l))
+	}
+	return out
+}
+
+// union is a and then what of b is not in it, in a slice of its own.
+func union[T comparable](a, b []T) []T {
+	out := slices.Clone(a)
+	for _, x := range b {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
 	}
 	return out
 }

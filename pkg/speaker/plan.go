@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -23,10 +24,16 @@ import (
 // Inputs is everything that a decision depends on. Plan changes none of it.
 type Inputs struct {
 	Config *config.Config
-	// Net, Health and BGP are the newest snapshots of the world.
+	// Net, Health, BGP and BFD are the newest snapshots of the world.
 	Net    *netmon.State
 	Health health.Results
 	BGP    *bgp.State
+	BFD    *bfd.State
+	// CheckIDs are the IDs of each VIP's checks in the order of the configuration.
+	// Those of a VIP that is not in it are made, which costs more.
+	CheckIDs map[netip.Prefix][]string
+	// History is Desired.History of the look before this one; empty at the first.
+	History History
 	// Bound are the VIPs that the kernel holds, as far as known.
 	Bound []netip.Prefix
 	// BindErrors are what went wrong when the VIPs were bound the last time.
@@ -60,9 +67,14 @@ type Overrides struct {
 type Desired struct {
 	Kernel vip.Desired
 	BGP    bgp.Desired
+	// BFD are the wanted sessions, Probes the wanted probes of gateways and paths.
+	BFD    []bfd.SessionConfig
+	Probes []Probe
 	// VIPs and Interfaces are in the order of the configuration.
 	VIPs       []VIP
 	Interfaces []Interface
+	// History is what the next look needs to know of this one.
+	History History
 	// Recheck is when the decision may change although no input does: a hold-up
 	// ends or a verdict expires. Zero for never.
 	Recheck time.Time
@@ -77,9 +89,14 @@ type VIP struct {
 	Wanted bool
 	// Announced tells that an established session carries it now.
 	Announced bool
-	// Reason and Detail say why it is not announced; empty when it is.
+	// Reason and Detail say why it is not announced; Reason is empty when it is,
+	// and Detail too unless it is degraded.
 	Reason status.Reason
 	Detail string
+	// Degraded tells that it is announced, or would be, with the attributes for a
+	// VIP whose checks fail.
+	Degraded bool
+	Penalty  status.Penalty
 	// Interfaces are in the order of VIP.Interfaces of the configuration.
 	Interfaces []Placement
 }
@@ -110,8 +127,12 @@ type Interface struct {
 	// Addresses are the interface's own usable addresses.
 	Addresses []netip.Prefix
 	Peers     []Peer
-	// established tells that a session is, fresh that none has been so far.
-	established, fresh bool
+	// Failures are the probes and BFD sessions that found something dead.
+	Failures []status.Failure
+	Penalty  status.Penalty
+	// established tells that a session is, answering that one is which is to go
+	// on, fresh that none has been so far.
+	established, answering, fresh bool
 }
 
 // Peer is the decision about one session.
@@ -124,6 +145,10 @@ type Peer struct {
 	// Wanted tells that the session should run, Detail why not.
 	Wanted bool
 	Detail string
+	// dead tells that BFD found the path to the peer dead, held what BFD has
+	// against the session; empty if nothing.
+	dead bool
+	held string
 }
 
 // planner holds what the parts of one decision share.
@@ -140,6 +165,8 @@ type planner struct {
 	nets       []netip.Prefix
 	// byName finds an entry of out.Interfaces.
 	byName map[string]int
+	// own tells which maps of out.History are copies of this look.
+	own owned
 	// graceUntil is how long what a former process left is trusted.
 	graceUntil time.Time
 }
@@ -154,6 +181,7 @@ func Plan(in Inputs, now time.Time) Desired {
 		configured: make(map[netip.Prefix]bool, len(in.Config.VIPs)),
 		byName:     make(map[string]int, len(in.Config.Interfaces)),
 	}
+	p.out.History = in.History
 	for _, b := range in.Bound {
 		p.bound[b] = true
 	}

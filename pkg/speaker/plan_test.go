@@ -147,9 +147,9 @@ func TestPlanGates(t *testing.T) {
 		},
 		{
 			"check failed", func(in *Inputs) {
-				r := in.Health["10.68.6.1/32/web"]
+				r := in.Health[vipID()]
 				r.Verdict, r.Reason = health.Unhealthy, "connection refused"
-				in.Health["10.68.6.1/32/web"] = r
+				in.Health[vipID()] = r
 			},
 			lines("speaker en1: peer 10.68.1.2 from 10.68.1.1", "speaker en5: peer 10.68.5.2 from 10.68.5.1",
 				"kernel en1: leg=true", "kernel en5: leg=true",
@@ -235,6 +235,8 @@ func TestPlanTranslates(t *testing.T) {
 
 func TestChecks(t *testing.T) {
 	t.Parallel()
+	checks := []config.Check{{Name: "a", Kind: "a"}, {Name: "b", Kind: "b"}}
+	a, b := CheckID(&checks[0]), CheckID(&checks[1])
 	result := func(v health.Verdict, expires time.Duration) health.Result {
 		return health.Result{Verdict: v, Reason: "why", Expires: t0.Add(expires)}
 	}
@@ -243,21 +245,21 @@ func TestChecks(t *testing.T) {
 		results health.Results
 		want    string
 	}{
-		{"all healthy", health.Results{"10.68.6.1/32/a": result(health.Healthy, 1), "10.68.6.1/32/b": result(health.Healthy, 1)}, ""},
+		{"all healthy", health.Results{a: result(health.Healthy, 1), b: result(health.Healthy, 1)}, ""},
 		{"none yet", nil, "check_unknown"},
-		{"one missing", health.Results{"10.68.6.1/32/a": result(health.Healthy, 1)}, "check_unknown"},
-		{"one unknown", health.Results{"10.68.6.1/32/a": result(health.Healthy, 1), "10.68.6.1/32/b": result(health.Unknown, 1)}, "check_unknown"},
-		{"one failed", health.Results{"10.68.6.1/32/a": result(health.Unknown, 1), "10.68.6.1/32/b": result(health.Unhealthy, 1)}, "check_failed"},
-		{"expired this moment", health.Results{"10.68.6.1/32/a": result(health.Healthy, 0), "10.68.6.1/32/b": result(health.Healthy, 1)}, "check_stale"},
-		{"expired", health.Results{"10.68.6.1/32/a": result(health.Healthy, -1), "10.68.6.1/32/b": result(health.Unknown, 1)}, "check_stale"},
-		{"a failure does not expire", health.Results{"10.68.6.1/32/a": result(health.Unhealthy, -1), "10.68.6.1/32/b": result(health.Healthy, 1)}, "check_failed"},
-		{"a word that nobody knows", health.Results{"10.68.6.1/32/a": result("fine", 1), "10.68.6.1/32/b": result(health.Healthy, 1)}, "check_unknown"},
+		{"one missing", health.Results{a: result(health.Healthy, 1)}, "check_unknown"},
+		{"one unknown", health.Results{a: result(health.Healthy, 1), b: result(health.Unknown, 1)}, "check_unknown"},
+		{"one failed", health.Results{a: result(health.Unknown, 1), b: result(health.Unhealthy, 1)}, "check_failed"},
+		{"expired this moment", health.Results{a: result(health.Healthy, 0), b: result(health.Healthy, 1)}, "check_stale"},
+		{"expired", health.Results{a: result(health.Healthy, -1), b: result(health.Unknown, 1)}, "check_stale"},
+		{"a failure does not expire", health.Results{a: result(health.Unhealthy, -1), b: result(health.Healthy, 1)}, "check_failed"},
+		{"a word that nobody knows", health.Results{a: result("fine", 1), b: result(health.Healthy, 1)}, "check_unknown"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			in := sample()
-			in.Config.VIPs[0].Checks = []config.Check{{Name: "a"}, {Name: "b"}}
+			in.Config.VIPs[0].Checks = checks
 			in.Health = tt.results
 			d := Plan(in, t0)
 			if got := string(d.VIPs[0].Reason); got != tt.want {
@@ -317,7 +319,7 @@ func TestAdoption(t *testing.T) {
 		"restart time over":   adopt(30*time.Second, nil),
 		"session established": adopt(time.Second, func(in *Inputs) { in.BGP = &bgp.State{Speakers: []bgp.SpeakerState{speaking("en5", "10.68.5.2")}} }),
 		"check failed": adopt(time.Second, func(in *Inputs) {
-			in.Health = health.Results{"10.68.6.1/32/web": {Verdict: health.Unhealthy}}
+			in.Health = health.Results{vipID(): {Verdict: health.Unhealthy}}
 		}),
 		"no graceful restart": adopt(time.Second, func(in *Inputs) { in.Config.BGP.GracefulRestart.Enabled = false }),
 		"was no source":       adopt(time.Second, func(in *Inputs) { in.AdoptedSources = nil }),

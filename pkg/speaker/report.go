@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -37,7 +38,7 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 	if l.opt.ConfigStatus != nil {
 		s.Config = l.opt.ConfigStatus()
 	}
-	logTransitions(ctx, l.opt.Log, l.picture, s, l.told)
+	l.tell(ctx, transitions(l.picture, s, l.told))
 	l.picture = s
 	l.opt.Publish(s)
 }
@@ -52,7 +53,7 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 		v, c := &d.VIPs[i], &in.Config.VIPs[i]
 		out := status.VIP{
 			Name: v.Name, Prefix: v.Prefix, Bound: v.Bound, Wanted: v.Wanted, Announced: v.Announced,
-			Reason: v.Reason, Detail: v.Detail, PreferredSource: c.PreferredSource, Source: []string{},
+			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty, PreferredSource: c.PreferredSource, Source: []string{},
 			Interfaces: make([]status.VIPInterface, len(v.Interfaces)), Checks: reportChecks(in, c, now),
 		}
 		if c.PreferredSource {
@@ -72,8 +73,9 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 
 func reportChecks(in *Inputs, c *config.VIP, now time.Time) []status.Check {
 	list := make([]status.Check, len(c.Checks))
+	ids := in.CheckIDs[c.Prefix]
 	for i := range c.Checks {
-		r, known := in.Health[CheckID(c.Prefix, c.Checks[i].Name)]
+		r, known := in.Health[ids[i]]
 		out := status.Check{
 			Name: c.Checks[i].Name, Kind: c.Checks[i].Kind, Reason: r.Reason,
 			Since: r.Since, Checked: r.Checked, Duration: r.Duration,
@@ -82,7 +84,7 @@ func reportChecks(in *Inputs, c *config.VIP, now time.Time) []status.Check {
 		case status.CheckFailed:
 			out.Verdict = string(health.Unhealthy)
 		case status.CheckStale:
-			out.Verdict = "stale"
+			out.Verdict = verdictStale
 		case status.CheckUnknown:
 			out.Verdict = string(health.Unknown)
 		default:
@@ -100,7 +102,8 @@ func reportInterfaces(in *Inputs, d *Desired, prev *status.Status, now time.Time
 		out := status.Interface{
 			Name: n.Name, Index: n.Index, Usable: n.Usable, Reason: n.Reason, Detail: n.Detail,
 			Since: now, Addresses: append([]netip.Prefix{}, n.Addresses...),
-			Speaker: status.Speaker{Phase: string(bgp.Stopped)},
+			Speaker:  status.Speaker{Phase: string(bgp.Stopped)},
+			Failures: append([]status.Failure{}, n.Failures...), Probes: reportProbes(in, d, n.Name, now), Penalty: n.Penalty,
 		}
 		if n.Usable && !n.Leg {
 			out.Detail = "no session here, so outgoing traffic uses other interfaces"
@@ -119,6 +122,22 @@ func reportInterfaces(in *Inputs, d *Desired, prev *status.Status, now time.Time
 			}
 		}
 		list[i] = out
+	}
+	return list
+}
+
+func reportProbes(in *Inputs, d *Desired, name string, now time.Time) []status.Probe {
+	list := []status.Probe{}
+	for i := range d.Probes {
+		b := &d.Probes[i]
+		if b.Interface != name {
+			continue
+		}
+		r, known := in.Health[b.ID]
+		list = append(list, status.Probe{
+			Layer: b.Layer, Target: b.Target.String(), Verdict: probeVerdict(r, known, b.Failures, now), Reason: r.Reason,
+			Since: r.Since, Checked: r.Checked, Passed: r.Passed, Duration: r.Duration,
+		})
 	}
 	return list
 }
@@ -153,12 +172,30 @@ func reportPeers(in *Inputs, d *Desired) []status.Peer {
 			}
 			if !p.Wanted {
 				out.State = stateDown
-				if out.LastError == "" {
+				if out.LastError == "" || p.dead {
 					out.LastError = p.Detail
 				}
+			}
+			if in.Config.Interfaces[i].Peers[j].BFD != nil {
+				out.BFD = reportBFD(in, n.Name, p)
 			}
 			list = append(list, out)
 		}
 	}
 	return list
+}
+
+// reportBFD is the BFD session with a peer. One that is not to run is AdminDown
+// (RFC 5880 section 6.8.16).
+func reportBFD(in *Inputs, name string, p *Peer) *status.BFD {
+	s, ok := in.BFD.Session(p.Address, p.LocalAddress, name)
+	if !ok {
+		return &status.BFD{State: string(bfd.AdminDown)}
+	}
+	return &status.BFD{
+		State: string(s.Status), Since: s.Since, Diagnostic: s.Diagnostic,
+		RemoteState: string(s.RemoteStatus), RemoteDiagnostic: s.RemoteDiagnostic, Downs: s.Downs,
+		TxInterval: s.TxInterval, DetectionTime: s.DetectionTime,
+		Sent: s.Sent, Received: s.Received, Dropped: s.Dropped, LastDrop: s.LastDrop, Error: s.Error,
+	}
 }

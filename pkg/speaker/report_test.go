@@ -49,6 +49,8 @@ func TestTransitionsAreLogged(t *testing.T) {
 			`level=INFO msg="interface usable" interface=en1`,
 			`level=INFO msg="interface usable" interface=en5`,
 			`level=INFO msg="vip announced" vip=vipa prefix=10.68.6.1/32 interfaces=en1,en5`,
+			`level=INFO msg="speaker process runs" interface=en1 pid=0`,
+			`level=INFO msg="speaker process runs" interface=en5 pid=0`,
 			`level=INFO msg="peer up" peer=10.68.1.2 interface=en1 local_address=10.68.1.1`,
 			`level=INFO msg="peer up" peer=10.68.5.2 interface=en5 local_address=10.68.5.1`,
 		)
@@ -91,13 +93,16 @@ func TestPeerTroubleIsLogged(t *testing.T) {
 	logger, told := textLog(&b, slog.LevelInfo), troubles{}
 	var prev *status.Status
 	now := t0
-	show := func(state, text string, transitions uint64, after time.Duration) (lines int) {
+	show := func(state, text string, changed uint64, after time.Duration) (lines int) {
 		now = now.Add(after)
 		b.Reset()
 		next := &status.Status{Time: now, Peers: []status.Peer{{
-			Interface: "en1", Address: addr("10.68.1.2"), State: state, LastError: text, Transitions: transitions,
+			Interface: "en1", Address: addr("10.68.1.2"), State: state, LastError: text, Transitions: changed,
 		}}}
-		logTransitions(t.Context(), logger, prev, next, told)
+		list := transitions(prev, next, told)
+		for i := range list {
+			list[i].Tell(t.Context(), logger, nil, now)
+		}
 		prev = next
 		return strings.Count(b.String(), "level=WARN")
 	}

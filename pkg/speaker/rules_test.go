@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/status"
@@ -152,11 +153,15 @@ func TestRule05OneReasonWord(t *testing.T) {
 		{status.NoSession, func(in *Inputs) { in.BGP = nil }},
 		{status.NotBound, func(in *Inputs) { in.Bound = nil }},
 		{status.NoUsableInterface, func(in *Inputs) { in.Net.Links = nil }},
+		{status.Damped, func(in *Inputs) {
+			in.Config.VIPs[0].Damping = config.Damping{Enabled: true, HalfLife: time.Minute, Suppress: 2000, Reuse: 500, MaxSuppress: time.Hour}
+			in.History.VIPs = map[netip.Prefix]VIPHistory{prefix("10.68.6.1/32"): {Penalty: Penalty{Value: 3000, At: t0, Suppressed: true}}}
+		}},
 		{status.CheckUnknown, func(in *Inputs) { in.Health = nil }},
 		{status.CheckStale, func(in *Inputs) {
-			in.Health = health.Results{"10.68.6.1/32/web": {Verdict: health.Healthy, Expires: t0}}
+			in.Health = health.Results{vipID(): {Verdict: health.Healthy, Expires: t0}}
 		}},
-		{status.CheckFailed, func(in *Inputs) { in.Health = health.Results{"10.68.6.1/32/web": {Verdict: health.Unhealthy}} }},
+		{status.CheckFailed, func(in *Inputs) { in.Health = health.Results{vipID(): {Verdict: health.Unhealthy}} }},
 		{status.Shutdown, func(in *Inputs) { in.Overrides.Shutdown = true }},
 	}
 	in := sample()

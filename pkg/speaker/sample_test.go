@@ -36,12 +36,26 @@ func sampleConfig() *config.Config {
 		Interfaces:       []config.Interface{iface("en1", "10.68.1.2"), iface("en5", "10.68.5.2")},
 		VIPs: []config.VIP{{
 			Name: "vipa", Prefix: prefix("10.68.6.1/32"), Interfaces: []string{"en1", "en5"}, PreferredSource: true,
-			Checks: []config.Check{{Name: "web", Kind: "tcp", TCP: &config.TCPCheck{}, Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 2}},
+			Checks: webCheck("10.68.6.1"),
 		}},
 		Host:     config.Host{Sysctls: "set"},
 		Shutdown: config.Shutdown{Mode: "drain", Time: 10 * time.Second, Wait: 2 * time.Second},
 	}
 }
+
+// webCheck is the one check of a VIP.
+func webCheck(vip string) []config.Check {
+	return []config.Check{{
+		Name: "web", Kind: "tcp", TCP: &config.TCPCheck{Address: netip.AddrPortFrom(addr(vip), 80)},
+		Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 2,
+	}}
+}
+
+// webID is the ID of the one check of a VIP.
+func webID(vip string) string { return CheckID(&webCheck(vip)[0]) }
+
+// vipID is the ID of that check of the sample's VIP.
+func vipID() string { return webID("10.68.6.1") }
 
 func link(index int, name string, addresses ...string) netmon.Link {
 	l := netmon.Link{Index: index, Name: name, Up: true, Running: true, OperState: "up"}
@@ -85,7 +99,7 @@ func healthyResult(id string) health.Result {
 func sample() Inputs {
 	return Inputs{
 		Config: sampleConfig(), Net: sampleNet(),
-		Health:    health.Results{"10.68.6.1/32/web": healthyResult("10.68.6.1/32/web")},
+		Health:    health.Results{vipID(): healthyResult(vipID())},
 		BGP:       &bgp.State{Speakers: []bgp.SpeakerState{speaking("en1", "10.68.1.2", "10.68.6.1/32"), speaking("en5", "10.68.5.2", "10.68.6.1/32")}},
 		Bound:     []netip.Prefix{prefix("10.68.6.1/32")},
 		RouterID:  addr("10.68.1.1"),

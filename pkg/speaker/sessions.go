@@ -72,14 +72,20 @@ func (p *planner) speaker(at int) bgp.SpeakerConfig {
 		} else {
 			s.DownReason = "interface " + n.Name + ": " + n.Peers[i].Detail
 		}
-		if n.Peers[i].Wanted {
+		switch peer := &n.Peers[i]; {
+		case peer.Wanted:
 			s.Peers = append(s.Peers, session(n, i, &p.in.Config.Interfaces[at].Peers[i]))
+		case n.Usable && peer.held != "":
+			if s.DownReasons == nil {
+				s.DownReasons = map[netip.Addr]string{}
+			}
+			s.DownReasons[peer.Address] = peer.held
 		}
 	}
 	slices.SortFunc(s.ListenAddresses, netip.Addr.Compare)
 	s.ListenAddresses = slices.Compact(s.ListenAddresses)
 	if !n.Usable {
-		s.DownReason = "interface " + n.Name + ": " + n.Detail
+		s.DownReason = cut(n.why())
 	}
 	return s
 }

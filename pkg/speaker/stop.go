@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/status"
 )
 
 // stopPoll is how often the end of the withdraw is looked for while stopping.
@@ -23,7 +24,10 @@ func (l *Loop) leave(ctx context.Context) error {
 	l.progress.leaving(s.Time + watchEvery)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Time)
 	defer cancel()
-	l.opt.Log.Info("stopping", "mode", s.Mode, "within", s.Time)
+	l.tell(ctx, []Transition{{
+		Event: status.Event{Kind: kindDaemon, Subject: loopSubject, Message: "stopping", Cause: "mode " + s.Mode},
+		Attrs: []any{"mode", s.Mode, "within", s.Time},
+	}})
 	if s.Mode == restartMode {
 		return l.stopSessions(ctx, bgp.StopRestart, "")
 	}

@@ -1,70 +1,121 @@
 package speaker
 
 import (
-	"context"
 	"log/slog"
-	"maps"
-	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
-	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/status"
 )
 
-// logTransitions writes one line for everything that became another than in the
-// picture before: a warning when it got worse, and a plain line when it is well
-// again. The first picture has no before, so it warns of nothing that a start
-// brings with it.
-func logTransitions(ctx context.Context, logger *slog.Logger, prev, next *status.Status, told troubles) {
-	first := prev == nil
-	if first {
-		prev = &status.Status{}
-	}
-	worse := slog.LevelWarn
-	if first || next.Stopping {
-		worse = slog.LevelInfo
-	}
-	logVIPs(ctx, logger, prev, next, worse)
-	logInterfaces(ctx, logger, prev, next, worse)
-	logPeers(ctx, logger, prev, next, worse, told)
-	logProblems(ctx, logger, prev, next)
-	logPasses(ctx, logger, prev, next)
+// The kinds of subjects of events.
+const (
+	kindVIP       = "vip"
+	kindCheck     = "check"
+	kindInterface = "interface"
+	kindProbe     = "probe"
+	kindPeer      = "peer"
+	kindBFD       = "bfd"
+	kindSpeaker   = "speaker"
+	kindSource    = "source"
+	kindKernel    = "kernel"
+	kindDaemon    = "daemon"
+)
+
+// changes collects what became another from one picture to the next.
+type changes struct {
+	prev, next *status.Status
+	// worse is the level of what got worse.
+	worse slog.Level
+	told  troubles
+	list  []Transition
 }
 
-// emit logs at a level that is decided at run time.
-func emit(ctx context.Context, logger *slog.Logger, level slog.Level, message string, args ...any) {
-	logger.Log(ctx, level, message, args...) //nolint:sloglint // the callers' messages are static
+// transitions gives one for everything that became another than in the picture
+// before: a warning when it got worse, and a plain one when it is well again. The
+// first picture has no before, so it warns of nothing that a start brings with it.
+func transitions(prev, next *status.Status, told troubles) []Transition {
+	c := &changes{prev: prev, next: next, worse: slog.LevelWarn, told: told}
+	if prev == nil || next.Stopping {
+		c.worse = slog.LevelInfo
+	}
+	if prev == nil {
+		c.prev = &status.Status{}
+	}
+	c.vips()
+	c.interfaces()
+	c.peers()
+	c.problems()
+	c.passes()
+	return c.list
 }
 
-func logVIPs(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level) {
-	before := make(map[string]*status.VIP, len(prev.VIPs))
-	for i := range prev.VIPs {
-		before[prev.VIPs[i].Name] = &prev.VIPs[i]
+// add notes a transition.
+func (c *changes) add(level slog.Level, e status.Event, attrs ...any) {
+	c.list = append(c.list, Transition{Level: level, Event: e, Attrs: attrs})
+}
+
+// logged notes a transition that has been logged.
+func (c *changes) logged(level slog.Level, e status.Event) {
+	c.list = append(c.list, Transition{Level: level, Event: e, Logged: true})
+}
+
+// announced is the state of a VIP that is.
+const announced = "announced"
+
+// stateOf is a VIP's state for an event.
+func stateOf(v *status.VIP) string {
+	if v.Announced {
+		return announced
 	}
-	for i := range next.VIPs {
-		v := &next.VIPs[i]
+	return string(v.Reason)
+}
+
+func (c *changes) vips() {
+	before := make(map[string]*status.VIP, len(c.prev.VIPs))
+	for i := range c.prev.VIPs {
+		before[c.prev.VIPs[i].Name] = &c.prev.VIPs[i]
+	}
+	for i := range c.next.VIPs {
+		v := &c.next.VIPs[i]
 		old, known := before[v.Name]
 		if !known {
 			old = &status.VIP{}
 		}
+		e := status.Event{Kind: kindVIP, Subject: v.Name, From: stateOf(old), To: stateOf(v), Cause: v.Detail}
 		switch {
 		case v.Announced && !old.Announced:
-			emit(ctx, logger, slog.LevelInfo, "vip announced", "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
+			e.Message = "vip announced"
+			c.add(slog.LevelInfo, e, "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
 		case !v.Announced && (!known || old.Reason != v.Reason):
 			// What was withheld before, and now is for another reason, may well
 			// be on its way up.
 			level := slog.LevelInfo
 			if old.Announced {
-				level = worse
+				level = c.worse
 			}
-			emit(ctx, logger, level, "vip withheld", "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
+			e.Message = "vip withheld"
+			c.add(level, e, "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
 		case !v.Announced && old.Detail != v.Detail:
-			emit(ctx, logger, slog.LevelDebug, "vip still withheld", "vip", v.Name, "reason", v.Reason, "detail", v.Detail)
+			e.Message = "vip still withheld"
+			c.add(slog.LevelDebug, e, "vip", v.Name, "reason", v.Reason, "detail", v.Detail)
 		}
-		logChecks(ctx, logger, v, old, worse)
+		c.degraded(v, old)
+		c.checks(v, old)
+		c.sources(v, old)
+	}
+}
+
+func (c *changes) degraded(v, old *status.VIP) {
+	const degraded = "degraded"
+	switch {
+	case v.Degraded && !old.Degraded:
+		c.add(c.worse, status.Event{Kind: kindVIP, Subject: v.Name, Message: "vip degraded", To: degraded, Cause: v.Detail},
+			"vip", v.Name, "prefix", v.Prefix, "detail", v.Detail)
+	case !v.Degraded && old.Degraded:
+		c.add(slog.LevelInfo, status.Event{Kind: kindVIP, Subject: v.Name, Message: "vip no longer degraded", From: degraded},
+			"vip", v.Name, "prefix", v.Prefix)
 	}
 }
 
@@ -79,109 +130,73 @@ func carrying(v *status.VIP) string {
 	return strings.Join(names, ",")
 }
 
-func logChecks(ctx context.Context, logger *slog.Logger, v, old *status.VIP, worse slog.Level) {
+func (c *changes) checks(v, old *status.VIP) {
 	for i := range v.Checks {
-		c := &v.Checks[i]
+		n := &v.Checks[i]
 		was := status.Check{Verdict: string(health.Unknown)}
-		if k := slices.IndexFunc(old.Checks, func(o status.Check) bool { return o.Name == c.Name }); k >= 0 {
+		if k := slices.IndexFunc(old.Checks, func(o status.Check) bool { return o.Name == n.Name }); k >= 0 {
 			was = old.Checks[k]
 		}
-		level := worse
-		if c.Verdict == string(health.Healthy) {
+		level := c.worse
+		if n.Verdict == string(health.Healthy) {
 			level = slog.LevelInfo
 		}
-		switch {
-		case c.Verdict != was.Verdict:
-			emit(ctx, logger, level, "check verdict", "vip", v.Name, "check", c.Name, "verdict", c.Verdict, "error", c.Reason)
-		case c.Reason != was.Reason:
-			emit(ctx, logger, slog.LevelDebug, "check result", "vip", v.Name, "check", c.Name, "verdict", c.Verdict, "error", c.Reason)
-		}
-	}
-}
-
-func logInterfaces(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level) {
-	for i := range next.Interfaces {
-		n := &next.Interfaces[i]
-		k := slices.IndexFunc(prev.Interfaces, func(o status.Interface) bool { return o.Name == n.Name })
-		known := k >= 0
-		switch {
-		case n.Usable && (!known || !prev.Interfaces[k].Usable):
-			emit(ctx, logger, slog.LevelInfo, "interface usable", "interface", n.Name)
-		case !n.Usable && (!known || prev.Interfaces[k].Usable):
-			emit(ctx, logger, worse, "interface unusable", "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
-		case !n.Usable && prev.Interfaces[k].Reason != n.Reason:
-			emit(ctx, logger, slog.LevelDebug, "interface still unusable", "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
-		}
-	}
-}
-
-// trouble is why a session does not come up.
-type trouble struct {
-	iface string
-	peer  netip.Addr
-	text  string
-}
-
-// troubles are those that were warned of, with the time.
-type troubles map[trouble]time.Time
-
-// repeatAfter is when a peer's trouble may be warned of again that came back.
-const repeatAfter = time.Minute
-
-// level is a warning for what was not told lately.
-func (t troubles) level(p *status.Peer, now time.Time) slog.Level {
-	maps.DeleteFunc(t, func(_ trouble, at time.Time) bool { return now.Sub(at) >= repeatAfter })
-	key := trouble{p.Interface, p.Address, p.LastError}
-	if _, told := t[key]; told || p.LastError == "" {
-		return slog.LevelDebug
-	}
-	t[key] = now
-	return slog.LevelWarn
-}
-
-func logPeers(ctx context.Context, logger *slog.Logger, prev, next *status.Status, worse slog.Level, told troubles) {
-	up := string(bgp.Established)
-	for i := range next.Peers {
-		p := &next.Peers[i]
-		was := status.Peer{State: stateDown}
-		if k := slices.IndexFunc(prev.Peers, func(o status.Peer) bool { return o.Interface == p.Interface && o.Address == p.Address }); k >= 0 {
-			was = prev.Peers[k]
+		e := status.Event{
+			Kind: kindCheck, Subject: n.Name, VIP: v.Name, Message: "check verdict",
+			From: was.Verdict, To: n.Verdict, Cause: n.Reason,
 		}
 		switch {
-		case p.State == up && was.State != up:
-			emit(ctx, logger, slog.LevelInfo, "peer up", "peer", p.Address, "interface", p.Interface, "local_address", p.LocalAddress)
-		case p.State != up && was.State == up:
-			emit(ctx, logger, worse, "peer down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
-		case p.State != up && p.LastError != was.LastError && p.State != stateDown && p.Transitions == 0 && !next.Stopping:
-			// Of a session that was up, its end has been told.
-			emit(ctx, logger, told.level(p, next.Time), "peer does not come up", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
-		case p.State != up && p.LastError != was.LastError:
-			emit(ctx, logger, slog.LevelDebug, "peer still down", "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+		case n.Verdict != was.Verdict:
+			c.add(level, e, "vip", v.Name, "check", n.Name, "verdict", n.Verdict, "error", n.Reason)
+		case n.Reason != was.Reason:
+			e.Message = "check result"
+			c.add(slog.LevelDebug, e, "vip", v.Name, "check", n.Name, "verdict", n.Verdict, "error", n.Reason)
 		}
 	}
 }
 
-func logProblems(ctx context.Context, logger *slog.Logger, prev, next *status.Status) {
-	for _, text := range next.Kernel.Problems {
-		if !slices.Contains(prev.Kernel.Problems, text) {
-			emit(ctx, logger, slog.LevelWarn, "kernel problem", "problem", text)
+// sources tells where a VIP came to be source or ceased to. The writer has
+// logged it.
+func (c *changes) sources(v, old *status.VIP) {
+	tell := func(message string, at, not []string) {
+		for _, name := range at {
+			if !slices.Contains(not, name) {
+				c.logged(slog.LevelInfo, status.Event{Kind: kindSource, Subject: v.Prefix.Addr().String(), VIP: v.Name, Interface: name, Message: message})
+			}
 		}
 	}
-	for _, text := range prev.Kernel.Problems {
-		if !slices.Contains(next.Kernel.Problems, text) {
-			emit(ctx, logger, slog.LevelInfo, "kernel problem solved", "problem", text)
+	tell("preferred source on", v.Source, old.Source)
+	tell("preferred source off", old.Source, v.Source)
+}
+
+func (c *changes) problems() {
+	for _, text := range c.next.Kernel.Problems {
+		if !slices.Contains(c.prev.Kernel.Problems, text) {
+			c.add(slog.LevelWarn, status.Event{Kind: kindKernel, Subject: kindKernel, Message: "kernel problem", Cause: text}, "problem", text)
+		}
+	}
+	for _, text := range c.prev.Kernel.Problems {
+		if !slices.Contains(c.next.Kernel.Problems, text) {
+			c.add(slog.LevelInfo, status.Event{Kind: kindKernel, Subject: kindKernel, Message: "kernel problem solved", Cause: text}, "problem", text)
 		}
 	}
 }
 
-func logPasses(ctx context.Context, logger *slog.Logger, prev, next *status.Status) {
-	was, is := prev.Passes.LastError, next.Passes.LastError
+func (c *changes) passes() {
+	was, is := c.prev.Passes.LastError, c.next.Passes.LastError
+	e := status.Event{Kind: kindDaemon, Subject: loopSubject, Cause: is}
 	switch {
 	case is == "" && was != "":
-		emit(ctx, logger, slog.LevelInfo, "pass complete again")
+		e.Message = "pass complete again"
+		c.add(slog.LevelInfo, e)
 	case is != "" && was == "":
-		emit(ctx, logger, slog.LevelWarn, "pass incomplete", "error", is)
+		e.Message = "pass incomplete"
+		c.add(slog.LevelWarn, e, "error", is)
 	case is != was:
-		emit(ctx, logger, slog.LevelDebug, "pass still incomplete", "error", is)
+		e.Message = "pass still incomplete"
+		c.add(slog.LevelDebug, e, "error", is)
 	}
 }
+
+// loopSubject is the subject of events about the loop itself.
+const loopSubject = "control loop"

@@ -61,7 +61,8 @@ type world struct {
 	tried   bool // a Bind was ordered
 
 	results health.Results
-	specs   []health.Spec
+	specs   []health.Spec // of checks
+	probes  []health.Spec
 	watched []string
 
 	restored bool
@@ -91,12 +92,11 @@ func newWorld(t *testing.T, seed uint64) *world {
 // loopConfig has three VIPs: on both interfaces, on one, and of IPv6.
 func loopConfig() *config.Config {
 	c := sampleConfig()
-	check := c.VIPs[0].Checks
 	c.BGP.RouterID = addr("10.68.1.1")
 	c.VIPs = append(
 		c.VIPs,
-		config.VIP{Name: "vipb", Prefix: prefix("10.68.6.2/32"), Interfaces: []string{"en5"}, Checks: check},
-		config.VIP{Name: "vipc", Prefix: prefix("fd68:6::3/128"), Interfaces: []string{"en1", "en5"}, Checks: check},
+		config.VIP{Name: "vipb", Prefix: prefix("10.68.6.2/32"), Interfaces: []string{"en5"}, Checks: webCheck("10.68.6.2")},
+		config.VIP{Name: "vipc", Prefix: prefix("fd68:6::3/128"), Interfaces: []string{"en1", "en5"}, Checks: webCheck("fd68:6::3")},
 	)
 	return c
 }
@@ -177,7 +177,7 @@ func (w *world) relink() {
 func (w *world) verdict(name string, v health.Verdict, expires time.Duration) {
 	all := slices.Concat(w.config.VIPs, loopConfig().VIPs) // now and then one is not configured
 	k := slices.IndexFunc(all, func(v config.VIP) bool { return v.Name == name })
-	id := CheckID(all[k].Prefix, "web")
+	id := webID(all[k].Prefix.Addr().String())
 	w.results = maps.Clone(w.results)
 	w.results[id] = health.Result{ID: id, Verdict: v, Checked: time.Now(), Expires: time.Now().Add(expires)}
 }
@@ -253,7 +253,7 @@ func (w *world) differences() []string {
 	}
 	expect(len(w.bound) == len(w.config.VIPs), "bound %v, want %d VIPs", w.bound, len(w.config.VIPs))
 	for _, v := range w.config.VIPs {
-		r := w.results[CheckID(v.Prefix, "web")]
+		r := w.results[webID(v.Prefix.Addr().String())]
 		healthy := r.Verdict == health.Healthy && r.Expires.After(time.Now())
 		expect(w.bound[v.Prefix], "%s is not bound", v.Name)
 		announced := false

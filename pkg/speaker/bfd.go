@@ -1,0 +1,148 @@
+package speaker
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"vipspeaker/pkg/bfd"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/status"
+)
+
+// bfdPatience is how long a BFD session that went down keeps its BGP session
+// from running while it does not come up again. A router that no longer speaks
+// BFD gets its BGP session back then; if the path is dead, that comes to nothing.
+const bfdPatience = 10 * time.Second
+
+// ceaseBytes is how long the text of a Cease may be (RFC 9003 section 2).
+const ceaseBytes = 128
+
+// watch decides about the BFD sessions of an interface: which are wanted, also
+// while the interface waits for its hold-up, and what they have against the
+// BGP sessions. It tells whether one of them failed since the look before.
+func (p *planner) watch(c *config.Interface, n *Interface, link netmon.Link) (failed bool) {
+	for i := range n.Peers {
+		peer, b := &n.Peers[i], c.Peers[i].BFD
+		if b == nil {
+			continue
+		}
+		key := Session{n.Name, peer.Address}
+		h := p.in.History.BFD[key]
+		if !link.Healthy() || !peer.LocalAddress.IsValid() {
+			// The count stays: the session may still be seen for a moment when it
+			// is wanted again.
+			p.rememberBFD(key, BFDHistory{Downs: h.Downs})
+			continue
+		}
+		p.out.BFD = append(p.out.BFD, bfdSession(n, peer, b))
+		s, known := p.in.BFD.Session(peer.Address, peer.LocalAddress, n.Name)
+		if known {
+			switch {
+			case s.Downs > h.Downs:
+				failed, h.FailedAt = true, s.DownSince
+				if h.FailedAt.IsZero() {
+					h.FailedAt = p.now
+				}
+			case s.Downs < h.Downs: // another session
+				h.FailedAt = time.Time{}
+			}
+			h.Downs = s.Downs
+		}
+		if !h.FailedAt.IsZero() && p.forgiven(c, b, s, h.FailedAt) {
+			h.FailedAt = time.Time{}
+		}
+		p.rememberBFD(key, h)
+		peer.dead = !h.FailedAt.IsZero()
+		peer.held = against(c, b, s, peer)
+		if peer.dead && s.Status != bfd.Up {
+			n.Failures = append(n.Failures, status.Failure{
+				Layer: status.LayerBFD, Target: peer.Address.String(), Since: h.FailedAt, Reason: diagnostic(s),
+			})
+		}
+	}
+	return failed
+}
+
+func bfdSession(n *Interface, peer *Peer, b *config.BFD) bfd.SessionConfig {
+	s := bfd.SessionConfig{
+		Peer: peer.Address, Local: peer.LocalAddress, Interface: n.Name, Multihop: b.Multihop,
+		MinTx: b.MinTx, MinRx: b.MinRx, Multiplier: b.Multiplier, Passive: b.Passive,
+	}
+	if b.Multihop {
+		s.MinTTL = b.MinTTL
+	}
+	if b.Auth != nil {
+		s.Auth = &bfd.Auth{Type: bfd.AuthType(b.Auth.Type), KeyID: b.Auth.KeyID, Key: bfd.Secret(b.Auth.Key)}
+	}
+	return s
+}
+
+// forgiven tells whether a failure no longer holds the BGP session back: the
+// path is up again for the hold-up of the interface; or the router does not come
+// back to BFD in time, while that is not required; or it says that it does not
+// want BFD, or we cannot run it, which are no failures of the path (RFC 5882
+// sections 3.2 and 4.2).
+func (p *planner) forgiven(c *config.Interface, b *config.BFD, s bfd.SessionState, failedAt time.Time) bool {
+	if s.Error != "" || s.Status != bfd.Up && s.RemoteStatus == bfd.AdminDown {
+		return true
+	}
+	var ends []time.Time
+	if s.Status == bfd.Up {
+		ends = append(ends, s.Since.Add(c.HoldUp))
+	}
+	if !b.Required {
+		ends = append(ends, failedAt.Add(max(bfdPatience, c.HoldUp)))
+	}
+	for _, end := range ends {
+		if !end.After(p.now) {
+			return true
+		}
+		p.mayChange(end)
+	}
+	return false
+}
+
+// against tells what BFD has against a BGP session, empty if nothing. A session
+// that has never been up has nothing against it unless it is required: the
+// router may not speak BFD, and a router that keeps our routes by graceful
+// restart must not wait for it (RFC 5882 section 4.3).
+func against(c *config.Interface, b *config.BFD, s bfd.SessionState, peer *Peer) string {
+	with := "BFD with " + peer.Address.String()
+	text := ""
+	switch {
+	case peer.dead && s.Status == bfd.Up:
+		text = fmt.Sprintf("%s up again, held for %s", with, c.HoldUp)
+	case peer.dead:
+		text = joinNonEmpty(": ", with+" down", diagnostic(s))
+	case !b.Required || s.Status == bfd.Up:
+	case s.Error != "":
+		text = with + " is required and cannot run: " + s.Error
+	case s.RemoteStatus != bfd.AdminDown:
+		text = with + " is required and not up"
+	}
+	return cut(text)
+}
+
+// diagnostic is why a session is down: what we found, else what the other end
+// said.
+func diagnostic(s bfd.SessionState) string {
+	if s.Diagnostic != "" {
+		return s.Diagnostic
+	}
+	return s.RemoteDiagnostic
+}
+
+// cut makes a text fit into a Cease.
+func cut(text string) string {
+	if len(text) <= ceaseBytes {
+		return text
+	}
+	end := ceaseBytes - len("…")
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return strings.TrimSpace(text[:end]) + "…"
+}

@@ -1,0 +1,131 @@
+package speaker
+
+import (
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"vipspeaker/pkg/config"
+)
+
+// History is what no snapshot holds: how things were at the looks before. Plan
+// reads one and makes the next; nobody changes one.
+type History struct {
+	Interfaces map[string]InterfaceHistory
+	VIPs       map[netip.Prefix]VIPHistory
+	BFD        map[Session]BFDHistory
+}
+
+// InterfaceHistory is what was seen of an interface.
+type InterfaceHistory struct {
+	// Open tells that all its gates but hold-up and damping were open at the last
+	// look, Opened since when they are again; zero if they were never seen closed.
+	Open   bool
+	Opened time.Time
+	// Index is that of its link at the last look.
+	Index int
+	// Excused tells that its configuration changed, which may close a gate.
+	Excused bool
+	// Cause is what made it unusable, without anything that grows, and Detail
+	// the text that was made for that then.
+	Cause, Detail string
+	Penalty       Penalty
+}
+
+// VIPHistory is what was seen of a VIP.
+type VIPHistory struct {
+	// Open tells that its checks passed at the last look.
+	Open    bool
+	Penalty Penalty
+}
+
+// Session names a BFD session.
+type Session struct {
+	Interface string
+	Peer      netip.Addr
+}
+
+// BFDHistory is what was seen of a BFD session.
+type BFDHistory struct {
+	// Downs is the session's count at the last look.
+	Downs uint64
+	// FailedAt is since when its failure holds the BGP session back; zero if none
+	// does.
+	FailedAt time.Time
+}
+
+// owned tells which maps of a History may be written.
+type owned struct{ interfaces, vips, bfd bool }
+
+// put sets an entry of a map that others may read: if that changes it, then in a
+// copy, unless own says that it is one already.
+func put[K, V comparable](m *map[K]V, own *bool, key K, value V) {
+	if old, ok := (*m)[key]; ok && old == value {
+		return
+	}
+	if !*own {
+		if *m = maps.Clone(*m); *m == nil {
+			*m = map[K]V{}
+		}
+		*own = true
+	}
+	(*m)[key] = value
+}
+
+func (p *planner) rememberInterface(name string, h InterfaceHistory) {
+	put(&p.out.History.Interfaces, &p.own.interfaces, name, h)
+}
+
+func (p *planner) rememberVIP(prefix netip.Prefix, h VIPHistory) {
+	put(&p.out.History.VIPs, &p.own.vips, prefix, h)
+}
+
+func (p *planner) rememberBFD(s Session, h BFDHistory) {
+	put(&p.out.History.BFD, &p.own.bfd, s, h)
+}
+
+// after is the history for another configuration: what is no longer in it is
+// forgotten, and what the change itself does to a subject is no flap. Penalties
+// stay.
+func (h History) after(old, next *setup) History {
+	out := History{Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{}}
+	for i := range next.config.Interfaces {
+		n := &next.config.Interfaces[i]
+		if seen, ok := h.Interfaces[n.Name]; ok {
+			k := slices.IndexFunc(old.config.Interfaces, func(o config.Interface) bool { return o.Name == n.Name })
+			seen.Excused = seen.Excused || k < 0 || !sameButTimes(old.config.Interfaces[k], *n)
+			out.Interfaces[n.Name] = seen
+		}
+		for j := range n.Peers {
+			key := Session{n.Name, n.Peers[j].Address}
+			if seen, ok := h.BFD[key]; ok && n.Peers[j].BFD != nil {
+				out.BFD[key] = seen
+			}
+		}
+	}
+	before := make(map[netip.Prefix]*config.VIP, len(old.config.VIPs))
+	for i := range old.config.VIPs {
+		before[old.config.VIPs[i].Prefix] = &old.config.VIPs[i]
+	}
+	for i := range next.config.VIPs {
+		v := &next.config.VIPs[i]
+		seen, ok := h.VIPs[v.Prefix]
+		if !ok {
+			continue
+		}
+		was := before[v.Prefix]
+		same := was != nil && was.ChecksMode == v.ChecksMode && slices.Equal(old.checkIDs[v.Prefix], next.checkIDs[v.Prefix])
+		seen.Open = seen.Open && same
+		out.VIPs[v.Prefix] = seen
+	}
+	return out
+}
+
+// sameButTimes tells whether two configurations of an interface differ at most
+// in how long it is not used.
+func sameButTimes(a, b config.Interface) bool {
+	a.HoldUp, a.Damping = b.HoldUp, b.Damping
+	return reflect.DeepEqual(a, b)
+}
