@@ -28,7 +28,7 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 			gone = append(gone, a)
 		}
 	}
-	errs = append(errs, s.removePeers(ctx, srv, have, gone, want.DownReason, s.timing.ceaseWait))
+	errs = append(errs, s.removePeers(ctx, srv, have, gone, want.downReason, s.timing.ceaseWait))
 	errs = append(errs, s.reconcilePaths(ctx, srv, want))
 	errs = append(errs, guardListeners(want, s.listening))
 	if ctx.Err() == nil { // peers come only when all paths are in
@@ -228,24 +228,24 @@ func (s *Speaker) addPeer(ctx context.Context, srv *server.BgpServer, p Peer, gr
 }
 
 // removePeers ends the sessions with the given peers and forgets them: the
-// established ones get Cease/Administrative Shutdown with the reason, and until
-// wait has passed to send it.
-func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have map[netip.Addr]*api.Peer, gone []netip.Addr, reason string, wait time.Duration) error {
+// established ones get Cease/Administrative Shutdown with their reason, if there
+// is one, and until wait has passed to send it. GoBGP has no Cease/BFD Down
+// (RFC 9384): the text says so.
+func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have map[netip.Addr]*api.Peer, gone []netip.Addr, reason func(netip.Addr) string, wait time.Duration) error {
 	var errs []error
-	if reason != "" {
-		var told []netip.Addr
-		for _, a := range gone {
-			if stateFromAPI(have[a].GetState().GetSessionState()) != Established {
-				continue
-			}
-			errs = append(errs, loosen(ctx, srv, have[a]))
-			if err := srv.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: a.String(), Communication: ceaseText(reason)}); err != nil {
-				errs = append(errs, fmt.Errorf("shut peer %s down: %w", a, err))
-			}
-			told = append(told, a)
+	var told []netip.Addr
+	for _, a := range gone {
+		text := reason(a)
+		if text == "" || stateFromAPI(have[a].GetState().GetSessionState()) != Established {
+			continue
 		}
-		s.awaitDown(ctx, srv, told, wait)
+		errs = append(errs, loosen(ctx, srv, have[a]))
+		if err := srv.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: a.String(), Communication: ceaseText(text)}); err != nil {
+			errs = append(errs, fmt.Errorf("shut peer %s down: %w", a, err))
+		}
+		told = append(told, a)
 	}
+	s.awaitDown(ctx, srv, told, wait)
 	for _, a := range gone {
 		if peer, gr, err := peerFromAPI(have[a]); err == nil && peer.Password != "" {
 			// DeletePeer would leave the MD5 key on the listener.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,4 +54,62 @@ func TestLastWordsPassRouters(t *testing.T) {
 		const want = "notification 6/2 interface en1: administratively down"
 		raw.await(3*time.Second, func(seen []string) bool { return slices.Contains(seen, want) })
 	})
+}
+
+// Peers that go are told their own reason where they have one, through the
+// process, and a change of the reasons alone says nothing to anybody.
+func TestEachPeerIsToldItsReason(t *testing.T) {
+	host, own, common, stays := addr(t), addr(t), addr(t), addr(t)
+	m := startManager(t, Options{}, nil)
+	cfg := conf("en1", 65010, host, peer(own, 65001), peer(common, 65002), peer(stays, 65003))
+	announce(m, cfg)
+	raws := map[netip.Addr]*rawPeer{}
+	for i, a := range []netip.Addr{own, common, stays} {
+		raws[a] = dialRaw(t, a, host, uint32(65001+i), rawOptions{})
+	}
+	awaitUp(t, m, "en1", 3)
+
+	long := "BFD down for 12 s: " + strings.Repeat("ä", 100)
+	cfg.DownReason, cfg.DownReasons = "interface en1: link down", map[netip.Addr]string{own: long, stays: "never said"}
+	announce(m, cfg)
+	for a, raw := range raws {
+		if got := raw.quiet(100 * time.Millisecond); got != nil {
+			t.Errorf("reasons alone told %s %q", a, got)
+		}
+	}
+	cfg.Peers = cfg.Peers[2:]
+	m.Withdraw(Desired{Speakers: []SpeakerConfig{cfg}})
+	for a, want := range map[netip.Addr]string{own: long[:127], common: "interface en1: link down"} {
+		raws[a].await(3*time.Second, func(seen []string) bool { return slices.Contains(seen, "notification 6/2 "+want) })
+	}
+	if got := raws[stays].quiet(50 * time.Millisecond); got != nil || raws[stays].ended() != nil {
+		t.Errorf("the peer that stays got %q, %v", got, raws[stays].ended())
+	}
+}
+
+// What goes to the process is bounded, and reasons alone make no message.
+func TestReasonsAreBoundedAndQuiet(t *testing.T) {
+	local := netip.MustParseAddr("192.0.2.1")
+	cfg := conf("en1", 65010, local, peer(local.Next(), 65001))
+	told := &told{paths: map[netip.Prefix]Path{}}
+	if _, any := told.next(cfg, 1); !any {
+		t.Fatal("nothing is told")
+	}
+	cfg.DownReason, cfg.DownReasons = strings.Repeat("x", 1000), map[netip.Addr]string{}
+	for a := local; len(cfg.DownReasons) < 2*maxDownReasons; a = a.Next() {
+		cfg.DownReasons[a] = strings.Repeat("y", 1000)
+	}
+	if m, any := told.next(cfg, 2); any {
+		t.Errorf("reasons alone make a message: %+v", m.Sessions)
+	}
+	cfg.Peers = nil
+	m, any := told.next(cfg, 3)
+	if !any || len(m.Sessions.Config.DownReason) != maxReason || len(m.Sessions.Config.DownReasons) != maxDownReasons {
+		t.Fatalf("told %v with %d reasons, want %d", any, len(m.Sessions.Config.DownReasons), maxDownReasons)
+	}
+	for a, text := range m.Sessions.Config.DownReasons {
+		if len(text) != maxReason {
+			t.Errorf("%s is told %d octets", a, len(text))
+		}
+	}
 }

@@ -232,7 +232,7 @@ func (t *told) next(cfg SpeakerConfig, rev uint64) (message, bool) {
 	cfg.Paths = nil
 	if keep := t.kept(cfg); len(keep) < len(t.sessions.Peers) {
 		less := t.sessions
-		less.Peers, less.DownReason = keep, cfg.DownReason
+		less.Peers, less.DownReason, less.DownReasons = keep, cfg.DownReason, cfg.DownReasons
 		return t.tell(less), true
 	}
 	if len(t.del) > 0 {
@@ -293,7 +293,7 @@ func (t *told) kept(cfg SpeakerConfig) []Peer {
 	return keep
 }
 
-// sameSessions compares all but the paths, and the reason that only peers which
+// sameSessions compares all but the paths, and the reasons that only peers which
 // go are told.
 func sameSessions(a, b SpeakerConfig) bool {
 	return a.Name == b.Name && a.ASN == b.ASN && a.RouterID == b.RouterID && a.ListenPort == b.ListenPort &&

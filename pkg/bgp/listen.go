@@ -56,22 +56,11 @@ func guardListeners(cfg SpeakerConfig, listening []netip.AddrPort) error {
 	if len(cfg.Peers) == 0 || slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return !p.TTLSecurity }) {
 		least = 0
 	}
-	fds, err := openFiles()
-	if err != nil {
-		return fmt.Errorf("find listeners: %w", err)
-	}
+	fds, err := listeners(listening)
 	var errs []error
-	for _, fd := range fds {
-		on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-		if err != nil || on == 0 {
-			continue
-		}
-		local, err := unix.Getsockname(fd)
-		if err != nil || !slices.Contains(listening, addrPort(local)) {
-			continue
-		}
+	for fd, local := range fds {
 		level, option := unix.IPPROTO_IP, unix.IP_MINTTL
-		if addrPort(local).Addr().Is6() {
+		if local.Addr().Is6() {
 			level, option = unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT
 		}
 		errs = append(errs, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, level, option, least)))
@@ -79,7 +68,63 @@ func guardListeners(cfg SpeakerConfig, listening []netip.AddrPort) error {
 			errs = append(errs, bindToDevice(fd, device))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, err)...)
+}
+
+// listeners finds the listeners among the open files.
+func listeners(listening []netip.AddrPort) (map[int]netip.AddrPort, error) {
+	fds, err := openFiles()
+	if err != nil {
+		return nil, fmt.Errorf("find listeners: %w", err)
+	}
+	out := map[int]netip.AddrPort{}
+	for _, fd := range fds {
+		on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		if err != nil || on == 0 {
+			continue
+		}
+		local, err := unix.Getsockname(fd)
+		if err != nil {
+			continue
+		}
+		for _, l := range listening {
+			if netip.AddrPortFrom(l.Addr().WithZone(""), l.Port()) == addrPort(local) {
+				out[fd] = l
+			}
+		}
+	}
+	return out, nil
+}
+
+// staleBinding tells whether a listener is bound to another device than a new
+// one would be: the kernel binds by index, and an interface that is deleted and
+// made again has a new one. It judges only what peers need now, and only if the
+// device is there.
+func staleBinding(cfg SpeakerConfig, listening []netip.AddrPort) bool {
+	if len(cfg.Peers) == 0 || len(listening) == 0 {
+		return false
+	}
+	fds, err := listeners(listening)
+	if err != nil {
+		return false // the next look will tell
+	}
+	for fd, local := range fds {
+		bound, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+		if err != nil || bound == 0 {
+			continue
+		}
+		name := local.Addr().Zone() // binds by itself
+		if name == "" {
+			name = deviceOf(cfg)
+		}
+		if name == "" {
+			return true // nobody needs it any more
+		}
+		if device, err := net.InterfaceByName(name); err == nil && device.Index != bound {
+			return true
+		}
+	}
+	return false
 }
 
 // deviceOf is the device that pins a session of the speaker; empty if TTLs pin
@@ -149,8 +194,10 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 }
 
 // NeedsRestart tells whether a new process would serve the wanted configuration
-// better: the port has changed, or an address that should be listened on is not
-// and could be now, and no session would be lost. GoBGP cannot add a listener to a running server.
+// better: the port has changed, an address that should be listened on is not
+// and could be now, or a listener is bound to a device that was made anew; and no
+// session would be lost. GoBGP cannot add a listener to a running server, and
+// without CAP_NET_RAW nobody binds a socket a second time (socket(7)).
 func (s *Speaker) NeedsRestart(ctx context.Context) bool {
 	s.mu.Lock()
 	cfg, have := s.cfg, s.listening
@@ -160,6 +207,9 @@ func (s *Speaker) NeedsRestart(ctx context.Context) bool {
 	}
 	if slices.ContainsFunc(have, func(a netip.AddrPort) bool { return int(a.Port()) != cfg.ListenPort }) {
 		return true // listens on a port that is not wanted any more
+	}
+	if staleBinding(cfg, have) {
+		return true
 	}
 	missing := slices.DeleteFunc(slices.Clone(cfg.ListenAddresses), func(a netip.Addr) bool { return slices.Contains(have, listenAddr(cfg, a)) })
 	cfg.ListenAddresses = missing

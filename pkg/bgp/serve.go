@@ -211,6 +211,7 @@ func (w *worker) apply(ctx context.Context) error {
 		case <-timer.C:
 		}
 		err := w.applyOnce(ctx)
+		w.recheck(ctx)
 		poke(w.out)
 		if err != nil {
 			timer.Reset(retryEvery)
@@ -317,15 +318,21 @@ func (w *worker) watch(ctx context.Context) error {
 			w.log.Error("daemon is frozen, all is withdrawn", "timeout", w.timeout)
 			return w.stop(ctx, StopDrain, "announcing daemon does not answer")
 		case <-tick.C:
-			need := w.speaker.NeedsRestart(ctx)
-			w.mu.Lock()
-			changed := w.restart != need
-			w.restart = need
-			w.mu.Unlock()
-			if changed {
-				poke(w.out)
-			}
+			w.recheck(ctx)
 		}
+	}
+}
+
+// recheck finds out whether a fresh process would serve the daemon better. Also
+// asked at once when peers come, before one is up that a restart would cost.
+func (w *worker) recheck(ctx context.Context) {
+	need := w.speaker.NeedsRestart(ctx)
+	w.mu.Lock()
+	changed := w.restart != need
+	w.restart = need
+	w.mu.Unlock()
+	if changed {
+		poke(w.out)
 	}
 }
 

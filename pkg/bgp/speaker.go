@@ -275,7 +275,7 @@ func (s *Speaker) drain(ctx context.Context, srv *server.BgpServer, text string)
 	for a := range peers {
 		all = append(all, a)
 	}
-	errs = append(errs, s.removePeers(ctx, srv, peers, all, text, s.timing.drainLinger))
+	errs = append(errs, s.removePeers(ctx, srv, peers, all, func(netip.Addr) string { return text }, s.timing.drainLinger))
 	if err := srv.StopBgp(ctx, &api.StopBgpRequest{}); err != nil {
 		errs = append(errs, fmt.Errorf("stop: %w", err))
 	}

@@ -44,11 +44,20 @@ type SpeakerConfig struct {
 	Peers []Peer
 	// Paths are the wanted announcements, sent to every peer of this speaker.
 	Paths []Path
-	// DownReasons are texts for single peers, which come before DownReason.
+	// DownReasons are texts for single peers, which come before DownReason. A
+	// change of either alone has no effect.
 	DownReasons map[netip.Addr]string
-	// DownReason is the text of the Cease (RFC 9003, at most 128 octets) that
+	// DownReason is the text of the Cease (RFC 9003, cut to 128 octets) that
 	// peers get which are no longer in Peers, such as "interface en1: link down".
 	DownReason string
+}
+
+// downReason is what a peer is told that is no longer in Peers.
+func (c *SpeakerConfig) downReason(peer netip.Addr) string {
+	if text := c.DownReasons[peer]; text != "" {
+		return text
+	}
+	return c.DownReason
 }
 
 // GracefulRestart holds the RFC 4724 parameters.

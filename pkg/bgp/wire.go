@@ -19,6 +19,7 @@ const (
 	protocolVersion = 1
 	maxFrame        = 32 << 20 // a list of 1,000,000 prefixes fits
 	pathChunk       = 500      // paths in one message, so that a withdraw never waits long
+	maxDownReasons  = 1000     // texts for single peers in one message
 )
 
 // message is one frame's content; exactly one field is set.
@@ -84,10 +85,26 @@ type announcedMessage struct {
 func newSessionsMessage(seq uint64, cfg SpeakerConfig) *sessionsMessage {
 	m := &sessionsMessage{Seq: seq, Config: cfg}
 	m.Config.Paths = nil
+	m.Config.DownReason, m.Config.DownReasons = ceaseText(cfg.DownReason), boundReasons(cfg.DownReasons)
 	for _, p := range cfg.Peers {
 		m.Keys = append(m.Keys, string(p.Password))
 	}
 	return m
+}
+
+// boundReasons cuts texts to what a Cease can carry, and leaves out what is
+// beyond the number; those peers get the common text.
+func boundReasons(in map[netip.Addr]string) map[netip.Addr]string {
+	out := make(map[netip.Addr]string, min(len(in), maxDownReasons))
+	for a, text := range in {
+		if len(out) == maxDownReasons {
+			break
+		}
+		if a.IsValid() && text != "" {
+			out[a] = ceaseText(text)
+		}
+	}
+	return out
 }
 
 // config returns the configuration with its passwords.
