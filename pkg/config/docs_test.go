@@ -29,6 +29,9 @@ func schemaKeys(t reflect.Type, path string) []schemaKey {
 		if inner.Kind() == reflect.Slice && isSection(inner.Elem()) {
 			inner, place = inner.Elem(), place+"[]"
 		}
+		if field.Tag.Get("word") != "" {
+			keys = append(keys, schemaKey{place, field.Tag, nil})
+		}
 		if isSection(inner) {
 			keys = append(keys, schemaKeys(inner, place)...)
 		} else {
@@ -68,7 +71,7 @@ func TestReferenceIsComplete(t *testing.T) {
 			continue
 		}
 		fallback, limits := strings.TrimSpace(cells[3]), strings.TrimSpace(cells[4])
-		if want := key.tags.Get("default"); want != "" && fallback != want {
+		if want := key.tags.Get("default") + key.tags.Get("word"); want != "" && fallback != want {
 			t.Errorf("%s: default is %q, want %q", key.path, fallback, want)
 		}
 		if key.tags.Get("required") != "" && fallback != "required" {

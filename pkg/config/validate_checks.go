@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode"
+
+	"github.com/miekg/dns"
 )
 
 func validateChecks(v VIP, r *report, path string) {
@@ -154,6 +156,8 @@ func validateDNS(d *DNSCheck, r *report, path string) {
 			r.add(place, "must be an IPv4 address, as records of type A hold")
 		case d.Type == "AAAA" && (err != nil || !addr.Is6() || addr.Zone() != ""):
 			r.add(place, "must be an IPv6 address, as records of type AAAA hold")
+		case !recordData(d.Type, text):
+			r.add(place, "must be the data of a record of type %s, as in a zone file", d.Type)
 		}
 	}
 }
@@ -167,6 +171,16 @@ func validateExec(e *ExecCheck, r *report, path string) {
 			r.add(index(path+".env", k), "must be NAME=value")
 		}
 	}
+}
+
+// recordData tells whether a record of the type can have the data. That of TXT
+// is any text, without the quotes of a zone file.
+func recordData(recordType, text string) bool {
+	if recordType == "TXT" {
+		return true
+	}
+	record, err := dns.NewRR(". 0 IN " + recordType + " " + text)
+	return err == nil && record != nil
 }
 
 // hostName tells whether s is a name that a certificate can be for.
