@@ -69,15 +69,15 @@ func TestEachPeerIsToldItsReason(t *testing.T) {
 	}
 	awaitUp(t, m, "en1", 3)
 
-	long := "BFD down for 12 s: " + strings.Repeat("ä", 100)
-	cfg.DownReason, cfg.DownReasons = "interface en1: link down", map[netip.Addr]string{own: long, stays: "never said"}
+	cfg.DownReason, cfg.DownReasons = "interface en1: healthy", map[netip.Addr]string{own: "not yet", stays: "never said"}
 	announce(m, cfg)
 	for a, raw := range raws {
 		if got := raw.quiet(100 * time.Millisecond); got != nil {
 			t.Errorf("reasons alone told %s %q", a, got)
 		}
 	}
-	cfg.Peers = cfg.Peers[2:]
+	long := "BFD down for 12 s: " + strings.Repeat("ä", 100)
+	cfg.Peers, cfg.DownReason, cfg.DownReasons = cfg.Peers[2:], "interface en1: link down", map[netip.Addr]string{own: long}
 	m.Withdraw(Desired{Speakers: []SpeakerConfig{cfg}})
 	for a, want := range map[netip.Addr]string{own: long[:127], common: "interface en1: link down"} {
 		raws[a].await(3*time.Second, func(seen []string) bool { return slices.Contains(seen, "notification 6/2 "+want) })
