@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -165,11 +164,11 @@ func (v *statusView) showNext(s *status.Status) error {
 		_, err := io.WriteString(v.out, "\n")
 		return err
 	case v.vip == "":
-		return json.NewEncoder(v.out).Encode(s)
+		return status.WriteJSONLine(v.out, s)
 	}
 	e, err := s.Explain(v.vip, v.now())
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(v.out).Encode(e)
+	return status.WriteJSONLine(v.out, e)
 }
