@@ -98,7 +98,7 @@ type GatewayProbe struct {
 // PathProbe sends ICMP echo requests to a target beyond the first hop, from the
 // interface's own address and out of the interface.
 type PathProbe struct {
-	// Target is a unicast address.
+	// Target is a unicast address, neither link-local nor in a VIP.
 	Target netip.Addr
 	// Interval is 100 ms to 1 min, Timeout 10 ms to Interval.
 	Interval, Timeout time.Duration
@@ -112,10 +112,12 @@ type Damping struct {
 	// HalfLife is the time in which a penalty decays by half, 1 s to 1 h. A flap
 	// costs 1000.
 	HalfLife time.Duration
-	// Suppress is the penalty above which a subject is suppressed, Reuse that
-	// below which it is used again, at least 1 and below Suppress.
+	// Suppress is the penalty above which a subject is suppressed, 1001 to
+	// 1000000; Reuse that below which it is used again, at least 1 and below
+	// Suppress.
 	Suppress, Reuse int
-	// MaxSuppress bounds the time of a suppression, HalfLife to 24 h.
+	// MaxSuppress bounds the time of a suppression, HalfLife to 24 h. The ceiling
+	// that follows, Reuse × 2^(MaxSuppress/HalfLife), is above Suppress.
 	MaxSuppress time.Duration
 }
 
@@ -149,7 +151,8 @@ type BFD struct {
 	Required bool
 	// Passive waits for the router's first packet.
 	Passive bool
-	// Multihop is RFC 5883; MinTTL is then the least TTL taken, 1 to 255.
+	// Multihop is RFC 5883; MinTTL is then the least TTL taken, 1 to 255, and 0
+	// without.
 	Multihop bool
 	MinTTL   uint8
 	// Auth is nil for none.
@@ -289,8 +292,8 @@ type DNSCheck struct {
 	Transport string
 	// ExpectRcode is the good response code in capitals, such as NOERROR.
 	ExpectRcode string
-	// Expect are texts that must all be the data of an answer's record of Type;
-	// empty for any record, where the response code is NOERROR.
+	// Expect are the data, as in a zone file, of records of Type that must all be in
+	// the answer; empty for any record, and with another code than NOERROR.
 	Expect []string
 }
 

@@ -109,11 +109,17 @@ func validateSelection(v VIP, listed []string, r *report, path string) {
 
 // doubles reports what a list has twice.
 func doubles[T comparable](list []T, r *report, path, key string) {
+	seen := make(map[T]int, len(list))
 	for k, one := range list {
 		place := index(path+"."+key, k)
-		if first := slices.Index(list, one); first < k && r.ok(place) && r.ok(index(path+"."+key, first)) {
-			r.add(place, "is the same as %s", index(key, first))
+		if !r.ok(place) {
+			continue
 		}
+		if first, double := seen[one]; double {
+			r.add(place, "is the same as %s", index(key, first))
+			continue
+		}
+		seen[one] = k
 	}
 }
 
@@ -148,9 +154,15 @@ func validateDegrade(v VIP, r *report, path string) {
 
 // already reports what a list has that the announcement has anyway.
 func already[T comparable](list, announced []T, r *report, path, announce, key string) {
+	there := make(map[T]int, len(announced))
+	for k, one := range announced {
+		if r.ok(index(announce+"."+key, k)) {
+			there[one] = k
+		}
+	}
 	for k, one := range list {
 		place := index(path+"."+key, k)
-		if first := slices.Index(announced, one); first >= 0 && r.ok(place, index(announce+"."+key, first)) {
+		if first, double := there[one]; double && r.ok(place) {
 			r.add(place, "is announced anyway, by %s; name one that is added", index("announce."+key, first))
 		}
 	}
