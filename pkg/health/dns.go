@@ -187,11 +187,11 @@ func (c *dnsCheck) Check(ctx context.Context) error {
 		err = x.byUDP()
 	}
 	if err != nil {
-		err = failure(ctx, start, c.target, err)
+		target := c.target
 		if x.stray != "" {
-			err = fmt.Errorf("%w; an answer came %s", err, x.stray)
+			target += ": an answer came " + x.stray
 		}
-		return err
+		return failure(ctx, start, target, err)
 	}
 	if err = c.judge(x.answer); err != nil {
 		return fmt.Errorf("%s: %w", c.target, err)

@@ -94,9 +94,9 @@ func (c *grpcCheck) Check(ctx context.Context) error {
 	defer stop() // after the library's close, which may write
 	conn, creds := wire, insecure.NewCredentials()
 	if c.tls != nil {
-		secure, err := c.handshake(ctx, wire)
-		if err != nil {
-			return failure(ctx, start, c.target, err)
+		secure, failed := c.handshake(ctx, wire)
+		if failed != nil {
+			return failure(ctx, start, c.target, failed)
 		}
 		conn, creds = secure, shaken{insecure.NewCredentials(), secure.ConnectionState()}
 	}
