@@ -56,6 +56,7 @@ type engine struct {
 	changed bool // poke at the end of the turn
 	deliver func(*datagram)
 	now     time.Time
+	late    time.Duration // the most by which a turn came too late
 }
 
 func newEngine(net transport, rnd *rand.Rand, trace *tracer, poke func()) *engine {
@@ -91,6 +92,9 @@ func (e *engine) run(ctx context.Context, next *atomic.Pointer[[]wanted]) {
 // packet that came before it is read before anybody's silence is judged by it.
 func (e *engine) turn(next *[]wanted) {
 	e.now = time.Now()
+	if len(e.queue) > 0 {
+		e.late = max(e.late, e.now.Sub(e.queue[0].at))
+	}
 	if next != nil {
 		e.apply(*next)
 	}
@@ -209,7 +213,7 @@ func (e *engine) receive(d *datagram) {
 		return
 	}
 	before := en.shown()
-	if why = en.session.receive(&p, raw, d.at, e.now); why != dropNone {
+	if why = en.take(&p, raw, d.at, e.now); why != dropNone {
 		e.count(en, why)
 		return
 	}

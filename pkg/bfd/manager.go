@@ -134,11 +134,14 @@ func (m *Manager) run(ctx context.Context, net transport) error {
 		return err
 	}
 	stopWaking := context.AfterFunc(ctx, net.wake)
-	tracer := newTracer(m.log)
+	tracer := newTracer(ctx, m.log)
 	var background sync.WaitGroup
 	background.Go(tracer.run)
-	e := newEngine(net, rand.New(rand.NewChaCha8(seed)), tracer, m.poke)
+	rnd := rand.New(rand.NewChaCha8(seed)) //nolint:gosec // a strong generator with a secret seed
+	e := newEngine(net, rnd, tracer, m.poke)
+	release := promptThread()
 	e.run(ctx, &m.wanted)
+	release()
 	close(tracer.events)
 	background.Wait()
 	stopWaking()

@@ -1,4 +1,4 @@
-package bfd_test
+package bfd
 
 import (
 	"context"
@@ -8,24 +8,23 @@ import (
 	"testing"
 	"time"
 
-	"vipspeaker/pkg/bfd"
 	"vipspeaker/test/netnstest"
 )
 
 // end is one end of a session under test.
 type end struct {
-	m     *bfd.Manager
-	cfg   bfd.SessionConfig
+	m     *Manager
+	cfg   SessionConfig
 	pokes atomic.Uint64
 	stop  func()
 }
 
 // start runs a Manager in the namespace until the test or stop ends it.
-func start(t *testing.T, ns netnstest.NS, cfg bfd.SessionConfig) *end {
+func start(t *testing.T, ns netnstest.NS, cfg SessionConfig) *end {
 	t.Helper()
 	e := &end{cfg: cfg}
-	e.m = bfd.New(bfd.Options{Poke: func() { e.pokes.Add(1) }})
-	e.m.Set([]bfd.SessionConfig{cfg})
+	e.m = New(Options{Poke: func() { e.pokes.Add(1) }})
+	e.m.Set([]SessionConfig{cfg})
 	e.run(t, ns)
 	return e
 }
@@ -52,7 +51,7 @@ func (e *end) run(t *testing.T, ns netnstest.NS) {
 	t.Cleanup(func() { e.stop() })
 }
 
-func (e *end) state(t *testing.T) bfd.SessionState {
+func (e *end) state(t *testing.T) SessionState {
 	t.Helper()
 	s, ok := e.m.State().Session(e.cfg.Peer, e.cfg.Local, e.cfg.Interface)
 	if !ok {
@@ -62,9 +61,9 @@ func (e *end) state(t *testing.T) bfd.SessionState {
 }
 
 // reaches waits until the session is in that state.
-func (e *end) reaches(t *testing.T, want bfd.SessionStatus, within time.Duration) bfd.SessionState {
+func (e *end) reaches(t *testing.T, want SessionStatus, within time.Duration) SessionState {
 	t.Helper()
-	var s bfd.SessionState
+	var s SessionState
 	netnstest.Until(t, within, func() error {
 		if s = e.state(t); s.Status != want {
 			return fmt.Errorf("session to %s is %+v, want %s", e.cfg.Peer, s, want)
@@ -75,7 +74,7 @@ func (e *end) reaches(t *testing.T, want bfd.SessionStatus, within time.Duration
 }
 
 // pair makes a router namespace behind en1 and the configurations of both ends.
-func pair(ns netnstest.NS, local, peer string, change func(*bfd.SessionConfig)) (netnstest.NS, bfd.SessionConfig, bfd.SessionConfig) {
+func pair(ns netnstest.NS, local, peer string, change func(*SessionConfig)) (netnstest.NS, SessionConfig, SessionConfig) {
 	router := ns.New("r1")
 	ns.VethTo("en1", router, "p1")
 	bits := 24
@@ -84,7 +83,7 @@ func pair(ns netnstest.NS, local, peer string, change func(*bfd.SessionConfig)) 
 	}
 	ns.IP("addr add %s/%d dev en1 %s", local, bits, nodad(bits))
 	router.IP("addr add %s/%d dev p1 %s", peer, bits, nodad(bits))
-	a := bfd.SessionConfig{
+	a := SessionConfig{
 		Peer: netip.MustParseAddr(peer), Local: netip.MustParseAddr(local), Interface: "en1",
 		MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3,
 	}
@@ -113,8 +112,8 @@ func TestSessionComesUp(t *testing.T) {
 			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 				router, ca, cb := pair(ns, c.local, c.peer, nil)
 				a, b := start(t, ns, ca), start(t, router, cb)
-				a.reaches(t, bfd.Up, 5*time.Second)
-				b.reaches(t, bfd.Up, time.Second)
+				a.reaches(t, Up, 5*time.Second)
+				b.reaches(t, Up, time.Second)
 				netnstest.Until(t, 5*time.Second, func() error {
 					if s := a.state(t); s.TxInterval != 50*time.Millisecond || s.DetectionTime != 150*time.Millisecond {
 						return fmt.Errorf("timers of %+v", s)
@@ -123,8 +122,8 @@ func TestSessionComesUp(t *testing.T) {
 				})
 				t.Logf("%+v", a.state(t))
 				b.stop()
-				s := a.reaches(t, bfd.Down, time.Second)
-				if s.RemoteStatus != bfd.AdminDown || s.Downs != 0 {
+				s := a.reaches(t, Down, time.Second)
+				if s.RemoteStatus != AdminDown || s.Downs != 0 {
 					t.Errorf("after the other end stopped: %+v", s)
 				}
 			})

@@ -16,7 +16,7 @@ func (q queue) Swap(i, j int) {
 
 // Push is for heap.Push.
 func (q *queue) Push(x any) {
-	en := x.(*entry) //nolint:errcheck,forcetypeassert // nothing else is ever pushed
+	en := x.(*entry) // nothing else is ever pushed
 	en.pos = len(*q)
 	*q = append(*q, en)
 }

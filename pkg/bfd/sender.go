@@ -178,7 +178,7 @@ func (s *sender) check() (stale bool, err error) {
 		return true, err
 	}
 	if s.iface != "" {
-		if err := s.running(); err != nil {
+		if err = s.running(); err != nil {
 			return false, err
 		}
 	}
@@ -187,7 +187,7 @@ func (s *sender) check() (stale bool, err error) {
 		return false, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Bind(fd, s.sockaddr(0)); err != nil {
+	if err = unix.Bind(fd, s.sockaddr(0)); err != nil {
 		return false, fmt.Errorf("bind to address %s: %w", s.local, err)
 	}
 	return false, nil

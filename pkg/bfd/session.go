@@ -78,10 +78,10 @@ func newSession(cfg *SessionConfig, discr uint32, rnd *rand.Rand, now time.Time)
 	return s
 }
 
-// receive takes a decoded packet that belongs to this session; raw is the
+// take takes a decoded packet that belongs to this session; raw is the
 // packet as it came, at when the kernel got it. It follows RFC 5880 section
 // 6.8.6 from the authentication on.
-func (s *session) receive(p *packet, raw []byte, at, now time.Time) drop {
+func (s *session) take(p *packet, raw []byte, at, now time.Time) drop {
 	if p.my == s.localDiscr {
 		return dropReflected
 	}
@@ -178,9 +178,9 @@ func (s *session) advance(now time.Time) {
 	s.forget(now)
 }
 
-// end takes the session down by order (diagnostic 7). It stays for the other
+// goodbye takes the session down by order (diagnostic 7). It stays for the other
 // end's detection time, or, when the program stops, for three packets.
-func (s *session) end(now time.Time, stop bool) {
+func (s *session) goodbye(now time.Time, stop bool) {
 	if s.state == stateAdminDown && !stop {
 		return
 	}

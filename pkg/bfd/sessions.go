@@ -67,7 +67,7 @@ func (e *engine) end(en *entry, stop bool) {
 		delete(e.all, key)
 		e.leaving[key] = en
 	}
-	en.session.end(e.now, stop)
+	en.goodbye(e.now, stop)
 	e.note(en, before)
 	en.nextCheck = e.now.Add(checkInterval)
 	if en.path == nil || en.ended(e.now) {

@@ -14,7 +14,10 @@ import (
 // Bounds of the receiving side.
 const (
 	// burst is how many packets one socket hands over in a turn.
-	burst = 256
+	burst = 128
+	// floodPause is how long packets wait after a burst, so that a flood of them
+	// cannot take a processor from everybody else.
+	floodPause = 500 * time.Microsecond
 	// receiveBuffer is the kernel's queue of one socket in bytes.
 	receiveBuffer = 1 << 20
 	// datagramLen is more than any control packet has: the rest is cut off.
@@ -30,6 +33,7 @@ type sockets struct {
 	fds       []unix.PollFd // wakeFd and the receivers
 	ports     map[uint16]bool
 	in        datagram
+	flooded   bool // a socket has more than a burst
 }
 
 // receiver is one receiving socket with the memory that recvmsg needs.
@@ -61,8 +65,12 @@ func newSockets() (*sockets, error) {
 // wait returns when a socket has a packet, after wake, or after d. Its errors
 // are interruptions by signals, after which there is nothing to do but look.
 func (t *sockets) wait(d time.Duration) {
+	fds := t.fds
+	if t.flooded {
+		fds, d = fds[:1], min(d, floodPause)
+	}
 	ts := unix.NsecToTimespec(int64(d))
-	n, err := unix.Ppoll(t.fds, &ts, nil)
+	n, err := unix.Ppoll(fds, &ts, nil)
 	if err == nil && n > 0 && t.fds[0].Revents != 0 {
 		var b [8]byte
 		_, _ = unix.Read(t.wakeFd, b[:]) // EAGAIN: read already
@@ -154,22 +162,27 @@ func openReceiver(v6 bool, port int) (fd int, err error) {
 
 // receive reads every socket until it is empty or has handed over a burst.
 func (t *sockets) receive(deliver func(*datagram)) {
+	t.flooded = false
 	for _, r := range t.receivers {
-		start := time.Now()
-		for range burst {
-			ok, err := r.read(&t.in)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				r.emptied = start // EAGAIN; what else there is comes again or does not matter
-				break
-			}
-			if ok {
-				deliver(&t.in)
-			}
+		t.flooded = !r.drain(&t.in, deliver) || t.flooded
+	}
+}
+
+// drain tells whether the socket is empty now.
+func (r *receiver) drain(in *datagram, deliver func(*datagram)) bool {
+	start := time.Now()
+	for range burst {
+		ok, err := r.read(in)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			r.emptied = start // EAGAIN; what else there is comes again or does not matter
+			return true
+		case ok:
+			deliver(in)
 		}
 	}
+	return false
 }
 
 // read reads one datagram; false if the kernel did not say all about it.

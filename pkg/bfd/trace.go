@@ -14,7 +14,7 @@ const dropTraceInterval = time.Second
 // tracer writes debug lines in a goroutine of its own: a log that is slow must
 // not make packets late. Lines that it cannot take in time are lost.
 type tracer struct {
-	log    *slog.Logger
+	logger *slog.Logger
 	on     bool
 	events chan traceEvent
 }
@@ -28,9 +28,9 @@ type traceEvent struct {
 	why         drop // none for a transition
 }
 
-func newTracer(log *slog.Logger) *tracer {
+func newTracer(ctx context.Context, logger *slog.Logger) *tracer {
 	return &tracer{
-		log: log, on: log.Enabled(context.Background(), slog.LevelDebug),
+		logger: logger, on: logger.Enabled(ctx, slog.LevelDebug),
 		events: make(chan traceEvent, 256),
 	}
 }
@@ -38,12 +38,12 @@ func newTracer(log *slog.Logger) *tracer {
 // run writes until events is closed.
 func (t *tracer) run() {
 	for ev := range t.events {
-		log := t.log.With("peer", ev.peer, "local", ev.local, "interface", ev.iface)
+		line := t.logger.With("peer", ev.peer, "local", ev.local, "interface", ev.iface)
 		if ev.why != dropNone {
-			log.Debug("bfd packet dropped", "reason", ev.why.words())
+			line.Debug("bfd packet dropped", "reason", ev.why.words())
 			continue
 		}
-		log.Debug("bfd session changed", "from", ev.from.status(), "to", ev.to.status(), "diagnostic", ev.diag.words())
+		line.Debug("bfd session changed", "from", ev.from.status(), "to", ev.to.status(), "diagnostic", ev.diag.words())
 	}
 }
 
