@@ -28,6 +28,7 @@ type Options struct {
 type Manager struct {
 	log     *slog.Logger
 	poke    func()
+	origin  time.Time     // of the grids of all checks
 	changed chan struct{} // wakes Run after Set
 
 	mu     sync.Mutex
@@ -60,6 +61,7 @@ func New(o Options) *Manager {
 	return &Manager{
 		log:     o.Log,
 		poke:    o.Poke,
+		origin:  time.Now(),
 		changed: make(chan struct{}, 1),
 		checks:  map[string]*check{},
 	}
@@ -153,7 +155,8 @@ func (m *Manager) keepRunning(ctx context.Context, c *check) {
 		defer watch.Wait()
 		watch.Go(func() { m.keepWatching(ctx, c, w) })
 	}
-	plan := begin(&s, &result, time.Now())
+	now := time.Now()
+	plan := begin(&s, &result, m.pointAfter(&s, now), now)
 	timer := time.NewTimer(time.Until(plan.at))
 	defer timer.Stop()
 	for {
@@ -166,7 +169,7 @@ func (m *Manager) keepRunning(ctx context.Context, c *check) {
 			return
 		case <-c.retime:
 			s = m.specOf(c)
-			plan.retime(&s, time.Now())
+			plan.retime(m.pointAfter(&s, time.Now()))
 		case <-again:
 			plan.ask(time.Now())
 		case <-timer.C:
@@ -235,11 +238,11 @@ func (m *Manager) runOnce(ctx context.Context, s *Spec) (failure string) {
 			m.log.Debug("check panicked", "check", s.name(), "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
-	defer cancel()
-	err := s.Checker.Check(ctx)
+	within := &deadline{parent: ctx, at: time.Now().Add(s.Timeout)}
+	defer within.end()
+	err := s.Checker.Check(within)
 	switch {
-	case err == nil && ctx.Err() == nil:
+	case err == nil && within.Err() == nil:
 		return ""
 	case err == nil, errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("timeout after %s", s.Timeout)

@@ -147,7 +147,7 @@ func TestReloadKeepsWatch(t *testing.T) {
 		if got := pokes.Load(); got != told {
 			t.Errorf("%d pokes for verdicts that stay", got-told)
 		}
-		if got, want := runs["third"].ran(), 10*time.Second+splay("20s", twenty.Interval); len(got) == 0 || got[0] != want {
+		if got, want := runs["third"].ran(), splay("20s", twenty.Interval)+20*time.Second; len(got) == 0 || got[0] != want {
 			t.Fatalf("runs of third at %s, want the first at its point %s, as its verdict is known", got, want)
 		}
 		for name, every := range map[string]time.Duration{"first": ten.Interval, "third": twenty.Interval} {

@@ -1,0 +1,236 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenRaw returns a listener with room for as many connections as backlog that
+// nobody accepts.
+func listenRaw(t *testing.T, backlog int) (fd int, at netip.AddrPort) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err = unix.Listen(fd, backlog); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	four, ok := sa.(*unix.SockaddrInet4)
+	if !ok {
+		t.Fatalf("address %v", sa)
+	}
+	return fd, netip.AddrPortFrom(netip.AddrFrom4(four.Addr), uint16(four.Port)) //nolint:gosec // a port
+}
+
+// noDescriptors fails the test if descriptors stay open that were not before.
+func noDescriptors(t *testing.T) {
+	t.Helper()
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := count()
+	t.Cleanup(func() {
+		if n := count(); n > before {
+			t.Errorf("%d descriptors, %d before", n, before)
+		}
+	})
+}
+
+// both runs a test with each of the two ways to connect.
+func both(t *testing.T, fn func(t *testing.T, try func(ctx context.Context, source netip.Addr, a netip.AddrPort) error)) {
+	t.Helper()
+	t.Run("touch", func(t *testing.T) { fn(t, touch) })
+	t.Run("connect", func(t *testing.T) {
+		fn(t, func(ctx context.Context, source netip.Addr, a netip.AddrPort) error {
+			conn, err := connect(ctx, source, a)
+			if err == nil {
+				err = conn.Close()
+			}
+			return err
+		})
+	})
+}
+
+func TestConnect(t *testing.T) {
+	_, four := listenRaw(t, 100)
+	six, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp6", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = six.Close() }()
+	gone, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := netip.MustParseAddrPort(gone.Addr().String())
+	_ = gone.Close()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, tc := range []struct {
+		name   string
+		ctx    context.Context //nolint:containedctx // of the case
+		source string
+		to     netip.AddrPort
+		want   string // in the error; empty for none
+	}{
+		{"IPv4", t.Context(), "", four, ""},
+		{"IPv4 in IPv6", t.Context(), "", netip.AddrPortFrom(netip.AddrFrom16(four.Addr().As16()), four.Port()), ""},
+		{"IPv6", t.Context(), "", netip.MustParseAddrPort(six.Addr().String()), ""},
+		{"from a source", t.Context(), "127.0.0.9", four, ""},
+		{"from an IPv6 source", t.Context(), "::1", netip.MustParseAddrPort(six.Addr().String()), ""},
+		{"from no address of this host", t.Context(), "192.0.2.7", four, "source 192.0.2.7 is no address of this host"},
+		{"refused", t.Context(), "", refused, "connection refused"},
+		{"no such interface", t.Context(), "", netip.MustParseAddrPort("[fe80::1%nosuch0]:80"), "no such network interface"},
+		{"not wanted", ended, "", four, "context canceled"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			both(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
+				noDescriptors(t)
+				var source netip.Addr
+				if tc.source != "" {
+					source = netip.MustParseAddr(tc.source)
+				}
+				err := try(tc.ctx, source, tc.to)
+				if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("error %v, want %q", err, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// fill takes all the room of a listener, so that it answers no more.
+func fill(t *testing.T, a netip.AddrPort) {
+	t.Helper()
+	for range 10 {
+		fd, connected, err := startConnect(t.Context(), netip.Addr{}, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		if !connected {
+			return
+		}
+	}
+	t.Fatal("the listener takes all connections")
+}
+
+// A target that does not answer is waited for until time is up or the check is
+// not wanted any more, and nothing is left behind.
+func TestConnectWaits(t *testing.T) {
+	_, a := listenRaw(t, 0)
+	fill(t, a)
+	both(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
+		noGoroutines(t)
+		noDescriptors(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := try(ctx, netip.Addr{}, a); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want that time is up", err)
+		}
+		ctx, cancel = context.WithCancel(t.Context())
+		defer cancel()
+		defer time.AfterFunc(50*time.Millisecond, cancel).Stop()
+		if err := try(ctx, netip.Addr{}, a); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want that it is cancelled", err)
+		}
+	})
+}
+
+// A target that answers late, or refuses late, is heard.
+func TestConnectLate(t *testing.T) {
+	both(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
+		for _, tc := range []struct {
+			name string
+			then func(fd int)
+			want error
+		}{
+			{"accepts", func(fd int) {
+				if conn, _, err := unix.Accept(fd); err == nil {
+					_ = unix.Close(conn)
+				}
+			}, nil},
+			{"refuses", func(fd int) { _ = unix.Shutdown(fd, unix.SHUT_RD) }, unix.ECONNREFUSED},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				fd, a := listenRaw(t, 0)
+				fill(t, a)
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				defer time.AfterFunc(50*time.Millisecond, func() { tc.then(fd) }).Stop()
+				if err := try(ctx, netip.Addr{}, a); !errors.Is(err, tc.want) {
+					t.Errorf("error %v, want %v", err, tc.want)
+				}
+			})
+		}
+	})
+}
+
+// The connection is one to talk on, with deadlines and addresses.
+func TestConnectTalks(t *testing.T) {
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	conn, err := connect(t.Context(), netip.Addr{}, netip.MustParseAddrPort(l.Addr().String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if conn.RemoteAddr().String() != l.Addr().String() || conn.LocalAddr().String() != peer.RemoteAddr().String() {
+		t.Errorf("from %s to %s, want from %s to %s", conn.LocalAddr(), conn.RemoteAddr(), peer.RemoteAddr(), l.Addr())
+	}
+	if err = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var late net.Error
+	if _, err = conn.Read(make([]byte, 1)); !errors.As(err, &late) || !late.Timeout() {
+		t.Errorf("read before there was anything: %v, want a timeout", err)
+	}
+	if err = conn.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = io.Copy(peer, peer)
+		_ = peer.Close()
+	}()
+	if _, err = conn.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 5)
+	if _, err = io.ReadFull(conn, answer); err != nil || string(answer) != "hello" {
+		t.Errorf("answer %q, %v", answer, err)
+	}
+	// Who waits for an answer is woken by the end.
+	defer time.AfterFunc(20*time.Millisecond, func() { _ = conn.Close() }).Stop()
+	if _, err = conn.Read(answer); err == nil {
+		t.Error("read from a closed connection")
+	}
+}
