@@ -81,11 +81,19 @@ func TestExecTimeout(t *testing.T) {
 		"trap '' TERM INT HUP; %[1]s & %[1]s",
 		"(%[1]s; :) | (%[1]s; :)",
 		"echo busy; %s >/dev/null 2>&1 </dev/null",
+		// Output without end, also by a child, while nobody stops.
+		"trap '' TERM INT HUP PIPE; (trap '' TERM PIPE; exec %[1]s) & yes %[1]s & yes %[1]s >&2",
+		"trap '' TERM; %s & cat /dev/urandom",
+		// A pass that comes too late.
+		"%s & sleep 2; exit 0",
+		// A child in the background of a child that is gone.
+		"(trap '' TERM INT HUP; (%[1]s; %[1]s) &) ; %[1]s",
 	} {
 		command := marked(i)
 		t.Run(fmt.Sprintf(script, "sleep"), func(t *testing.T) {
-			want(t, shell(t, fmt.Sprintf(script, command)), 300*time.Millisecond, "exec /bin/sh: timeout after 300ms")
+			want(t, shell(t, fmt.Sprintf(script, command)), 300*time.Millisecond, "exec /bin/sh: timeout after …")
 			dead(t, command)
+			dead(t, "yes "+command)
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -134,7 +135,8 @@ func TestHTTPConnection(t *testing.T) {
 
 func TestHTTPS(t *testing.T) {
 	noGoroutines(t)
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	asked := make(chan string, 10)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.TLS.ServerName + " for " + r.Host }))
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	s.StartTLS()
 	defer s.Close()
@@ -148,10 +150,62 @@ func TestHTTPS(t *testing.T) {
 	want(t, httpChecker(t, s.URL, func(c *HTTPConfig) { c.Insecure = true }), time.Second, "")
 	want(t, httpChecker(t, s.URL, trust), time.Second, "")
 	want(t, httpChecker(t, s.URL, func(c *HTTPConfig) { trust(c); c.Header = http.Header{"Host": {"example.com"}} }), time.Second, "")
+	for range 3 {
+		<-asked
+	}
 	want(t, httpChecker(t, s.URL, func(c *HTTPConfig) { trust(c); c.Header = http.Header{"Host": {"other.test:443"}} }), time.Second,
+		s.URL+": tls: failed to verify certificate: x509: certificate is valid for example.com…")
+	named := func(name, host string) func(*HTTPConfig) {
+		return func(c *HTTPConfig) {
+			trust(c)
+			c.ServerName = name
+			if host != "" {
+				c.Header = http.Header{"Host": {host}}
+			}
+		}
+	}
+	want(t, httpChecker(t, s.URL, named("example.com", "")), time.Second, "")
+	if got := <-asked; got != "example.com for "+strings.TrimPrefix(s.URL, "https://") {
+		t.Errorf("asked %q, want the name in SNI and the URL's host in the request", got)
+	}
+	want(t, httpChecker(t, s.URL, named("example.com", "other.test")), time.Second, "")
+	if got := <-asked; got != "example.com for other.test" {
+		t.Errorf("asked %q, want the name in SNI and the header's host in the request", got)
+	}
+	want(t, httpChecker(t, s.URL, named("other.test", "example.com")), time.Second,
 		s.URL+": tls: failed to verify certificate: x509: certificate is valid for example.com…")
 	plain := "https://" + server(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n") }).String()
 	want(t, httpChecker(t, plain, nil), time.Second, plain+": tls: first record does not look like a TLS handshake")
+}
+
+// The server sees the source that is asked for.
+func TestHTTPSource(t *testing.T) {
+	noGoroutines(t)
+	from := make(chan string, 1)
+	for _, tc := range []struct{ listen, source, want string }{
+		{"127.0.0.1:0", "", "127.0.0.1"},
+		{"127.0.0.1:0", "127.0.0.7", "127.0.0.7"},
+		{"127.0.0.1:0", "::ffff:127.0.0.8", "127.0.0.8"},
+		{"[::1]:0", "::1", "::1"},
+	} {
+		a := server(t, tc.listen, func(c net.Conn) {
+			from <- c.RemoteAddr().(*net.TCPAddr).IP.String()
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+		})
+		source := func(c *HTTPConfig) {
+			if tc.source != "" {
+				c.Source = netip.MustParseAddr(tc.source)
+			}
+		}
+		want(t, httpChecker(t, "http://"+a.String(), source), time.Second, "")
+		if got := <-from; got != tc.want {
+			t.Errorf("with the source %q the server saw %s, want %s", tc.source, got, tc.want)
+		}
+	}
+	away := "http://" + closed(t).String()
+	want(t, httpChecker(t, away, func(c *HTTPConfig) { c.Source = netip.MustParseAddr("192.0.2.77") }), time.Second,
+		away+": source 192.0.2.77 is no address of this host")
 }
 
 func TestReadUntil(t *testing.T) {
@@ -193,6 +247,11 @@ func TestNewHTTP(t *testing.T) {
 		if _, err := NewHTTP(HTTPConfig{URL: u, CAFile: tc.ca}); err == nil || err.Error() != tc.want {
 			t.Errorf("NewHTTP(%s) = %v, want %s", tc.url, err, tc.want)
 		}
+	}
+	six := &url.URL{Scheme: "http", Host: "[::1]"}
+	const families = "http check: url http://[::1]: source 127.0.0.1 and target ::1 are of two families"
+	if _, err := NewHTTP(HTTPConfig{URL: six, Source: netip.MustParseAddr("127.0.0.1")}); err == nil || err.Error() != families {
+		t.Errorf("NewHTTP with a source of another family = %v, want %s", err, families)
 	}
 	if _, err := NewHTTP(HTTPConfig{}); err == nil {
 		t.Error("NewHTTP without a URL gives no error")
