@@ -58,8 +58,8 @@ func noDescriptors(t *testing.T) {
 	})
 }
 
-// both runs a test with each of the two ways to connect.
-func both(t *testing.T, fn func(t *testing.T, try func(ctx context.Context, source netip.Addr, a netip.AddrPort) error)) {
+// eachWay runs a test with each of the two ways to connect.
+func eachWay(t *testing.T, fn func(t *testing.T, try func(ctx context.Context, source netip.Addr, a netip.AddrPort) error)) {
 	t.Helper()
 	t.Run("touch", func(t *testing.T) { fn(t, touch) })
 	t.Run("connect", func(t *testing.T) {
@@ -106,7 +106,7 @@ func TestConnect(t *testing.T) {
 		{"not wanted", ended, "", four, "context canceled"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			both(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
+			eachWay(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
 				noDescriptors(t)
 				var source netip.Addr
 				if tc.source != "" {
@@ -142,7 +142,7 @@ func fill(t *testing.T, a netip.AddrPort) {
 func TestConnectWaits(t *testing.T) {
 	_, a := listenRaw(t, 0)
 	fill(t, a)
-	both(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
+	eachWay(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
 		noGoroutines(t)
 		noDescriptors(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -161,7 +161,7 @@ func TestConnectWaits(t *testing.T) {
 
 // A target that answers late, or refuses late, is heard.
 func TestConnectLate(t *testing.T) {
-	both(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
+	eachWay(t, func(t *testing.T, try func(context.Context, netip.Addr, netip.AddrPort) error) {
 		for _, tc := range []struct {
 			name string
 			then func(fd int)
