@@ -16,7 +16,7 @@ func validate(cfg *Config, r *report) {
 		r.add("bgp.router_id", "must be an IPv4 address other than 0.0.0.0")
 	}
 	checkTimers(cfg.BGP.Timers, Timers{}, r, "bgp.timers")
-	validateDamping(cfg.Damping, Damping{}, r, "damping")
+	validateDamping(cfg.Damping, r, "damping")
 	if name := cfg.VirtualInterface.Name; r.ok("virtual_interface.name") {
 		if problem := badInterfaceName(name); problem != "" {
 			r.add("virtual_interface.name", "%s", problem)
@@ -81,7 +81,7 @@ func validateInterfaces(cfg *Config, r *report) {
 		validateGateways(one, r, path)
 		validatePeers(one, cfg, r, path)
 		validatePathProbe(one, cfg, r, path+".path_probe")
-		validateDamping(one.Damping, cfg.Damping, r, path+".damping")
+		validateDamping(one.Damping, r, path+".damping")
 	}
 }
 

@@ -8,11 +8,10 @@ import (
 	"time"
 )
 
-// validateDamping compares the parts of a damping. What an interface or a VIP
-// inherits unchanged is reported only where it is set.
-func validateDamping(d, inherited Damping, r *report, path string) {
-	d.Enabled = inherited.Enabled
-	if d == inherited || !r.ok(path, "damping") {
+// validateDamping compares the parts of a damping. What is wrong at the top level
+// is not reported again where it is inherited.
+func validateDamping(d Damping, r *report, path string) {
+	if !r.ok(path, "damping") {
 		return
 	}
 	switch {

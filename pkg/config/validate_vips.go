@@ -36,7 +36,7 @@ func validateVIPs(cfg *Config, r *report) {
 		doubles(v.Announce.Communities, r, path+".announce", "communities")
 		doubles(v.Announce.LargeCommunities, r, path+".announce", "large_communities")
 		validateDegrade(v, r, path)
-		validateDamping(v.Damping, cfg.Damping, r, path+".damping")
+		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
 	}
 	validateOverlaps(cfg, r)
