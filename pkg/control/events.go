@@ -90,12 +90,6 @@ func eventsHandler(life context.Context, events *status.Events, patience time.Du
 				<-ended // the response must not be touched after the handler
 			}
 		}()
-		// The server's bounds are for short answers. The end of the first one
-		// would be taken for the end of the client.
-		if err := rc.SetReadDeadline(time.Time{}); err != nil {
-			reply(w, http.StatusInternalServerError, failure{err.Error()})
-			return
-		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		s := &stream{out: bufio.NewWriter(w), rc: rc, events: events, last: q.since, patience: patience}
 		s.run(ctx, q.follow) //nolint:contextcheck // it ends with the request and with the server

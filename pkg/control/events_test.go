@@ -241,14 +241,18 @@ func TestEventsFollow(t *testing.T) {
 }
 
 // TestEventsIdle: a stream on which nothing happens outlives all bounds for
-// short answers.
+// short answers, those of the server and those of the client.
 func TestEventsIdle(t *testing.T) {
 	s := serveEvents(t, status.NewEvents(10), 50*time.Millisecond)
+	reader := newClient(t, s.path)
+	reader.http.Timeout = shortAnswer
+	seen, enough := make(chan error, 1), errors.New("enough")
+	go func() { seen <- reader.Events(t.Context(), 0, true, func(status.Event) error { return enough }) }()
 	c, r := s.open(t, "follow=1")
 	if err := c.SetReadDeadline(time.Now().Add(2 * shortAnswer)); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := r.ReadString('\n'); err == nil || line != "" || s.active.Load() != 1 {
+	if line, err := r.ReadString('\n'); err == nil || line != "" || s.active.Load() != 2 {
 		t.Fatalf("%q, %v, %d answers are being given", line, err, s.active.Load())
 	}
 	s.events.Add(event(1))
@@ -257,6 +261,9 @@ func TestEventsIdle(t *testing.T) {
 	}
 	if _, err := r.ReadString('{'); err != nil {
 		t.Error("no event after a while without any:", err)
+	}
+	if err := <-seen; !errors.Is(err, enough) {
+		t.Error("no event for the client:", err)
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
