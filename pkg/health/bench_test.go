@@ -58,7 +58,9 @@ func serveChecks() error {
 		_, _ = io.WriteString(w, "all is well\n")
 	})}
 	go func() { _ = server.Serve(web) }()
-	fmt.Println("ready")
+	if _, err = io.WriteString(os.Stdout, "ready\n"); err != nil {
+		return err
+	}
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }
@@ -84,8 +86,8 @@ func startServer(b *testing.B) {
 	}
 	b.Cleanup(func() {
 		_ = in.Close()
-		if err := cmd.Wait(); err != nil {
-			b.Error(err)
+		if failed := cmd.Wait(); failed != nil {
+			b.Error(failed)
 		}
 	})
 	if _, err = io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {

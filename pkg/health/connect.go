@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -43,7 +44,7 @@ func connect(ctx context.Context, source netip.Addr, a netip.AddrPort) (net.Conn
 		return nil, err
 	}
 	if connected {
-		return tcpConn{os.NewFile(uintptr(fd), "tcp"), a}, nil //nolint:gosec // not negative
+		return tcpConn{os.NewFile(uintptr(fd), "tcp"), a}, nil
 	}
 	f, err := awaitConnect(ctx, fd)
 	if err != nil {
@@ -67,10 +68,10 @@ func startConnect(ctx context.Context, source netip.Addr, a netip.AddrPort) (fd 
 		return 0, false, os.NewSyscallError("socket", err)
 	}
 	if err = bindSource(fd, source); err == nil {
-		switch err = unix.Connect(fd, to); err { //nolint:errorlint // as the kernel gave it
-		case nil, unix.EINPROGRESS, unix.EINTR: // a signal does not stop it either
+		err = unix.Connect(fd, to)
+		if err == nil || errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EINTR) { // a signal does not stop it
 			connected, err = isConnected(fd)
-		default:
+		} else {
 			err = os.NewSyscallError("connect", err)
 		}
 	}
@@ -86,7 +87,7 @@ func isConnected(fd int) (bool, error) {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // a descriptor
 	n, err := unix.Poll(poll, 0)
 	switch {
-	case err != nil && err != unix.EINTR: //nolint:errorlint // as the kernel gave it
+	case err != nil && !errors.Is(err, unix.EINTR):
 		return false, os.NewSyscallError("poll", err)
 	case err != nil || n == 0:
 		return false, nil
@@ -103,7 +104,7 @@ func isConnected(fd int) (bool, error) {
 
 // awaitConnect waits for an attempt that is on its way. It owns the socket.
 func awaitConnect(ctx context.Context, fd int) (*os.File, error) {
-	f := os.NewFile(uintptr(fd), "tcp") //nolint:gosec // not negative
+	f := os.NewFile(uintptr(fd), "tcp")
 	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
 	raw, err := f.SyscallConn()
 	if err == nil {
@@ -162,7 +163,7 @@ func tcpAddress(a netip.AddrPort) (sa unix.Sockaddr, family int, err error) {
 			}
 			index = uint64(link.Index) //nolint:gosec // not negative
 		}
-		six.ZoneId = uint32(index) //nolint:gosec // bounded by ParseUint
+		six.ZoneId = uint32(index)
 	}
 	return six, unix.AF_INET6, nil
 }
@@ -184,7 +185,7 @@ func (c tcpConn) LocalAddr() net.Addr {
 		return local
 	}
 	_ = raw.Control(func(fd uintptr) {
-		sa, err := unix.Getsockname(int(fd)) //nolint:gosec // a descriptor
+		sa, err := unix.Getsockname(int(fd))
 		if err != nil {
 			return
 		}

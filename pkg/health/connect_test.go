@@ -37,7 +37,7 @@ func listenRaw(t *testing.T, backlog int) (fd int, at netip.AddrPort) {
 	if !ok {
 		t.Fatalf("address %v", sa)
 	}
-	return fd, netip.AddrPortFrom(netip.AddrFrom4(four.Addr), uint16(four.Port)) //nolint:gosec // a port
+	return fd, netip.AddrPortFrom(netip.AddrFrom4(four.Addr), uint16(four.Port))
 }
 
 // noDescriptors fails the test if descriptors stay open that were not before.

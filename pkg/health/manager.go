@@ -240,7 +240,7 @@ func (m *Manager) runOnce(ctx context.Context, s *Spec) (failure string) {
 	}()
 	within := &deadline{parent: ctx, at: time.Now().Add(s.Timeout)}
 	defer within.end()
-	err := s.Checker.Check(within)
+	err := s.Checker.Check(within) //nolint:contextcheck // within derives from ctx
 	switch {
 	case err == nil && within.Err() == nil:
 		return ""

@@ -82,7 +82,7 @@ func TestExtraRunsKeepGrid(t *testing.T) {
 	s := &Spec{ID: "web", Interval: time.Second, Rise: 1, Fall: 1}
 	passed := &Result{Verdict: Healthy}
 	begun := time.Now()
-	at := func(d time.Duration) time.Time { return begun.Add(d) }
+	at := begun.Add
 	p := schedule{at: at(0), point: at(300 * time.Millisecond)}
 	for _, step := range []struct {
 		ask, took time.Duration // an extra run; none if took is 0

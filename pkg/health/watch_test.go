@@ -186,7 +186,9 @@ func TestWatchEndsEarly(t *testing.T) {
 					t.Errorf("%d starts of the watch in an hour, want one in %s", n, mostWatchWait)
 				}
 				cancel()
-				<-done
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
 				if got := said.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `check=vipa/web cause="`+tc.cause+`"`) {
 					t.Errorf("log = %q, want one line with %q", got, tc.cause)
 				}
@@ -221,7 +223,9 @@ func TestWatchEnds(t *testing.T) {
 			t.Errorf("%d watches after one check has gone, want 1", n)
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 		if n := live.Load(); n != 0 {
 			t.Errorf("%d watches after Run, want none", n)
 		}
@@ -255,7 +259,9 @@ func TestVerdictsAreLoggedOnce(t *testing.T) {
 			t.Errorf("log = %s, want none", said.String())
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 		time.Sleep(time.Hour)
 	})
 }
