@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -96,10 +97,10 @@ func (p *planner) forgiven(c *config.Interface, b *config.BFD, s bfd.SessionStat
 	if !b.Required {
 		ends = append(ends, failedAt.Add(max(bfdPatience, c.HoldUp)))
 	}
+	if slices.ContainsFunc(ends, func(end time.Time) bool { return !end.After(p.now) }) {
+		return true
+	}
 	for _, end := range ends {
-		if !end.After(p.now) {
-			return true
-		}
 		p.mayChange(end)
 	}
 	return false

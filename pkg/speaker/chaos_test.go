@@ -45,7 +45,7 @@ func (w *world) step(l *Loop) {
 	name := []string{"en1", "en5"}[w.random(2)]
 	v := []string{"vipa", "vipb", "vipc"}[w.random(3)]
 	up := w.random(2) == 0
-	switch w.random(9) {
+	switch w.random(11) {
 	case 0, 1:
 		w.do(func() { w.link(name, up) })
 	case 2:
@@ -83,5 +83,9 @@ func (w *world) step(l *Loop) {
 		if err != nil {
 			w.t.Errorf("reload: %v", err)
 		}
+	case 9: // the router behind a switch dies, or only what is between
+		w.do(func() { w.probe(name, up) })
+	case 10:
+		w.do(func() { w.path(name, up) })
 	}
 }

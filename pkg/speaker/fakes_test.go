@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -19,6 +20,7 @@ var (
 	_ Sessions = fakeSessions{}
 	_ Network  = fakeNetwork{}
 	_ Checks   = fakeChecks{}
+	_ BFD      = fakeBFD{}
 )
 
 type fakeNetwork struct{ w *world }
@@ -42,18 +44,54 @@ type fakeChecks struct{ w *world }
 func (f fakeChecks) Set(specs []health.Spec) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
-	checks := slices.DeleteFunc(slices.Clone(specs), func(s health.Spec) bool { return s.Kind == "neighbour" || s.Kind == "icmp" })
+	var checks, probes []health.Spec
+	for _, s := range specs {
+		if s.Kind == "neighbour" || s.Kind == "icmp" {
+			probes = append(probes, s)
+		} else {
+			checks = append(checks, s)
+		}
+	}
 	if len(checks) > 0 && !f.w.tried {
 		f.w.breaks("a check runs before its VIP was ever bound")
 	}
+	f.w.sets++
 	f.w.specs = checks
-	f.w.probes = specs[:len(specs)-len(checks)]
+	f.w.probes = probes
 }
 
 func (f fakeChecks) Results() health.Results {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	return f.w.results
+}
+
+type fakeBFD struct{ w *world }
+
+// Set keeps the sessions that stay and begins the others: up at once, where the
+// router speaks BFD.
+func (f fakeBFD) Set(sessions []bfd.SessionConfig) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.watches++
+	next := &bfd.State{}
+	for _, c := range sessions {
+		s, ok := f.w.bfd.Session(c.Peer, c.Local, c.Interface)
+		if !ok {
+			s = bfd.SessionState{Peer: c.Peer, Local: c.Local, Interface: c.Interface, Status: bfd.Up, Since: time.Now(), WasUp: true}
+			if f.w.mute {
+				s.Status, s.WasUp = bfd.Down, false
+			}
+		}
+		next.Sessions = append(next.Sessions, s)
+	}
+	f.w.bfd = next
+}
+
+func (f fakeBFD) State() *bfd.State {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.w.bfd
 }
 
 type fakeKernel struct{ w *world }
@@ -205,7 +243,7 @@ func (w *world) allowed(d bgp.Desired, announce bool) {
 			healthy := k < 0
 			if k >= 0 {
 				r := w.results[webID(p.Prefix.Addr().String())]
-				healthy = r.Verdict == health.Healthy && r.Expires.After(time.Now())
+				healthy = r.Verdict == health.Healthy && r.Expires.After(time.Now()) || w.config.VIPs[k].Degrade != nil
 			}
 			if !w.bound[p.Prefix] || announce && !healthy {
 				w.breaks("%s is left on %s: announce=%t bound=%t healthy=%t", p.Prefix, s.Name, announce, w.bound[p.Prefix], healthy)

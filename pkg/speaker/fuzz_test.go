@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -29,6 +30,9 @@ func FuzzPlan(f *testing.F) {
 		checkPaths(t, &in, &d)
 		checkReasons(t, &in, &d)
 		checkKernel(t, &in, &d)
+		checkBehind(t, &in, &d)
+		checkDamping(t, &in, &d)
+		checkAgain(t, &in, &d)
 		if diff := cmp.Diff(d, Plan(in, t0), planCompare...); diff != "" {
 			t.Errorf("the same inputs gave another decision:\n%s", diff)
 		}
@@ -81,6 +85,7 @@ func anyInputs(r *rand.Rand) Inputs {
 		in.Bound = append(in.Bound, anyVIP(r))
 		in.Lingering[anyVIP(r)] = t0.Add(time.Duration(r.IntN(4)-2) * time.Second)
 	}
+	anyPast(r, &in)
 	return in
 }
 
@@ -97,13 +102,17 @@ func anyConfig(r *rand.Rand) *config.Config {
 	for i := range 1 + r.IntN(4) {
 		n := config.Interface{Name: fmt.Sprintf("en%d", i), HoldUp: time.Duration(r.IntN(3)) * time.Second}
 		for j := range 1 + r.IntN(3) {
-			p := template
+			p := template // without BFD
+			if chance(r, 2) {
+				p.BFD = &config.BFD{Required: chance(r, 4)}
+			}
 			p.Address, p.ASN = addr(fmt.Sprintf(pick(r, "10.1.%d.%d", "fd01:%d::%d"), i, 10+j)), pick(r, uint32(65000), 65010)
 			n.Peers = append(n.Peers, p)
 		}
 		if chance(r, 3) {
 			n.Gateways = []netip.Addr{addr(fmt.Sprintf("10.1.%d.9", i))}
 		}
+		behind(r, &n)
 		c.Interfaces, names = append(c.Interfaces, n), append(names, n.Name)
 	}
 	taken := map[netip.Prefix]bool{}
@@ -126,9 +135,77 @@ func anyConfig(r *rand.Rand) *config.Config {
 		for j := range r.IntN(3) {
 			v.Checks = append(v.Checks, config.Check{Name: fmt.Sprintf("c%d", j), Kind: fmt.Sprintf("c%d", r.IntN(6))})
 		}
+		v.ChecksMode, v.Damping = pick(r, "all", "any"), anyDamping(r)
+		if chance(r, 3) {
+			v.Degrade = &config.Degrade{Prepend: 7}
+		}
 		c.VIPs = append(c.VIPs, v)
 	}
 	return c
+}
+
+// behind gives an interface probes and damping.
+func behind(r *rand.Rand, n *config.Interface) {
+	n.Damping = anyDamping(r)
+	n.GatewayProbe = config.GatewayProbe{Enabled: !chance(r, 3), Interval: time.Second, Failures: 1 + r.IntN(3)}
+	if chance(r, 3) {
+		n.PathProbe = &config.PathProbe{Target: addr(pick(r, "192.0.2.1", "2001:db8::1")), Interval: time.Second, Failures: 2}
+	}
+}
+
+func anyDamping(r *rand.Rand) config.Damping {
+	return config.Damping{Enabled: !chance(r, 3), HalfLife: time.Minute, Suppress: 2000, Reuse: 750, MaxSuppress: time.Hour}
+}
+
+func anyPenalty(r *rand.Rand) Penalty {
+	q := Penalty{Value: float64(r.IntN(4000)), At: t0.Add(-time.Duration(r.IntN(200)) * time.Second), Flaps: r.Uint64N(9)}
+	q.Suppressed = chance(r, 2)
+	return q
+}
+
+// anyPast gives the world a history, results of probes and BFD sessions.
+func anyPast(r *rand.Rand, in *Inputs) {
+	in.History = History{Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{}}
+	in.BFD = &bfd.State{}
+	for i := range in.Config.Interfaces {
+		n := &in.Config.Interfaces[i]
+		if !chance(r, 3) {
+			h := InterfaceHistory{Open: !chance(r, 3), Index: pick(r, 0, i+2, i+2, i+3), Excused: chance(r, 5), Penalty: anyPenalty(r)}
+			if h.Open && chance(r, 3) {
+				h.Opened = t0.Add(-time.Duration(r.IntN(4)) * time.Second)
+			}
+			in.History.Interfaces[n.Name] = h
+		}
+		for j := range n.Peers {
+			if !chance(r, 3) {
+				in.History.BFD[Session{n.Name, n.Peers[j].Address}] = BFDHistory{
+					Downs: r.Uint64N(2), FailedAt: pick(r, time.Time{}, t0, t0.Add(-9*time.Second), t0.Add(-11*time.Second)),
+				}
+			}
+		}
+	}
+	for i := range in.Config.VIPs {
+		in.History.VIPs[in.Config.VIPs[i].Prefix] = VIPHistory{Open: chance(r, 2), Penalty: anyPenalty(r)}
+	}
+	// What is probed and watched follows from the rest.
+	now := Plan(*in, t0)
+	for _, b := range now.Probes {
+		if !chance(r, 5) {
+			in.Health[b.ID] = health.Result{
+				Verdict: pick(r, health.Healthy, health.Healthy, health.Unhealthy, health.Unhealthy, health.Unknown), Streak: r.IntN(4),
+				Passed: pick(r, time.Time{}, t0.Add(-time.Second)), Since: t0.Add(-time.Minute), Expires: t0.Add(time.Duration(r.IntN(10)-2) * time.Second),
+			}
+		}
+	}
+	for _, s := range now.BFD {
+		if !chance(r, 5) {
+			in.BFD.Sessions = append(in.BFD.Sessions, bfd.SessionState{
+				Peer: s.Peer, Local: s.Local, Interface: s.Interface, Downs: r.Uint64N(2),
+				Status: pick(r, bfd.Up, bfd.Up, bfd.Down, bfd.Init), Since: t0.Add(-time.Duration(r.IntN(5)) * time.Second), DownSince: t0,
+				RemoteStatus: pick(r, bfd.Up, bfd.Down, bfd.AdminDown), Error: pick(r, "", "", "no socket"),
+			})
+		}
+	}
 }
 
 // anyInterface gives the interface a link and a speaker.
@@ -206,13 +283,18 @@ func shuffled(r *rand.Rand, in Inputs) Inputs {
 
 // mayBeAnnounced is the rule in its shortest form, made apart from Plan.
 func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
+	passing, failed := 0, false
 	for _, k := range c.Checks {
 		r := in.Health[CheckID(&k)]
-		if r.Verdict != health.Healthy || !r.Expires.After(t0) {
-			return false
+		switch {
+		case r.Verdict == health.Healthy && r.Expires.After(t0):
+			passing++
+		case r.Verdict == health.Healthy || r.Verdict == health.Unhealthy:
+			failed = true
 		}
 	}
-	return slices.Contains(in.Bound, c.Prefix) && !in.Overrides.Shutdown
+	fine := passing == len(c.Checks) || c.ChecksMode == "any" && passing > 0
+	return (fine || c.Degrade != nil && failed) && slices.Contains(in.Bound, c.Prefix) && !in.Overrides.Shutdown
 }
 
 func checkPaths(t *testing.T, in *Inputs, d *Desired) {
@@ -271,7 +353,7 @@ func checkPaths(t *testing.T, in *Inputs, d *Desired) {
 
 func checkReasons(t *testing.T, in *Inputs, d *Desired) {
 	t.Helper()
-	words := []string{"check_failed", "check_unknown", "check_stale", "not_bound", "no_usable_interface", "no_session", "shutdown"}
+	words := []string{"check_failed", "check_unknown", "check_stale", "not_bound", "no_usable_interface", "no_session", "shutdown", "damped"}
 	if len(d.VIPs) != len(in.Config.VIPs) || len(d.Interfaces) != len(in.Config.Interfaces) {
 		t.Fatalf("%d VIPs and %d interfaces decided, want %d and %d", len(d.VIPs), len(d.Interfaces), len(in.Config.VIPs), len(in.Config.Interfaces))
 	}

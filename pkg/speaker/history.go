@@ -24,8 +24,10 @@ type InterfaceHistory struct {
 	// look, Opened since when they are again; zero if they were never seen closed.
 	Open   bool
 	Opened time.Time
-	// Index is that of its link at the last look.
-	Index int
+	// Index is that of its link at the last look, 0 for none; Replaced is when it
+	// became another one, while that counts.
+	Index    int
+	Replaced time.Time
 	// Excused tells that its configuration changed, which may close a gate.
 	Excused bool
 	// Cause is what made it unusable, without anything that grows, and Detail

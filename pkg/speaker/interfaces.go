@@ -31,7 +31,7 @@ func (p *planner) interfaces() {
 // look judges one interface by itself.
 func (p *planner) look(c *config.Interface) Interface {
 	n := Interface{Name: c.Name, fresh: true}
-	link, ok := p.in.Net.Link(c.Name)
+	link, detail := p.link(c.Name)
 	n.Index = link.Index
 	n.Addresses = ownAddresses(link, p.isVIP)
 	n.Peers = make([]Peer, len(c.Peers))
@@ -45,7 +45,9 @@ func (p *planner) look(c *config.Interface) Interface {
 	p.out.Probes = append(p.out.Probes, probes...)
 	layer := p.probed(&n, probes)
 	failed := p.watch(c, &n, link)
-	n.Reason, n.Detail = p.judge(c, &n, link, ok)
+	if n.Reason, n.Detail = status.InterfaceAbsent, detail; detail == "" {
+		n.Reason, n.Detail = judge(c, &n, link)
+	}
 	p.judgeHistory(c, &n, link, layer, failed)
 	if s, ok := p.in.BGP.Speaker(c.Name); ok {
 		for i := range s.Peers {
@@ -60,18 +62,39 @@ func (p *planner) look(c *config.Interface) Interface {
 	return n
 }
 
-// judge gives the reason why the link of an interface cannot be used, empty if
-// it can.
-func (p *planner) judge(c *config.Interface, n *Interface, link netmon.Link, exists bool) (status.Reason, string) {
-	seen := p.in.History.Interfaces[c.Name]
+// replacedPause is how long a link that was replaced counts as absent. Sockets
+// and sessions still belong to the one that is gone, and must end.
+const replacedPause = 100 * time.Millisecond
+
+// link returns the link of an interface, or one without anything and why there
+// is none.
+func (p *planner) link(name string) (link netmon.Link, why string) {
+	link, ok := p.in.Net.Link(name)
+	h := p.in.History.Interfaces[name]
+	if ok && h.Index != 0 && h.Index != link.Index {
+		h.Replaced = p.now
+	}
+	h.Index = link.Index
+	end := h.Replaced.Add(replacedPause)
+	if h.Replaced.IsZero() || !end.After(p.now) {
+		h.Replaced = time.Time{}
+	}
+	if _, known := p.in.History.Interfaces[name]; known {
+		p.rememberInterface(name, h)
+	}
 	switch {
-	case !exists:
-		return status.InterfaceAbsent, "no such link"
-	case seen.Index != 0 && seen.Index != link.Index:
-		// Sockets still belong to the one that is gone, so it counts as absent for
-		// one look.
-		p.mayChange(p.now.Add(time.Millisecond))
-		return status.InterfaceAbsent, "the link was replaced by another one"
+	case !ok:
+		return netmon.Link{}, "no such link"
+	case !h.Replaced.IsZero():
+		p.mayChange(end)
+		return netmon.Link{}, "the link was replaced by another one"
+	}
+	return link, ""
+}
+
+// judge gives the reason why a link cannot be used, empty if it can.
+func judge(c *config.Interface, n *Interface, link netmon.Link) (status.Reason, string) {
+	switch {
 	case !link.Up:
 		return status.InterfaceDown, "administratively down"
 	case !link.Running:
@@ -95,8 +118,10 @@ func (p *planner) judge(c *config.Interface, n *Interface, link netmon.Link, exi
 // a flap. Layer is what the probes close, failed tells that BFD has just lost a
 // peer.
 func (p *planner) judgeHistory(c *config.Interface, n *Interface, link netmon.Link, layer status.Reason, failed bool) {
-	h, known := p.in.History.Interfaces[c.Name]
-	h.Index = link.Index
+	h, known := p.out.History.Interfaces[c.Name]
+	if !known {
+		h.Index = link.Index
+	}
 	cause := string(n.Reason)
 	if n.Reason == "" && layer != "" {
 		var text string

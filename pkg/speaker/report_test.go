@@ -48,6 +48,8 @@ func TestTransitionsAreLogged(t *testing.T) {
 			`level=INFO msg="check verdict" vip=vipa check=web verdict=healthy error=""`,
 			`level=INFO msg="interface usable" interface=en1`,
 			`level=INFO msg="interface usable" interface=en5`,
+			`level=INFO msg="bfd up" peer=10.68.1.2 interface=en1 state=Up diagnostic="" remote_state="" remote_diagnostic=""`,
+			`level=INFO msg="bfd up" peer=10.68.5.2 interface=en5 state=Up diagnostic="" remote_state="" remote_diagnostic=""`,
 			`level=INFO msg="vip announced" vip=vipa prefix=10.68.6.1/32 interfaces=en1,en5`,
 			`level=INFO msg="speaker process runs" interface=en1 pid=0`,
 			`level=INFO msg="speaker process runs" interface=en5 pid=0`,
@@ -58,6 +60,7 @@ func TestTransitionsAreLogged(t *testing.T) {
 		w.settled(5 * resync)
 		expect("interface fails",
 			`level=WARN msg="interface unusable" interface=en1 reason=no_carrier detail="no carrier"`,
+			`level=INFO msg="bfd down" peer=10.68.1.2 interface=en1 state=AdminDown diagnostic="" remote_state="" remote_diagnostic=""`,
 			`level=WARN msg="peer down" peer=10.68.1.2 interface=en1 state=Down last_error="interface en1: no carrier"`,
 		)
 		w.do(func() { w.verdict("vipa", health.Unhealthy, time.Hour) })

@@ -57,6 +57,9 @@ func webID(vip string) string { return CheckID(&webCheck(vip)[0]) }
 // vipID is the ID of that check of the sample's VIP.
 func vipID() string { return webID("10.68.6.1") }
 
+// never is true of no address.
+func never(netip.Addr) bool { return false }
+
 func link(index int, name string, addresses ...string) netmon.Link {
 	l := netmon.Link{Index: index, Name: name, Up: true, Running: true, OperState: "up"}
 	for _, a := range addresses {

@@ -180,8 +180,12 @@ func (c *changes) bfd(p, was *status.Peer) {
 		e.Message, e.Cause = "bfd up", ""
 		c.add(slog.LevelInfo, e, attrs...)
 	case b.State != up && old.State == up:
+		level := c.worse
+		if b.State == string(bfd.AdminDown) {
+			level = slog.LevelInfo // we ended it, and have told why
+		}
 		e.Message = "bfd down"
-		c.add(c.worse, e, attrs...)
+		c.add(level, e, attrs...)
 	case b.Error != old.Error && b.Error != "":
 		e.Message, e.Cause = "bfd cannot run", b.Error
 		c.add(c.worse, e, "peer", p.Address, "interface", p.Interface, "error", b.Error)

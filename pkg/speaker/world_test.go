@@ -9,11 +9,13 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
@@ -60,9 +62,15 @@ type world struct {
 	silent  bool // Stop hangs, and orders have no effect
 	tried   bool // a Bind was ordered
 
+	// BFD: what is, how often it was ordered, and whether routers do not speak it.
+	bfd     *bfd.State
+	watches int
+	mute    bool
+
 	results health.Results
 	specs   []health.Spec // of checks
 	probes  []health.Spec
+	sets    int // how often checks were ordered
 	watched []string
 
 	restored bool
@@ -76,7 +84,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		bound: map[netip.Prefix]bool{}, sources: map[string]netip.Addr{}, legs: map[string]bool{},
 		links: map[string]netmon.Link{}, orders: map[string]bgp.SpeakerConfig{},
 		routers: map[string]bool{"en1": true, "en5": true}, crashed: map[string]bool{}, state: &bgp.State{},
-		results: health.Results{},
+		results: health.Results{}, bfd: &bfd.State{},
 	}
 	for _, l := range sampleNet().Links[:3] {
 		w.links[l.Name] = l
@@ -93,6 +101,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 func loopConfig() *config.Config {
 	c := sampleConfig()
 	c.BGP.RouterID = addr("10.68.1.1")
+	for i := range c.Interfaces {
+		c.Interfaces[i].GatewayProbe = config.GatewayProbe{Enabled: true, Interval: 500 * time.Millisecond, Failures: 3}
+		c.Interfaces[i].Peers[0].BFD = &config.BFD{MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3}
+	}
 	c.VIPs = append(
 		c.VIPs,
 		config.VIP{Name: "vipb", Prefix: prefix("10.68.6.2/32"), Interfaces: []string{"en5"}, Checks: webCheck("10.68.6.2")},
@@ -104,7 +116,8 @@ func loopConfig() *config.Config {
 func (w *world) options() Options {
 	return Options{
 		Log: slog.New(slog.DiscardHandler), Config: w.config, Signal: w.signal,
-		Network: fakeNetwork{w}, Checks: fakeChecks{w}, Kernel: fakeKernel{w}, Sessions: fakeSessions{w},
+		Network: fakeNetwork{w}, Checks: fakeChecks{w}, Kernel: fakeKernel{w}, Sessions: fakeSessions{w}, BFD: fakeBFD{w},
+		NewProbe:   func(Probe) (health.Checker, error) { return nil, nil },
 		NewChecker: func(config.Check) (health.Checker, error) { return nil, nil },
 		Publish:    func(*status.Status) {},
 	}
@@ -180,6 +193,44 @@ func (w *world) verdict(name string, v health.Verdict, expires time.Duration) {
 	id := webID(all[k].Prefix.Addr().String())
 	w.results = maps.Clone(w.results)
 	w.results[id] = health.Result{ID: id, Verdict: v, Checked: time.Now(), Expires: time.Now().Add(expires)}
+}
+
+// probe gives the probe of an interface's router a result.
+func (w *world) probe(name string, answered bool) {
+	id := "attachment/" + name + "/" + map[string]string{"en1": "10.68.1.2", "en5": "10.68.5.2"}[name]
+	r := health.Result{ID: id, Verdict: health.Healthy, Since: time.Now(), Checked: time.Now(), Passed: time.Now(), Expires: time.Now().Add(time.Hour), Streak: 3}
+	if !answered {
+		r.Verdict, r.Reason, r.Passed = health.Unhealthy, "no answer", time.Now().Add(-1600*time.Millisecond)
+	}
+	w.results = maps.Clone(w.results)
+	w.results[id] = r
+}
+
+// attached tells whether an interface's router answers its probe.
+func (w *world) attached(name string) bool {
+	for id, r := range w.results {
+		if strings.HasPrefix(id, "attachment/"+name+"/") && r.Verdict == health.Unhealthy {
+			return false
+		}
+	}
+	return true
+}
+
+// path changes the state of the BFD session on an interface, if there is one.
+func (w *world) path(name string, up bool) {
+	next := &bfd.State{Sessions: slices.Clone(w.bfd.Sessions)}
+	for i := range next.Sessions {
+		s := &next.Sessions[i]
+		switch {
+		case s.Interface != name || (s.Status == bfd.Up) == up:
+		case up:
+			s.Status, s.Since, s.WasUp, s.Diagnostic = bfd.Up, time.Now(), true, ""
+		default:
+			s.Status, s.Since, s.DownSince, s.Diagnostic = bfd.Down, time.Now(), time.Now(), "control detection time expired"
+			s.Downs++
+		}
+	}
+	w.bfd = next
 }
 
 // link changes a link like the kernel and the monitor would.
@@ -263,7 +314,7 @@ func (w *world) differences() []string {
 			up := len(s.Peers) > 0 && s.Peers[0].State == bgp.Established
 			selected := slices.Contains(v.Interfaces, name) && healthy && (v.Prefix.Addr().Is4() || w.hasIPv6(name))
 			expect(has == selected, "%s in the RIB of %s: %t, want %t", v.Name, name, has, selected)
-			expect(up == (w.links[name].Running && w.routers[name]), "session on %s: %t", name, up)
+			expect(up == (w.links[name].Running && w.routers[name] && w.attached(name)), "session on %s: %t", name, up)
 			announced = announced || has && up
 		}
 		for _, name := range v.Interfaces {

@@ -1,0 +1,172 @@
+package speaker
+
+import (
+	"bytes"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// eventsOf runs a world and gives the events of what happens to it, with the
+// lines that were logged.
+func eventsOf(t *testing.T, happens func(w *world)) (events []status.Event, logged []string) {
+	t.Helper()
+	bubble(t, func(w *world) {
+		var b bytes.Buffer
+		w.config.VIPs = w.config.VIPs[:1]
+		opt := w.options()
+		opt.Log = textLog(&b, slog.LevelInfo)
+		var all []status.Event
+		opt.Record = func(e status.Event) { all = append(all, e) }
+		_, stop := w.start(opt)
+		w.settled(time.Second)
+		b.Reset()
+		all = nil
+		happens(w)
+		w.sleep(time.Second)
+		logged = strings.Split(strings.TrimSpace(b.String()), "\n")
+		events = slices.Clone(all)
+		w.refuse = false
+		w.stop(stop)
+	})
+	return events, logged
+}
+
+// Each transition is an event with its subject and its cause, and one log line.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	probe := func(from, to, cause string) status.Event {
+		return status.Event{Kind: "probe", Subject: "10.68.1.2", Interface: "en1", Message: "probe verdict", From: from, To: to, Cause: cause}
+	}
+	const silence = "10.68.1.2 unreachable since 1.6 s (3 of 3 probes)"
+	peerDown := func(cause string) status.Event {
+		return status.Event{Level: "warn", Kind: "peer", Subject: "10.68.1.2", Interface: "en1", Message: "peer down", From: "Established", To: "Down", Cause: cause}
+	}
+	warn := func(e status.Event) status.Event { e.Level = "warn"; return e }
+	tests := []struct {
+		name    string
+		happens func(w *world)
+		want    []status.Event
+	}{
+		{"nothing", func(w *world) { w.sleep(10 * resync) }, nil},
+		{"a silent gateway", func(w *world) { w.do(func() { w.probe("en1", false) }) }, []status.Event{
+			{Level: "warn", Kind: "interface", Subject: "en1", Message: "interface unusable", From: "usable", To: "attachment", Cause: silence},
+			warn(probe("unknown", "unhealthy", "attachment: no answer")),
+			peerDown("interface en1: attachment: " + silence),
+		}},
+		{"BFD", func(w *world) { w.do(func() { w.path("en1", false) }) }, []status.Event{
+			{Level: "warn", Kind: "bfd", Subject: "10.68.1.2", Interface: "en1", Message: "bfd down", From: "Up", To: "Down", Cause: "control detection time expired"},
+			peerDown("BFD with 10.68.1.2 down: control detection time expired"),
+		}},
+		{"a check", func(w *world) { w.do(func() { w.verdict("vipa", "unhealthy", time.Hour) }) }, []status.Event{
+			{Level: "warn", Kind: "vip", Subject: "vipa", Message: "vip withheld", From: "announced", To: "check_failed", Cause: "check web"},
+			{Level: "warn", Kind: "check", Subject: "web", VIP: "vipa", Message: "check verdict", From: "healthy", To: "unhealthy"},
+			{Level: "info", Kind: "source", Subject: "10.68.6.1", VIP: "vipa", Interface: "en1", Message: "preferred source off"},
+			{Level: "info", Kind: "source", Subject: "10.68.6.1", VIP: "vipa", Interface: "en5", Message: "preferred source off"},
+		}},
+		{"a speaker", func(w *world) { w.do(func() { w.crashed["en5"] = true }) }, []status.Event{
+			{Level: "warn", Kind: "speaker", Subject: "en5", Interface: "en5", Message: "speaker process waits", From: "running", To: "backoff"},
+			{Level: "warn", Kind: "peer", Subject: "10.68.5.2", Interface: "en5", Message: "peer down", From: "Established", To: "Idle"},
+		}},
+		{"the kernel", func(w *world) { w.do(func() { w.refuse = true }) }, []status.Event{
+			{Level: "warn", Kind: "daemon", Subject: "control loop", Message: "pass incomplete", Cause: "steer: injected"},
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			events, logged := eventsOf(t, tt.happens)
+			told := 0
+			for i := range events {
+				e := &events[i]
+				if e.Time.IsZero() {
+					t.Errorf("event without a time: %+v", e)
+				}
+				if e.Kind != "source" { // the writer logs it
+					want := "level=" + strings.ToUpper(e.Level) + " msg=\"" + e.Message + `"`
+					if told >= len(logged) || !strings.HasPrefix(logged[told], want) {
+						t.Errorf("line %d is not %s: %q", told, want, logged)
+					}
+					told++
+				}
+				e.Time = time.Time{}
+			}
+			if logged = slices.DeleteFunc(logged, func(s string) bool { return s == "" }); told != len(logged) {
+				t.Errorf("%d lines for %d events: %q", len(logged), told, logged)
+			}
+			sources := func(a, b status.Event) int { return strings.Compare(a.Interface, b.Interface) }
+			if tt.name == "a check" {
+				slices.SortFunc(events[2:], sources) // the fake kernel has no order
+			}
+			if diff := cmp.Diff(tt.want, events); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What the pictures differ in, where a world has no such.
+func TestTransitions(t *testing.T) {
+	t.Parallel()
+	up, down := &status.BFD{State: "Up"}, &status.BFD{State: "Up", Downs: 1, Diagnostic: "path down", RemoteState: "Down"}
+	off := &status.BFD{State: "Down", RemoteState: "AdminDown", RemoteDiagnostic: "administratively down"}
+	broken := &status.BFD{State: "Down", Error: "no socket"}
+	peer := func(b *status.BFD) *status.Status {
+		return &status.Status{Peers: []status.Peer{{State: "Down", BFD: b}}}
+	}
+	vip := func(degraded bool, detail string) *status.Status {
+		return &status.Status{VIPs: []status.VIP{{Name: "v", Announced: true, Degraded: degraded, Detail: detail}}}
+	}
+	process := func(phase string, pid, restarts int) *status.Status {
+		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Usable: true, Speaker: status.Speaker{Phase: phase, PID: pid, Restarts: restarts, LastExit: "killed"}}}}
+	}
+	for name, tt := range map[string]struct {
+		prev, next *status.Status
+		want       []string
+	}{
+		"gone and back": {peer(up), peer(down), []string{"WARN bfd down Up-Down path down; the other end is Down", "INFO bfd up Down-Up"}},
+		"switched off":  {peer(up), peer(off), []string{"WARN bfd down Up-Down the other end is AdminDown: administratively down"}},
+		"broken":        {peer(off), peer(broken), []string{"WARN bfd cannot run Down-Down no socket"}},
+		"initializing":  {peer(broken), peer(&status.BFD{State: "Init"}), []string{"DEBUG bfd state Down-Init"}},
+		"degraded":      {vip(false, ""), vip(true, "check web"), []string{"WARN vip degraded -degraded check web"}},
+		"well again":    {vip(true, "check web"), vip(false, ""), []string{"INFO vip no longer degraded degraded-"}},
+		"died":          {process("running", 7, 0), process("running", 8, 1), []string{"WARN speaker process ended running-running killed", "INFO speaker process runs running-running"}},
+		"stopped":       {process("running", 7, 0), process("stopped", 0, 0), nil},
+	} {
+		var got []string
+		for _, n := range transitions(tt.prev, tt.next, troubles{}) {
+			got = append(got, strings.TrimSpace(n.Level.String()+" "+n.Event.Message+" "+n.Event.From+"-"+n.Event.To+" "+n.Event.Cause))
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// A stop is an event too, and no more than information.
+func TestStopIsAnEvent(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		var events []status.Event
+		opt := w.options()
+		opt.Record = func(e status.Event) { events = append(events, e) }
+		_, stop := w.start(opt)
+		w.settled(time.Second)
+		events = nil
+		w.stop(stop)
+		if len(events) == 0 || events[0].Message != "stopping" || events[0].Kind != "daemon" || events[0].Cause != "mode drain" {
+			t.Errorf("%+v", events)
+		}
+		for _, e := range events {
+			if e.Level != "info" {
+				t.Errorf("a warning while stopping: %+v", e)
+			}
+		}
+	})
+}

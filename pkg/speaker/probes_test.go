@@ -1,0 +1,236 @@
+package speaker
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/status"
+	"vipspeaker/pkg/vip"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// probing is the sample with probes of both interfaces and the results of all.
+func probing(in *Inputs) {
+	for i := range in.Config.Interfaces {
+		in.Config.Interfaces[i].GatewayProbe = config.GatewayProbe{Enabled: true, Interval: 500 * time.Millisecond, Failures: 3}
+	}
+	for _, id := range []string{"attachment/en1/10.68.1.2", "attachment/en5/10.68.5.2"} {
+		in.Health[id] = answers(id)
+	}
+}
+
+func answers(id string) health.Result {
+	return health.Result{
+		ID: id, Verdict: health.Healthy, Since: t0.Add(-time.Hour), Checked: t0, Passed: t0,
+		Expires: t0.Add(2 * time.Second), Streak: 99,
+	}
+}
+
+// silent is a target that answered last 1.6 s ago.
+func silent(id string) health.Result {
+	return health.Result{
+		ID: id, Verdict: health.Unhealthy, Reason: "no answer", Since: t0, Checked: t0, Passed: t0.Add(-1600 * time.Millisecond),
+		Expires: t0.Add(2 * time.Second), Streak: 3,
+	}
+}
+
+func TestPlanProbes(t *testing.T) {
+	t.Parallel()
+	dead := func(ids ...string) func(*Inputs) {
+		return func(in *Inputs) {
+			probing(in)
+			for _, id := range ids {
+				in.Health[id] = silent(id)
+			}
+		}
+	}
+	with := func(change func(*Inputs), more func(*Inputs)) func(*Inputs) {
+		return func(in *Inputs) { change(in); more(in) }
+	}
+	const (
+		en1, en5 = "attachment/en1/10.68.1.2", "attachment/en5/10.68.5.2"
+		lost1    = `speaker en1: path 10.68.6.1/32 via self down "interface en1: attachment: 10.68.1.2 unreachable since 1.6 s (3 of 3 probes)"`
+		second   = "attachment/en1/10.68.1.9"
+	)
+	twoGateways := func(in *Inputs) {
+		in.Config.Interfaces[0].Gateways = []netip.Addr{addr("10.68.1.2"), addr("10.68.1.9")}
+	}
+	pathProbe := func(r health.Result) func(*Inputs) {
+		return func(in *Inputs) {
+			in.Config.Interfaces[0].PathProbe = &config.PathProbe{Target: addr("192.0.2.1"), Interval: time.Second, Timeout: time.Second, Failures: 5}
+			in.Health["path/en1/192.0.2.1"] = r
+		}
+	}
+	tests := []planCase{
+		{"answered", probing, lines(sp1, sp5, k1, k5, good)},
+		{"not yet asked", with(probing, func(in *Inputs) { delete(in.Health, en1) }), lines(sp1, sp5, k1, k5, good)},
+		{"silent", dead(en1), lines(lost1, sp5, k1off, k5, good)},
+		{
+			"silent, but that is old", with(dead(en1), func(in *Inputs) {
+				r := silent(en1)
+				r.Expires = t0
+				in.Health[en1] = r
+			}), lines(sp1, sp5, k1, k5, good),
+		},
+		{
+			"never answered, once asked", with(dead(en1), func(in *Inputs) {
+				in.Health[en1] = health.Result{Verdict: health.Unhealthy, Since: t0, Expires: t0.Add(1), Streak: 1}
+			}), lines(sp1, sp5, k1, k5, good),
+		},
+		{
+			"never answered, asked often enough", with(dead(en1), func(in *Inputs) {
+				in.Health[en1] = health.Result{Verdict: health.Unhealthy, Since: t0.Add(-time.Second), Expires: t0.Add(1), Streak: 7}
+			}), lines(strings.ReplaceAll(lost1, "1.6 s", "1 s"), sp5, k1off, k5, good),
+		},
+		{"switched off", with(dead(en1), func(in *Inputs) { in.Config.Interfaces[0].GatewayProbe.Enabled = false }), lines(sp1, sp5, k1, k5, good)},
+		{"one of two gateways silent", with(dead(en1), func(in *Inputs) { twoGateways(in); in.Health[second] = answers(second) }), lines(sp1, sp5, k1, k5, good)},
+		{"one of two gateways silent, the other unknown", with(dead(en1), twoGateways), lines(lost1, sp5, k1off, k5, good)},
+		{
+			"both gateways silent", with(dead(en1, second), twoGateways),
+			lines(strings.ReplaceAll(lost1, `probes)"`, `probes); 10.68.1.9 unreachable since 1.6 s (3 of 3 probes)"`), sp5, k1off, k5, good),
+		},
+		{
+			"silent everywhere: no leg is left, so all stay", dead(en1, en5),
+			lines(lost1, strings.NewReplacer("en1", "en5", "10.68.1.2", "10.68.5.2").Replace(lost1), "kernel en1: leg=true", "kernel en5: leg=true",
+				"vip vipa: wanted=false announced=false no_usable_interface: "+
+					"en1: attachment: 10.68.1.2 unreachable since 1.6 s (3 of 3 probes); en5: attachment: 10.68.5.2 unreachable since 1.6 s (3 of 3 probes)"),
+		},
+		{
+			"the link explains more", with(dead(en1), func(in *Inputs) { in.Net.Links[0].Running = false }),
+			lines(`speaker en1: path 10.68.6.1/32 via self down "interface en1: no carrier"`, sp5, k1off, k5, good),
+		},
+		{"path answered", pathProbe(answers("path/en1/192.0.2.1")), lines(sp1, sp5, k1, k5, good)},
+		{
+			"path silent", pathProbe(silent("path/en1/192.0.2.1")),
+			lines(`speaker en1: path 10.68.6.1/32 via self down "interface en1: path: 192.0.2.1 does not answer since 1.6 s (3 of 5 probes): no answer"`,
+				sp5, k1off, k5, good),
+		},
+		{"path never asked", pathProbe(health.Result{}), lines(sp1, sp5, k1, k5, good)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+// What is probed, from where, and how often.
+func TestProbesOf(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		change func(*config.Interface, *Inputs)
+		want   []Probe
+	}{
+		{"the peers", func(*config.Interface, *Inputs) {}, []Probe{{
+			ID: "attachment/en1/10.68.1.2", Interface: "en1", Layer: "attachment", Target: addr("10.68.1.2"), Source: addr("10.68.1.1"),
+			Interval: 400 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 3,
+		}}},
+		{"a peer that is not on the link", func(_ *config.Interface, in *Inputs) { in.Net.Links[0].Addresses = nil }, nil},
+		{"a peer while the link is down", func(_ *config.Interface, in *Inputs) { in.Net.Links[0].Running = false }, []Probe{{
+			ID: "attachment/en1/10.68.1.2", Interface: "en1", Layer: "attachment", Target: addr("10.68.1.2"), Source: addr("10.68.1.1"),
+			Interval: 400 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 3,
+		}}},
+		{"the gateway instead", func(c *config.Interface, _ *Inputs) {
+			c.Gateways, c.GatewayProbe.Interval = []netip.Addr{addr("10.68.1.9")}, time.Minute
+		}, []Probe{{
+			ID: "attachment/en1/10.68.1.9", Interface: "en1", Layer: "attachment", Target: addr("10.68.1.9"), Source: addr("10.68.1.1"),
+			Interval: time.Minute, Timeout: 250 * time.Millisecond, Failures: 3,
+		}}},
+		{"a path", func(c *config.Interface, _ *Inputs) {
+			c.GatewayProbe.Enabled = false
+			c.PathProbe = &config.PathProbe{Target: addr("192.0.2.1"), Interval: time.Second, Timeout: 300 * time.Millisecond, Failures: 4}
+		}, []Probe{{
+			ID: "path/en1/192.0.2.1", Interface: "en1", Layer: "path", Target: addr("192.0.2.1"), Source: addr("10.68.1.1"),
+			Interval: time.Second, Timeout: 300 * time.Millisecond, Failures: 4,
+		}}},
+		{"a path of another family", func(c *config.Interface, _ *Inputs) {
+			c.GatewayProbe.Enabled = false
+			c.PathProbe = &config.PathProbe{Target: addr("2001:db8::1")}
+		}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			in := sample()
+			c := &in.Config.Interfaces[0]
+			c.GatewayProbe = config.GatewayProbe{Enabled: true, Interval: 400 * time.Millisecond, Failures: 3}
+			tt.change(c, &in)
+			d := Plan(in, t0)
+			if diff := cmp.Diff(tt.want, d.Probes, compare...); diff != "" {
+				t.Errorf("probes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A gateway that is known to be dead is no next hop while another of its family
+// is left, and the last words of a session find another way.
+func TestDeadGateways(t *testing.T) {
+	t.Parallel()
+	gateways := []netip.Addr{addr("10.68.1.2"), addr("10.68.1.9"), addr("fd01::9")}
+	v4, both := []netip.Addr{addr("10.68.1.9"), addr("fd01::9")}, gateways
+	for name, tt := range map[string]struct {
+		dead  []string
+		want  []netip.Addr
+		first bool
+	}{
+		"none":              {nil, both, false},
+		"one":               {[]string{"10.68.1.2"}, v4, false},
+		"all of a family":   {[]string{"10.68.1.2", "10.68.1.9"}, both, false},
+		"all":               {[]string{"10.68.1.2", "10.68.1.9", "fd01::9"}, both, true},
+		"the only IPv6 one": {[]string{"fd01::9"}, both, false},
+	} {
+		in := edit(probing)
+		in.Config.Interfaces[0].Gateways = gateways
+		for _, g := range gateways {
+			in.Health["attachment/en1/"+g.String()] = answers("")
+		}
+		for _, g := range tt.dead {
+			in.Health["attachment/en1/"+g] = silent("")
+		}
+		d := Plan(in, t0)
+		if diff := cmp.Diff(tt.want, d.Kernel.Interfaces[0].Gateways, compare...); diff != "" {
+			t.Errorf("%s: next hops (-want +got):\n%s", name, diff)
+		}
+		want := []vip.Fallback{
+			{Local: addr("10.68.1.1"), Peer: addr("10.68.1.2"), First: tt.first},
+			{Local: addr("10.68.5.1"), Peer: addr("10.68.5.2")},
+		}
+		if diff := cmp.Diff(want, d.Kernel.Fallbacks, compare...); diff != "" {
+			t.Errorf("%s: fallbacks (-want +got):\n%s", name, diff)
+		}
+		if got := len(d.Interfaces[0].Failures); got != len(tt.dead) {
+			t.Errorf("%s: %d failures, want %d", name, got, len(tt.dead))
+		}
+	}
+}
+
+// The text of a failure says for how long, and stays as it was made until
+// something else fails.
+func TestFailureTextStays(t *testing.T) {
+	t.Parallel()
+	in := edit(probing)
+	in.Health["attachment/en1/10.68.1.2"] = silent("")
+	d := Plan(in, t0)
+	first := d.Interfaces[0].Detail
+	want := []status.Failure{{
+		Layer: "attachment", Target: "10.68.1.2", Since: t0.Add(-1600 * time.Millisecond), Failed: 3, Of: 3, Reason: "no answer",
+	}}
+	if diff := cmp.Diff(want, d.Interfaces[0].Failures); diff != "" || first != "10.68.1.2 unreachable since 1.6 s (3 of 3 probes)" {
+		t.Errorf("%s (-want +got):\n%s", first, diff)
+	}
+	in.History = d.History
+	if d = Plan(in, t0.Add(time.Second)); d.Interfaces[0].Detail != first || d.speaker("en1").DownReason != "interface en1: attachment: "+first {
+		t.Errorf("a second later: %s", d.Interfaces[0].Detail)
+	}
+	in.Net.Links[0].Running = false
+	in.History = Plan(in, t0.Add(time.Second)).History
+	in.Net.Links[0].Running = true
+	if d = Plan(in, t0.Add(time.Second)); d.Interfaces[0].Detail != "10.68.1.2 unreachable since 2.6 s (3 of 3 probes)" {
+		t.Errorf("after another failure: %s", d.Interfaces[0].Detail)
+	}
+}
