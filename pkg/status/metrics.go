@@ -13,7 +13,8 @@ type Build struct {
 
 // Collector computes all metrics from the picture of the last pass when they
 // are scraped. So no series outlives its object, no scrape waits for GoBGP or
-// the kernel, and label values come from the configuration only.
+// the kernel, and label values come from the configuration and from fixed words.
+// Events are counted where they are kept: see Events.
 type Collector struct {
 	store *Store
 	build Build
