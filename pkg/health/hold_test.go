@@ -1,0 +1,217 @@
+package health
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"vipspeaker/test/netnstest"
+)
+
+func hold(t testing.TB, c TCPConfig) Watcher {
+	t.Helper()
+	c.Hold = true
+	h, err := NewTCP(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.(Watcher)
+}
+
+// accepting gives the connections that a server takes, and the server's end.
+func accepting(t testing.TB, address string) (netip.AddrPort, <-chan net.Conn, func()) {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := make(chan net.Conn, 100)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns <- conn
+		}
+	}()
+	end := func() { _ = l.Close(); <-done }
+	t.Cleanup(end)
+	return l.Addr().(*net.TCPAddr).AddrPort(), conns, end
+}
+
+func taken(t testing.TB, conns <-chan net.Conn) *net.TCPConn {
+	t.Helper()
+	select {
+	case c := <-conns:
+		t.Cleanup(func() { _ = c.Close() })
+		return c.(*net.TCPConn)
+	case <-time.After(5 * time.Second):
+		t.Fatal("no connection in 5s")
+		return nil
+	}
+}
+
+// One connection is held; each of its ends is heard of, and followed by another as
+// long as there is a server.
+func TestHold(t *testing.T) {
+	noGoroutines(t)
+	a, conns, end := accepting(t, "127.0.0.1:0")
+	c := hold(t, TCPConfig{Address: a, Source: netip.MustParseAddr("127.0.0.2")})
+	want(t, c, time.Second, "") // nobody watches: not held
+	if _, err := taken(t, conns).Read(make([]byte, 1)); err == nil || err.Error() != "EOF" {
+		t.Errorf("a connection that nobody watches ended with %v, want EOF", err)
+	}
+	agains, stop := watch(t, c)
+	hear(t, agains, "the beginning")
+	for range 5 {
+		want(t, c, time.Second, "")
+	}
+	conn := taken(t, conns)
+	if from := conn.RemoteAddr().(*net.TCPAddr).IP.String(); from != "127.0.0.2" {
+		t.Errorf("connected from %s", from)
+	}
+	if len(conns) != 0 {
+		t.Errorf("%d more connections", len(conns))
+	}
+	_, _ = conn.Write([]byte("hello\n"))
+	quiet(t, agains, "what the server says")
+
+	// In order, then by reset: another is made.
+	_ = conn.Close()
+	hear(t, agains, "the end")
+	want(t, c, time.Second, "")
+	conn = taken(t, conns)
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+	hear(t, agains, "the reset")
+	want(t, c, time.Second, "")
+	conn = taken(t, conns)
+	quiet(t, agains, "nothing")
+
+	// With the watch the connection ends.
+	stop()
+	if _, err := conn.Read(make([]byte, 1)); err == nil || err.Error() != "EOF" {
+		t.Errorf("the held connection ended with %v, want EOF", err)
+	}
+
+	// A server that is gone.
+	agains, _ = watch(t, c)
+	hear(t, agains, "the beginning")
+	want(t, c, time.Second, "")
+	conn = taken(t, conns)
+	end()
+	quiet(t, agains, "a listener's end")
+	start := time.Now()
+	_ = conn.Close()
+	t.Logf("heard %s after the end", hear(t, agains, "the end of the server").Sub(start))
+	want(t, c, time.Second, "tcp "+a.String()+": connection refused")
+	want(t, c, time.Second, "tcp "+a.String()+": connection refused")
+}
+
+func TestHoldHangs(t *testing.T) {
+	noGoroutines(t)
+	a := deaf(t)
+	c := hold(t, TCPConfig{Address: a})
+	agains, _ := watch(t, c)
+	hear(t, agains, "the beginning")
+	want(t, c, 100*time.Millisecond, "tcp "+a.String()+": timeout after 100ms")
+}
+
+// A server that closes each connection at once is not stormed.
+func TestHoldPace(t *testing.T) {
+	var p holdPace
+	now := time.Now()
+	var got []time.Duration
+	for _, after := range []time.Duration{0, 0, 0, 0, time.Second, time.Hour, 0} {
+		now = now.Add(after)
+		wait := p.next(now)
+		got = append(got, wait)
+		now = now.Add(wait)
+	}
+	want := []time.Duration{0, 0, 0, time.Second, 0, 0, 0}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("waits %v, want %v", got, want)
+		}
+	}
+
+	noGoroutines(t)
+	var met atomic.Int32
+	a := server(t, "127.0.0.1:0", func(net.Conn) { met.Add(1) })
+	c := hold(t, TCPConfig{Address: a})
+	agains, _ := watch(t, c)
+	deadline := time.After(1500 * time.Millisecond)
+	for running := true; running; {
+		select {
+		case <-agains:
+			if err := c.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+		case <-deadline:
+			running = false
+		}
+	}
+	if n := met.Load(); n < 3 || n > 6 {
+		t.Errorf("%d connections in 1.5 s, want 3 to 6", n)
+	}
+}
+
+// A server that talks without end costs little, and its end is seen.
+func TestHoldGarbage(t *testing.T) {
+	noGoroutines(t)
+	a, conns, _ := accepting(t, "127.0.0.1:0")
+	c := hold(t, TCPConfig{Address: a})
+	agains, _ := watch(t, c)
+	hear(t, agains, "the beginning")
+	want(t, c, time.Second, "")
+	conn := taken(t, conns)
+	_ = conn.SetWriteBuffer(16 << 10)
+	_ = conn.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	total, garbage := 0, make([]byte, 8<<10)
+	for {
+		n, err := conn.Write(garbage)
+		total += n
+		if err != nil {
+			break
+		}
+	}
+	if total > 2<<20 {
+		t.Errorf("read %d bytes in half a second", total)
+	}
+	_ = conn.Close()
+	hear(t, agains, "the end")
+	want(t, c, time.Second, "")
+}
+
+// A host that is gone is noticed by keepalive.
+func TestHoldHostGone(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		noGoroutines(t)
+		l := newLAN(ns)
+		var a netip.AddrPort
+		var conns <-chan net.Conn
+		l.gw.Do(func() error {
+			a, conns, _ = accepting(t, "10.68.1.2:80")
+			return nil
+		})
+		c := hold(t, TCPConfig{Address: a})
+		agains, _ := watch(t, c)
+		hear(t, agains, "the beginning")
+		want(t, c, time.Second, "")
+		taken(t, conns)
+		l.cut()
+		start := time.Now()
+		t.Logf("heard %s after the cut", hear(t, agains, "the silence").Sub(start))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := c.Check(ctx); err == nil {
+			t.Error("passes without a way to the host")
+		}
+	})
+}
