@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +38,37 @@ func requireCapabilities(cfg *config.Config, logger *slog.Logger) error {
 		logger.Warn("capability CAP_NET_BIND_SERVICE is missing: routers may not be able to connect to this host",
 			"listen_port", port, "remedy", "AmbientCapabilities=CAP_NET_BIND_SERVICE, --cap-add NET_BIND_SERVICE, or bgp.listen_port 1024 or above")
 	}
+	return requireICMP(cfg, health.ICMPPermitted)
+}
+
+// requireICMP returns an error when the configuration needs echo requests and
+// this process may not send them. It names the first key that does.
+func requireICMP(cfg *config.Config, permitted func() error) error {
+	key := icmpKey(cfg)
+	if key == "" {
+		return nil
+	}
+	if err := permitted(); err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
 	return nil
+}
+
+// icmpKey is the path of the first key that needs echo requests, empty for none.
+func icmpKey(cfg *config.Config) string {
+	for i := range cfg.Interfaces {
+		if cfg.Interfaces[i].PathProbe != nil {
+			return fmt.Sprintf("interfaces[%d].path_probe", i)
+		}
+	}
+	for i := range cfg.VIPs {
+		for j := range cfg.VIPs[i].Checks {
+			if cfg.VIPs[i].Checks[j].ICMP != nil {
+				return fmt.Sprintf("vips[%d].checks[%d].icmp", i, j)
+			}
+		}
+	}
+	return ""
 }
 
 // freePorts returns the first port for which no capability is needed.

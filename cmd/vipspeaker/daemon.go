@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
@@ -41,8 +42,10 @@ type daemon struct {
 
 	signal   speaker.Signal
 	store    *status.Store
+	events   *status.Events
 	network  *netmon.Monitor
 	checks   *health.Manager
+	bfd      *bfd.Manager
 	kernel   *vip.Manager
 	sessions *bgp.Manager
 	loop     *speaker.Loop
@@ -60,14 +63,17 @@ type daemon struct {
 	given        atomic.Pointer[netip.Addr] // the one in the configuration, zero if it leaves the choice
 }
 
+// eventsKept is how many events the daemon remembers.
+const eventsKept = 1000
+
 // newDaemon builds all parts and opens all listeners, so that whatever is wrong
 // with them is said before anything of the host is touched.
 func newDaemon(ctx context.Context, f *flags, cfg *config.Config, logger *slog.Logger, level *slog.LevelVar, l *lock) (*daemon, error) {
 	d := &daemon{
 		log: logger, level: level, lock: l, stateDir: f.stateDir, notify: notifier{logger}, caught: catchSignals(),
-		signal: speaker.NewSignal(), store: status.NewStore(),
+		signal: speaker.NewSignal(), store: status.NewStore(), events: status.NewEvents(eventsKept),
 	}
-	d.reloader = &reloader{path: f.config, log: logger, apply: d.apply, publish: d.publishConfig, now: time.Now}
+	d.reloader = &reloader{path: f.config, log: logger, apply: d.apply, publish: d.publishConfig, record: d.record, now: time.Now}
 	if err := d.build(ctx, f, cfg); err != nil {
 		d.close()
 		return nil, err
@@ -92,11 +98,13 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		Log: d.log, Poke: d.signal.Poke, Command: speakerProcess,
 		Restarting: d.kernel.Adopted() && cfg.BGP.GracefulRestart.Enabled,
 	})
+	d.bfd = bfd.New(bfd.Options{Log: d.log, Poke: d.signal.Poke})
 	v := readVersions()
+	makes := newCheckers()
 	d.loop, err = speaker.New(speaker.Options{
 		Log: d.log, Config: cfg, Signal: d.signal,
-		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions,
-		NewChecker: newChecker, Publish: d.publish, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
+		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd,
+		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(),
 	})
 	if err != nil {
@@ -120,7 +128,7 @@ func (d *daemon) listen(ctx context.Context, f *flags, cfg *config.Config, v ver
 	}
 	registry := prometheus.NewRegistry()
 	for _, c := range []prometheus.Collector{
-		status.NewCollector(d.store, v.build()), collectors.NewGoCollector(),
+		status.NewCollector(d.store, v.build()), d.events, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err = registry.Register(c); err != nil {
@@ -154,15 +162,19 @@ func speakerProcess(name string) *exec.Cmd {
 // serve runs all parts until there is an order to stop and the loop has left,
 // or until a part fails.
 func (d *daemon) serve(ctx context.Context) error {
-	d.log.Info("started", "version", readVersions().Version, "asn", d.config.Load().BGP.ASN, "adopted", d.kernel.Adopted())
+	d.started(ctx)
 	// The parts outlive the order to stop: the loop still needs them to leave.
 	p := newParts(context.WithoutCancel(ctx))
 	p.start("network", d.network.Run)
 	p.start("checks", d.checks.Run)
 	p.start("sessions", d.sessions.Run)
+	// It ends after the loop has left, whatever the mode: its last packets say
+	// that BFD is not wanted (AdminDown), so that no router takes the end for a
+	// path that failed (RFC 5882 sections 3.2 and 4.3).
+	p.start("bfd", d.bfd.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
-		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload})
+		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events})
 	})
 	if d.http != nil {
 		p.start("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })
@@ -177,5 +189,19 @@ func (d *daemon) serve(ctx context.Context) error {
 	}
 	return err
 }
+
+// started tells that the daemon is at work.
+func (d *daemon) started(ctx context.Context) {
+	version, asn, adopted := readVersions().Version, d.config.Load().BGP.ASN, d.kernel.Adopted()
+	e := status.Event{Kind: "daemon", Subject: "vipspeaker", Message: "started", Cause: "version " + version}
+	if adopted {
+		e.Cause += ", over what a former process left"
+	}
+	t := speaker.Transition{Event: e, Attrs: []any{"version", version, "asn", asn, "adopted", adopted}}
+	t.Tell(ctx, d.log, d.record, time.Now())
+}
+
+// record keeps an event.
+func (d *daemon) record(e status.Event) { d.events.Add(e) }
 
 var errSecondSignal = errors.New("ended at once by a second signal; 'vipspeaker cleanup' removes what is left in the kernel")

@@ -4,14 +4,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"vipspeaker/pkg/config"
 )
 
 // hostNotes tells what of a valid configuration cannot work on this host as it
-// is now: interfaces that are missing, and peers that no address of their
-// interface reaches. They are no mistakes of the file: an address may come
+// is now: interfaces that are missing, and peers, with their BFD sessions, and
+// probes that no address of their interface reaches. They are no mistakes of the file: an address may come
 // later, and the file may be meant for another host, which is assumed when none
 // of its interfaces is here.
 func hostNotes(c *config.Config) []checkError {
@@ -25,6 +26,7 @@ func hostNotes(c *config.Config) []checkError {
 			continue
 		}
 		here = true
+		notes = append(notes, probeNotes(at, &c.Interfaces[i], addresses)...)
 		for j := range c.Interfaces[i].Peers {
 			peer := c.Interfaces[i].Peers[j].Address
 			if problem := unreachable(addresses, peer); problem != "" {
@@ -37,6 +39,29 @@ func hostNotes(c *config.Config) []checkError {
 	}
 	if !here {
 		return nil
+	}
+	return notes
+}
+
+// probeNotes tells which probes of an interface have no address to ask from.
+func probeNotes(at string, c *config.Interface, addresses []netip.Prefix) []checkError {
+	var notes []checkError
+	for _, g := range c.Gateways {
+		if problem := unreachable(addresses, g); problem != "" && c.GatewayProbe.Enabled {
+			notes = append(notes, checkError{
+				Path: at + ".gateway", Value: g.String(), Problem: c.Name + " has " + problem + " here; its probe will fail",
+			})
+		}
+	}
+	if c.PathProbe != nil {
+		target := c.PathProbe.Target
+		sameFamily := func(a netip.Prefix) bool { return a.Addr().Is4() == target.Is4() && !a.Addr().IsLinkLocalUnicast() }
+		if !slices.ContainsFunc(addresses, sameFamily) {
+			notes = append(notes, checkError{
+				Path: at + ".path_probe.target", Value: target.String(),
+				Problem: c.Name + " has " + unreachable(addresses, target) + " here; the probe cannot run",
+			})
+		}
 	}
 	return notes
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
 )
 
@@ -19,8 +20,9 @@ type reloader struct {
 	log  *slog.Logger
 	// apply takes a configuration over; an error leaves the one before in force.
 	apply func(*config.Config) error
-	// publish tells what became of the file.
+	// publish tells what became of the file, record keeps that as an event.
 	publish func(status.Config)
+	record  func(status.Event)
 	now     func() time.Time
 
 	mu    sync.Mutex // one reload at a time
@@ -37,7 +39,7 @@ func (r *reloader) loaded() {
 
 // reload reads the file and returns what is wrong with it, one line for each
 // mistake, or nothing when it is in force now.
-func (r *reloader) reload(context.Context) []string {
+func (r *reloader) reload(ctx context.Context) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	cfg, err := config.Load(r.path)
@@ -51,15 +53,25 @@ func (r *reloader) reload(context.Context) []string {
 		r.state.ReloadsError++
 		r.state.Error = summary(mistakes)
 		r.publish(r.state)
-		r.log.Error("configuration refused, the one before it stays in force",
+		r.tell(ctx, slog.LevelError, "configuration refused, the one before it stays in force", r.state.Error,
 			"file", r.path, "mistakes", len(mistakes), "first", mistakes[0])
 		return mistakes
 	}
 	r.state.LoadedAt, r.state.ReloadOK, r.state.Error = r.state.ReloadedAt, true, ""
 	r.state.ReloadsOK++
 	r.publish(r.state)
-	r.log.Info("configuration reloaded", "file", r.path, "interfaces", len(cfg.Interfaces), "vips", len(cfg.VIPs))
+	r.tell(ctx, slog.LevelInfo, "configuration reloaded", "",
+		"file", r.path, "interfaces", len(cfg.Interfaces), "vips", len(cfg.VIPs))
 	return nil
+}
+
+// tell logs and records what became of the file.
+func (r *reloader) tell(ctx context.Context, level slog.Level, message, cause string, attrs ...any) {
+	t := speaker.Transition{
+		Level: level, Attrs: attrs,
+		Event: status.Event{Kind: "config", Subject: r.path, Message: message, Cause: cause},
+	}
+	t.Tell(ctx, r.log, r.record, r.now())
 }
 
 // mistakesOf returns one line for each thing that is wrong, at least one.

@@ -23,9 +23,10 @@ func TestReload(t *testing.T) {
 	var published status.Config
 	var applied []*config.Config
 	var refuse error
+	var events []status.Event
 	r := &reloader{
 		path: path, log: slog.New(slog.NewTextHandler(&logged, nil)), now: func() time.Time { return now },
-		publish: func(c status.Config) { published = c },
+		publish: func(c status.Config) { published = c }, record: func(e status.Event) { events = append(events, e) },
 		apply: func(c *config.Config) error {
 			if refuse == nil {
 				applied = append(applied, c)
@@ -75,6 +76,18 @@ func TestReload(t *testing.T) {
 		}
 		if diff := cmp.Diff(s.want, published); diff != "" {
 			t.Errorf("%s:\n%s", s.name, diff)
+		}
+		event := status.Event{Time: now, Level: "info", Kind: "config", Subject: path, Message: "configuration reloaded"}
+		if s.mistakes > 0 {
+			event.Level, event.Message = "warn", "configuration refused, the one before it stays in force"
+			event.Cause = s.want.Error
+		}
+		got := events[len(events)-1]
+		if s.name == "bad" {
+			got.Cause = ""
+		}
+		if diff := cmp.Diff(event, got); diff != "" {
+			t.Errorf("%s: event\n%s", s.name, diff)
 		}
 	}
 }

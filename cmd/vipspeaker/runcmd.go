@@ -86,14 +86,17 @@ func runDaemon(ctx context.Context, f *flags, stderr io.Writer) (err error) {
 	return forgetRouterID(f.stateDir)
 }
 
-// keepFromChildren takes CAP_NET_ADMIN out of the ambient set, so that neither
-// a check's program nor a speaker process gets it from a daemon that is not
-// root (capabilities(7)).
+// keepFromChildren takes what only the daemon itself needs out of the ambient
+// set: CAP_NET_ADMIN, and CAP_NET_RAW for echo requests. So neither a check's
+// program nor a speaker process gets them from a daemon that is not root
+// (capabilities(7)).
 func keepFromChildren() error {
-	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, unix.CAP_NET_ADMIN, 0, 0, 0)
-	// A binary with cgo, as the race detector makes it, cannot do this.
-	if errno != 0 && errno != syscall.ENOTSUP {
-		return fmt.Errorf("lower ambient capability CAP_NET_ADMIN: %w", errno)
+	for _, c := range []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
+		_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, c, 0, 0, 0)
+		// A binary with cgo, as the race detector makes it, cannot do this.
+		if errno != 0 && errno != syscall.ENOTSUP {
+			return fmt.Errorf("lower ambient capability %d: %w", c, errno)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/status"
 )
 
@@ -64,6 +65,9 @@ func (d *daemon) reload(ctx context.Context) []string {
 
 // apply puts a configuration in force.
 func (d *daemon) apply(cfg *config.Config) error {
+	if err := requireICMP(cfg, health.ICMPPermitted); err != nil {
+		return err
+	}
 	before := d.given.Swap(&cfg.BGP.RouterID)
 	cfg = d.withRouterID(cfg)
 	if err := d.loop.SetConfig(cfg); err != nil {
