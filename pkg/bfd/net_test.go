@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"vipspeaker/test/netnstest"
 )
@@ -129,4 +132,260 @@ func TestSessionComesUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// up starts both ends and waits until they are Up at their wanted timers.
+func up(t *testing.T, ns, router netnstest.NS, ca, cb SessionConfig) (a, b *end) {
+	t.Helper()
+	a, b = start(t, ns, ca), start(t, router, cb)
+	settled(t, a)
+	settled(t, b)
+	return a, b
+}
+
+func settled(t *testing.T, e *end) {
+	t.Helper()
+	netnstest.Until(t, 8*time.Second, func() error {
+		if s := e.state(t); s.Status != Up || s.TxInterval > max(e.cfg.MinTx, e.cfg.MinRx) {
+			return fmt.Errorf("session to %s is %+v", e.cfg.Peer, s)
+		}
+		return nil
+	})
+}
+
+// fails waits until the session is Down with an error that says so.
+func (e *end) fails(t *testing.T, text string) {
+	t.Helper()
+	netnstest.Until(t, 5*time.Second, func() error {
+		if s := e.state(t); s.Status != Down || !strings.Contains(s.Error, text) {
+			return fmt.Errorf("session is %+v, want Down because of %q", s, text)
+		}
+		return nil
+	})
+}
+
+// heals waits until the session is Up again and has no error.
+func (e *end) heals(t *testing.T) {
+	t.Helper()
+	netnstest.Until(t, 8*time.Second, func() error {
+		if s := e.state(t); s.Status != Up || s.Error != "" {
+			return fmt.Errorf("session is %+v", s)
+		}
+		return nil
+	})
+}
+
+func TestPathCut(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		a, b := up(t, ns, router, ca, cb)
+		pokes := a.pokes.Load()
+		router.Exec("nft", "add table ip cut")
+		router.Exec("nft", "add chain ip cut in { type filter hook input priority 0 ; policy drop ; }")
+		cut := time.Now()
+		s := b.reaches(t, Down, 2*time.Second)
+		if s.Diagnostic != "control detection time expired" || s.Downs != 1 || !s.WasUp || s.DownSince.Before(cut) {
+			t.Errorf("the router's end: %+v", s)
+		}
+		// Only one direction is cut, so the other end tells us at once.
+		s = a.reaches(t, Down, 2*time.Second)
+		if s.Diagnostic != "neighbor signaled session down" || s.RemoteDiagnostic != "control detection time expired" || s.Downs != 1 {
+			t.Errorf("our end: %+v", s)
+		}
+		if a.pokes.Load() == pokes {
+			t.Error("no poke")
+		}
+		router.Exec("nft", "delete table ip cut")
+		a.heals(t)
+		b.heals(t)
+	})
+}
+
+func TestInterfaceTroubles(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		a, _ := up(t, ns, router, ca, cb)
+
+		ns.IP("link set dev en1 down")
+		a.fails(t, "en1 is down")
+		ns.IP("link set dev en1 up")
+		a.heals(t)
+
+		router.IP("link set dev p1 down")
+		a.fails(t, "en1 has no carrier")
+		router.IP("link set dev p1 up")
+		a.heals(t)
+
+		ns.IP("addr del 10.68.1.1/24 dev en1")
+		a.fails(t, "address 10.68.1.1")
+		ns.IP("addr add 10.68.1.1/24 dev en1")
+		a.heals(t)
+
+		ns.IP("link set dev en1 name en9")
+		a.fails(t, "interface en1: no such device")
+		ns.IP("link set dev en9 name en1")
+		a.heals(t)
+
+		ns.IP("link del en1")
+		a.fails(t, "interface en1: no such device")
+		ns.VethTo("en1", router, "p1")
+		ns.IP("addr add 10.68.1.1/24 dev en1")
+		router.IP("addr add 10.68.1.2/24 dev p1")
+		a.heals(t)
+		if s := a.state(t); s.Downs != 5 {
+			t.Errorf("%+v, want 5 downs", s)
+		}
+	})
+}
+
+func TestStartsBeforeItsInterface(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		cfg := SessionConfig{
+			Peer: netip.MustParseAddr("fe80::2"), Local: netip.MustParseAddr("fe80::1%en1"), Interface: "en1",
+			MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3,
+		}
+		a := start(t, ns, cfg)
+		a.fails(t, "interface en1: no such device")
+		router, _, cb := pair(ns, "fe80::1", "fe80::2", nil)
+		start(t, router, cb)
+		a.heals(t)
+	})
+}
+
+func TestMultihop(t *testing.T) {
+	for name, c := range map[string]struct {
+		local, peer string
+		ttl         uint8
+		up          bool
+	}{
+		"ipv4":           {"10.68.1.1", "10.68.2.2", 0, true},
+		"ipv6":           {"fd68:1::1", "fd68:2::2", 254, true},
+		"ttl is checked": {"10.68.1.1", "10.68.2.2", 255, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+				gw, far := routed(ns)
+				_ = gw
+				a := SessionConfig{
+					Peer: netip.MustParseAddr(c.peer), Local: netip.MustParseAddr(c.local), Multihop: true, MinTTL: c.ttl,
+					MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3,
+				}
+				b := a
+				b.Peer, b.Local = a.Local, a.Peer
+				ea := start(t, ns, a)
+				start(t, far, b)
+				if c.up {
+					ea.reaches(t, Up, 5*time.Second)
+					return
+				}
+				netnstest.Until(t, 5*time.Second, func() error {
+					if s := ea.state(t); s.Dropped < 2 || s.LastDrop != "TTL too low" || s.Status != Down || s.RemoteStatus != "" {
+						return fmt.Errorf("%+v", s)
+					}
+					return nil
+				})
+			})
+		})
+	}
+}
+
+// routed makes two namespaces in a row: a router and a host behind it.
+func routed(ns netnstest.NS) (gw, far netnstest.NS) {
+	gw, far = ns.New("gw"), ns.New("far")
+	ns.VethTo("en1", gw, "g1")
+	gw.VethTo("g2", far, "f1")
+	gw.Sysctl("net/ipv4/ip_forward", "1")
+	gw.Sysctl("net/ipv6/conf/all/forwarding", "1")
+	for _, a := range []struct {
+		ns        netnstest.NS
+		dev, v4   string
+		v6, route string
+	}{
+		{ns, "en1", "10.68.1.1/24", "fd68:1::1/64", "1"},
+		{gw, "g1", "10.68.1.9/24", "fd68:1::9/64", ""},
+		{gw, "g2", "10.68.2.9/24", "fd68:2::9/64", ""},
+		{far, "f1", "10.68.2.2/24", "fd68:2::2/64", "2"},
+	} {
+		a.ns.IP("addr add %s dev %s", a.v4, a.dev)
+		a.ns.IP("addr add %s dev %s nodad", a.v6, a.dev)
+		if a.route != "" {
+			a.ns.IP("route add default via 10.68.%s.9", a.route)
+			a.ns.IP("-6 route add default via fd68:%s::9", a.route)
+		}
+	}
+	return gw, far
+}
+
+// Timers change without leaving Up; a removed session says goodbye and its
+// return is heard; another key breaks it and the right one mends it.
+func TestSetWhileRunning(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", func(c *SessionConfig) {
+			c.Auth = &Auth{Type: MeticulousKeyedSHA1, KeyID: 1, Key: "one"}
+		})
+		a, b := up(t, ns, router, ca, cb)
+		since := a.state(t).Since
+
+		a.cfg.MinTx, a.cfg.MinRx, a.cfg.Multiplier = 100*time.Millisecond, 20*time.Millisecond, 5
+		a.m.Set([]SessionConfig{a.cfg})
+		netnstest.Until(t, 3*time.Second, func() error {
+			sa, sb := a.state(t), b.state(t)
+			if sa.TxInterval != 100*time.Millisecond || sa.DetectionTime != 150*time.Millisecond || sb.DetectionTime != 500*time.Millisecond {
+				return fmt.Errorf("%+v\n%+v", sa, sb)
+			}
+			return nil
+		})
+		if s := a.state(t); s.Since != since || s.Downs != 0 || b.state(t).Downs != 0 {
+			t.Errorf("left Up: %+v", s)
+		}
+
+		a.m.Set(nil)
+		s := b.reaches(t, Down, time.Second)
+		if s.RemoteStatus != AdminDown || s.RemoteDiagnostic != "administratively down" || s.Downs != 0 {
+			t.Errorf("removed: %+v", s)
+		}
+		a.m.Set([]SessionConfig{a.cfg})
+		a.heals(t)
+		b.heals(t)
+
+		a.cfg.Auth = &Auth{Type: MeticulousKeyedSHA1, KeyID: 1, Key: "two"}
+		a.m.Set([]SessionConfig{a.cfg})
+		netnstest.Until(t, 5*time.Second, func() error {
+			if s := a.state(t); s.Status != Down || s.LastDrop != "wrong authentication key" {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+		b.cfg.Auth = a.cfg.Auth
+		b.m.Set([]SessionConfig{b.cfg})
+		a.heals(t)
+		b.heals(t)
+		if n := a.state(t).Downs + b.state(t).Downs; n != 0 {
+			t.Errorf("%d downs, all were by order", n)
+		}
+	})
+}
+
+func TestWrongEntriesHarmNobody(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		bad := ca
+		bad.Peer, bad.MinTx = netip.MustParseAddr("10.68.1.3"), time.Millisecond
+		a := &end{cfg: ca, m: New(Options{})}
+		a.m.Set([]SessionConfig{bad, ca, ca, {}})
+		a.run(t, ns)
+		start(t, router, cb)
+		a.reaches(t, Up, 5*time.Second)
+		var got []string
+		for _, s := range a.m.State().Sessions {
+			got = append(got, string(s.Status)+" "+s.Error)
+		}
+		want := []string{
+			"Down min_tx 1ms is not within 10ms and 1m0s", "Up ", "Down the same session is wanted twice",
+			"Down peer invalid IP is not an address of a host",
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+	})
 }

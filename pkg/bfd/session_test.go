@@ -50,6 +50,9 @@ func (w *wire) flush() {
 	for range 20 {
 		idle := true
 		for _, s := range []*session{w.a, w.b} {
+			if s.ended(w.now) {
+				continue
+			}
 			s.advance(w.now)
 			n := s.output(b[:], w.now)
 			if n == 0 {
