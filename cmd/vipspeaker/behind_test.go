@@ -171,3 +171,54 @@ func TestChecksOfARunningDaemon(t *testing.T) {
 		}
 	})
 }
+
+// TestInterfaceComesBack: whatever is done to the link, its use ends with a
+// reason, and begins again by itself when all is as it was.
+func TestInterfaceComesBack(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, d := behindLab(t, ns, behindConfig)
+		made := func() {
+			ns.VethTo("en1", router, "sw1")
+			ns.IP("addr add 10.68.1.1/24 dev en1")
+			router.IP("addr add 10.68.1.2/24 dev sw1")
+		}
+		usable := func(s *status.Status) bool {
+			n := s.Interfaces[0]
+			return n.Usable && len(n.Probes) == 1 && n.Probes[0].Verdict == "healthy"
+		}
+		for _, step := range []struct {
+			name      string
+			gone, own func()
+			want      status.Reason
+		}{
+			{"down", func() { ns.IP("link set en1 down") }, func() { ns.IP("link set en1 up") }, status.InterfaceDown},
+			{"no carrier", func() { router.IP("link set sw1 down") }, func() { router.IP("link set sw1 up") }, status.InterfaceCarrier},
+			{"address", func() { ns.IP("addr del 10.68.1.1/24 dev en1") }, func() { ns.IP("addr add 10.68.1.1/24 dev en1") }, status.InterfaceAddress},
+			{
+				"renamed", func() { ns.IP("link set en1 down"); ns.IP("link set en1 name en1x") },
+				func() { ns.IP("link set en1x name en1"); ns.IP("link set en1 up") }, status.InterfaceAbsent,
+			},
+			{
+				"moved", func() { ns.IP("link set en1 netns %s", router.Name()) },
+				func() {
+					router.IP("link set en1 netns %d", os.Getpid())
+					ns.IP("link set en1 up")
+					ns.IP("addr add 10.68.1.1/24 dev en1")
+				}, status.InterfaceAbsent,
+			},
+			{"deleted", func() { ns.IP("link del en1") }, made, status.InterfaceAbsent},
+		} {
+			shows(t, "before: "+step.name, usable)
+			step.gone()
+			shows(t, step.name, func(s *status.Status) bool {
+				n := s.Interfaces[0]
+				return n.Reason == step.want && s.Peers[0].State == "Down" && s.Peers[0].BFD.State == "AdminDown"
+			})
+			step.own()
+			shows(t, "back: "+step.name, usable)
+		}
+		if code := d.signal(t, syscall.SIGTERM); code != exitGood {
+			t.Errorf("exit code %d", code)
+		}
+	})
+}
