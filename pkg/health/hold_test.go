@@ -11,22 +11,22 @@ import (
 	"vipspeaker/test/netnstest"
 )
 
-func hold(t testing.TB, c TCPConfig) Watcher {
-	t.Helper()
+func hold(tb testing.TB, c TCPConfig) Watcher {
+	tb.Helper()
 	c.Hold = true
 	h, err := NewTCP(c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return h.(Watcher)
 }
 
 // accepting gives the connections that a server takes, and the server's end.
-func accepting(t testing.TB, address string) (netip.AddrPort, <-chan net.Conn, func()) {
-	t.Helper()
+func accepting(tb testing.TB, address string) (netip.AddrPort, <-chan net.Conn, func()) {
+	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	conns := make(chan net.Conn, 100)
 	done := make(chan struct{})
@@ -41,18 +41,18 @@ func accepting(t testing.TB, address string) (netip.AddrPort, <-chan net.Conn, f
 		}
 	}()
 	end := func() { _ = l.Close(); <-done }
-	t.Cleanup(end)
+	tb.Cleanup(end)
 	return l.Addr().(*net.TCPAddr).AddrPort(), conns, end
 }
 
-func taken(t testing.TB, conns <-chan net.Conn) *net.TCPConn {
-	t.Helper()
+func taken(tb testing.TB, conns <-chan net.Conn) *net.TCPConn {
+	tb.Helper()
 	select {
 	case c := <-conns:
-		t.Cleanup(func() { _ = c.Close() })
+		tb.Cleanup(func() { _ = c.Close() })
 		return c.(*net.TCPConn)
 	case <-time.After(5 * time.Second):
-		t.Fatal("no connection in 5s")
+		tb.Fatal("no connection in 5s")
 		return nil
 	}
 }
@@ -67,8 +67,8 @@ func TestHold(t *testing.T) {
 	if _, err := taken(t, conns).Read(make([]byte, 1)); err == nil || err.Error() != "EOF" {
 		t.Errorf("a connection that nobody watches ended with %v, want EOF", err)
 	}
-	agains, stop := watch(t, c)
-	hear(t, agains, "the beginning")
+	calls, stop := watch(t, c)
+	hear(t, calls, "the beginning")
 	for range 5 {
 		want(t, c, time.Second, "")
 	}
@@ -80,19 +80,19 @@ func TestHold(t *testing.T) {
 		t.Errorf("%d more connections", len(conns))
 	}
 	_, _ = conn.Write([]byte("hello\n"))
-	quiet(t, agains, "what the server says")
+	quiet(t, calls, "what the server says")
 
 	// In order, then by reset: another is made.
 	_ = conn.Close()
-	hear(t, agains, "the end")
+	hear(t, calls, "the end")
 	want(t, c, time.Second, "")
 	conn = taken(t, conns)
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
-	hear(t, agains, "the reset")
+	hear(t, calls, "the reset")
 	want(t, c, time.Second, "")
 	conn = taken(t, conns)
-	quiet(t, agains, "nothing")
+	quiet(t, calls, "nothing")
 
 	// With the watch the connection ends.
 	stop()
@@ -101,15 +101,15 @@ func TestHold(t *testing.T) {
 	}
 
 	// A server that is gone.
-	agains, _ = watch(t, c)
-	hear(t, agains, "the beginning")
+	calls, _ = watch(t, c)
+	hear(t, calls, "the beginning")
 	want(t, c, time.Second, "")
 	conn = taken(t, conns)
 	end()
-	quiet(t, agains, "a listener's end")
+	quiet(t, calls, "a listener's end")
 	start := time.Now()
 	_ = conn.Close()
-	t.Logf("heard %s after the end", hear(t, agains, "the end of the server").Sub(start))
+	t.Logf("heard %s after the end", hear(t, calls, "the end of the server").Sub(start))
 	want(t, c, time.Second, "tcp "+a.String()+": connection refused")
 	want(t, c, time.Second, "tcp "+a.String()+": connection refused")
 }
@@ -118,8 +118,8 @@ func TestHoldHangs(t *testing.T) {
 	noGoroutines(t)
 	a := deaf(t)
 	c := hold(t, TCPConfig{Address: a})
-	agains, _ := watch(t, c)
-	hear(t, agains, "the beginning")
+	calls, _ := watch(t, c)
+	hear(t, calls, "the beginning")
 	want(t, c, 100*time.Millisecond, "tcp "+a.String()+": timeout after 100ms")
 }
 
@@ -145,11 +145,11 @@ func TestHoldPace(t *testing.T) {
 	var met atomic.Int32
 	a := server(t, "127.0.0.1:0", func(net.Conn) { met.Add(1) })
 	c := hold(t, TCPConfig{Address: a})
-	agains, _ := watch(t, c)
+	calls, _ := watch(t, c)
 	deadline := time.After(1500 * time.Millisecond)
 	for running := true; running; {
 		select {
-		case <-agains:
+		case <-calls:
 			if err := c.Check(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -167,8 +167,8 @@ func TestHoldGarbage(t *testing.T) {
 	noGoroutines(t)
 	a, conns, _ := accepting(t, "127.0.0.1:0")
 	c := hold(t, TCPConfig{Address: a})
-	agains, _ := watch(t, c)
-	hear(t, agains, "the beginning")
+	calls, _ := watch(t, c)
+	hear(t, calls, "the beginning")
 	want(t, c, time.Second, "")
 	conn := taken(t, conns)
 	_ = conn.SetWriteBuffer(16 << 10)
@@ -185,7 +185,7 @@ func TestHoldGarbage(t *testing.T) {
 		t.Errorf("read %d bytes in half a second", total)
 	}
 	_ = conn.Close()
-	hear(t, agains, "the end")
+	hear(t, calls, "the end")
 	want(t, c, time.Second, "")
 }
 
@@ -201,13 +201,13 @@ func TestHoldHostGone(t *testing.T) {
 			return nil
 		})
 		c := hold(t, TCPConfig{Address: a})
-		agains, _ := watch(t, c)
-		hear(t, agains, "the beginning")
+		calls, _ := watch(t, c)
+		hear(t, calls, "the beginning")
 		want(t, c, time.Second, "")
 		taken(t, conns)
 		l.cut()
 		start := time.Now()
-		t.Logf("heard %s after the cut", hear(t, agains, "the silence").Sub(start))
+		t.Logf("heard %s after the cut", hear(t, calls, "the silence").Sub(start))
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if err := c.Check(ctx); err == nil {

@@ -2,9 +2,11 @@ package health
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,11 +20,9 @@ import (
 func socketOn(t *testing.T, kind int, address string, port int, set func(fd int) error) int {
 	t.Helper()
 	a := netip.MustParseAddr(address)
-	family, sa := unix.AF_INET6, unix.Sockaddr(nil)
+	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: port, Addr: a.As16()})
 	if a.Is4() {
 		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: a.As4()}
-	} else {
-		sa = &unix.SockaddrInet6{Port: port, Addr: a.As16()}
 	}
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -128,11 +128,11 @@ func TestListenCounts(t *testing.T) {
 	})
 }
 
-func listen(t testing.TB, s *Sockets, c ListenConfig) Watcher {
-	t.Helper()
+func listen(tb testing.TB, s *Sockets, c ListenConfig) Watcher {
+	tb.Helper()
 	l, err := s.NewListen(c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l.(Watcher)
 }
@@ -140,7 +140,10 @@ func listen(t testing.TB, s *Sockets, c ListenConfig) Watcher {
 func TestNewListen(t *testing.T) {
 	a := netip.MustParseAddr("10.0.0.1")
 	for _, c := range []ListenConfig{
-		{}, {a, 80, ""}, {a, 80, "sctp"}, {a, 0, "tcp"},
+		{},
+		{a, 80, ""},
+		{a, 80, "sctp"},
+		{a, 0, "tcp"},
 		{netip.Addr{}, 80, "tcp"},
 		{netip.MustParseAddr("fe80::1%en1"), 80, "tcp"},
 	} {
@@ -152,41 +155,41 @@ func TestNewListen(t *testing.T) {
 
 // watch watches until the test ends, or the returned function is called, and gives
 // a signal each time. The first, of the beginning, is taken.
-func watch(t testing.TB, w Watcher) (<-chan time.Time, func()) {
-	t.Helper()
+func watch(tb testing.TB, w Watcher) (<-chan time.Time, func()) {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	agains := make(chan time.Time, 1)
+	calls := make(chan time.Time, 1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		w.Watch(ctx, func() {
 			select {
-			case agains <- time.Now():
+			case calls <- time.Now():
 			default:
 			}
 		})
 	}()
 	stop := func() { cancel(); <-done }
-	t.Cleanup(stop)
-	return agains, stop
+	tb.Cleanup(stop)
+	return calls, stop
 }
 
 // hear waits for a signal.
-func hear(t testing.TB, agains <-chan time.Time, what string) time.Time {
-	t.Helper()
+func hear(tb testing.TB, calls <-chan time.Time, what string) time.Time {
+	tb.Helper()
 	select {
-	case at := <-agains:
+	case at := <-calls:
 		return at
 	case <-time.After(5 * time.Second):
-		t.Fatalf("not heard in 5s: %s", what)
+		tb.Fatalf("not heard in 5s: %s", what)
 		return time.Time{}
 	}
 }
 
-func quiet(t *testing.T, agains <-chan time.Time, what string) {
+func quiet(t *testing.T, calls <-chan time.Time, what string) {
 	t.Helper()
 	select {
-	case <-agains:
+	case <-calls:
 		t.Errorf("heard of %s", what)
 	case <-time.After(50 * time.Millisecond):
 	}
@@ -200,8 +203,8 @@ func TestListenDeaths(t *testing.T) {
 		s := NewSockets()
 		a := netip.MustParseAddr("10.68.6.1")
 		tcp4 := listen(t, s, ListenConfig{a, 80, "tcp"})
-		agains, _ := watch(t, tcp4)
-		hear(t, agains, "the beginning")
+		calls, _ := watch(t, tcp4)
+		hear(t, calls, "the beginning")
 		others, stopOthers := watch(t, listen(t, s, ListenConfig{a, 53, "udp"}))
 		hear(t, others, "the beginning")
 
@@ -220,9 +223,9 @@ func TestListenDeaths(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, _ = conn.Close(), unix.Close(served)
-			quiet(t, agains, "a connection")
+			quiet(t, calls, "a connection")
 			_ = unix.Close(fd)
-			hear(t, agains, "the end of "+address)
+			hear(t, calls, "the end of "+address)
 			if err := tcp4.Check(t.Context()); err == nil {
 				t.Errorf("%s listens after its end", address)
 			}
@@ -236,19 +239,19 @@ func TestListenDeaths(t *testing.T) {
 		reuse := flag(unix.SOL_SOCKET, unix.SO_REUSEPORT)
 		one, two := socketOn(t, unix.SOCK_STREAM, "0.0.0.0", 80, reuse), socketOn(t, unix.SOCK_STREAM, "0.0.0.0", 80, reuse)
 		_ = unix.Close(one)
-		hear(t, agains, "the end of the first")
+		hear(t, calls, "the end of the first")
 		if err := tcp4.Check(t.Context()); err != nil {
 			t.Errorf("the second listener: %v", err)
 		}
 		_ = unix.Close(two)
-		hear(t, agains, "the end of the second")
+		hear(t, calls, "the end of the second")
 		if err := tcp4.Check(t.Context()); err == nil {
 			t.Error("listens after the end of both")
 		}
 		stopOthers()
 		fd = socketOn(t, unix.SOCK_STREAM, "0.0.0.0", 80, flag(unix.SOL_SOCKET, unix.SO_REUSEADDR))
 		_ = unix.Close(fd)
-		hear(t, agains, "an end after another watch ended")
+		hear(t, calls, "an end after another watch ended")
 	})
 }
 
@@ -271,8 +274,8 @@ func TestListenKilled(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		_ = ns
 		l := listen(t, NewSockets(), ListenConfig{netip.MustParseAddr("127.0.0.1"), 80, "tcp"})
-		agains, _ := watch(t, unprivileged{l})
-		hear(t, agains, "the beginning")
+		calls, _ := watch(t, unprivileged{l})
+		hear(t, calls, "the beginning")
 		var worst time.Duration
 		for range 20 {
 			fd := socketOn(t, unix.SOCK_STREAM, "0.0.0.0", 80, flag(unix.SOL_SOCKET, unix.SO_REUSEADDR))
@@ -294,7 +297,7 @@ func TestListenKilled(t *testing.T) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			for at := hear(t, agains, "the kill"); ; at = hear(t, agains, "the kill") {
+			for at := hear(t, calls, "the kill"); ; at = hear(t, calls, "the kill") {
 				if err := l.Check(t.Context()); err != nil {
 					worst = max(worst, at.Sub(start))
 					break
@@ -304,5 +307,75 @@ func TestListenKilled(t *testing.T) {
 			_ = conn.Close()
 		}
 		t.Logf("worst from kill to again: %s", worst)
+	})
+}
+
+// More deaths than the socket holds: everybody looks again.
+func TestListenOverflow(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, _ netnstest.NS) {
+		noGoroutines(t)
+		s := NewSockets()
+		a := netip.MustParseAddr("127.0.0.1")
+		l := listen(t, s, ListenConfig{a, 80, "tcp"})
+		calls, _ := watch(t, l)
+		hear(t, calls, "the beginning")
+		others, _ := watch(t, listen(t, s, ListenConfig{a, 81, "tcp"}))
+		hear(t, others, "the beginning")
+		s.mu.Lock() // keeps the reader from reading
+		for range 2000 {
+			_ = unix.Close(socketOn(t, unix.SOCK_STREAM, "127.0.0.1", 80, flag(unix.SOL_SOCKET, unix.SO_REUSEADDR)))
+		}
+		s.mu.Unlock()
+		hear(t, others, "messages that were lost")
+		hear(t, calls, "messages that were lost")
+		// And it goes on.
+		fd := socketOn(t, unix.SOCK_STREAM, "127.0.0.1", 81, nil)
+		hearAll(others)
+		_ = unix.Close(fd)
+		hear(t, others, "an end after that")
+	})
+}
+
+// hearAll takes the signals that are there, until none has come for a while.
+func hearAll(calls <-chan time.Time) {
+	for {
+		select {
+		case <-calls:
+		case <-time.After(50 * time.Millisecond):
+			return
+		}
+	}
+}
+
+// A half-open connection holds its listener for a while, no longer.
+func TestListenHalfOpen(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		lan := newLAN(ns)
+		lan.gw.Exec("nft", "add table inet t { chain c { type filter hook input priority 0; tcp flags & (syn | ack) == (syn | ack) drop; }; }")
+		l := listen(t, NewSockets(), ListenConfig{netip.MustParseAddr("10.68.1.1"), 80, "tcp"})
+		calls, _ := watch(t, l)
+		hear(t, calls, "the beginning")
+		fd := socketOn(t, unix.SOCK_STREAM, "10.68.1.1", 80, nil)
+		lan.gw.Do(func() error {
+			client, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = unix.Close(client) })
+			_ = unix.Connect(client, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{10, 68, 1, 1}})
+			return nil
+		})
+		netnstest.Until(t, 5*time.Second, func() error {
+			if !strings.Contains(lan.host.Exec("ss", "-Htn", "state", "syn-recv"), ":80") {
+				return errors.New("no half-open connection")
+			}
+			return nil
+		})
+		start := time.Now()
+		_ = unix.Close(fd)
+		t.Logf("heard %s after the end", hear(t, calls, "the end").Sub(start))
+		if err := l.Check(t.Context()); err == nil {
+			t.Error("listens after the end")
+		}
 	})
 }

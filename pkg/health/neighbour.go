@@ -19,6 +19,8 @@ const (
 	// setTries bounds how often a probe begins anew because the entry changed
 	// between look and touch.
 	setTries = 3
+	// linkBytes holds the largest message, that of a link (32 KiB).
+	linkBytes = 32 << 10
 	// skipStatistics is RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h).
 	skipStatistics = 1 << 3
 	// attributeFlagsExt is NDA_FLAGS_EXT (linux/neighbour.h).
@@ -91,7 +93,7 @@ func (c *neighbourCheck) Check(ctx context.Context) error {
 
 // probe makes the kernel ask, and waits for the answer.
 func (c *neighbourCheck) probe(ctx context.Context) error {
-	sock, err := openNetlink(unix.NETLINK_ROUTE)
+	sock, err := openNetlink(unix.NETLINK_ROUTE, linkBytes)
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func (c *neighbourCheck) probe(ctx context.Context) error {
 		b, err := sock.read()
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // the event may have been among the lost
-			if e, err := c.entry(sock, index); err == nil && e.state&unix.NUD_REACHABLE != 0 {
+			if e, lost := c.entry(sock, index); lost == nil && e.state&unix.NUD_REACHABLE != 0 {
 				return nil
 			}
 			continue

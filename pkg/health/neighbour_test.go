@@ -58,11 +58,11 @@ func (l lan) entry(address string) string {
 	return strings.TrimSpace(l.host.IP("neigh show to %s dev en1 nud all", address))
 }
 
-func neighbour(t testing.TB, address string) Checker {
-	t.Helper()
+func neighbour(tb testing.TB, address string) Checker {
+	tb.Helper()
 	c, err := NewNeighbour(NeighbourConfig{Interface: "en1", Address: netip.MustParseAddr(address)})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c
 }
@@ -143,7 +143,12 @@ func keep(t *testing.T, c Checker, fall int) func() Result {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	return func() Result { return m.Results()["gw"] }
 }
 
@@ -394,8 +399,13 @@ func TestNeighbourMoves(t *testing.T) {
 func TestNewNeighbour(t *testing.T) {
 	ok := netip.MustParseAddr("10.0.0.1")
 	for _, c := range []NeighbourConfig{
-		{}, {"", ok}, {"en1", netip.Addr{}}, {"an_interface_name", ok},
-		{"en1", netip.MustParseAddr("0.0.0.0")}, {"en1", netip.MustParseAddr("224.0.0.1")}, {"en1", netip.MustParseAddr("::1")},
+		{},
+		{"", ok},
+		{"en1", netip.Addr{}},
+		{"an_interface_name", ok},
+		{"en1", netip.MustParseAddr("0.0.0.0")},
+		{"en1", netip.MustParseAddr("224.0.0.1")},
+		{"en1", netip.MustParseAddr("::1")},
 	} {
 		if _, err := NewNeighbour(c); err == nil {
 			t.Errorf("NewNeighbour(%+v) gives no error", c)

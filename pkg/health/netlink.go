@@ -13,8 +13,6 @@ import (
 )
 
 const (
-	// netlinkBytes holds the largest datagram that the kernel makes (32 KiB).
-	netlinkBytes = 32 << 10
 	// netlinkTimeout bounds the wait for an answer of the kernel, which comes
 	// within the call unless it is out of memory.
 	netlinkTimeout = time.Second
@@ -33,14 +31,14 @@ type netlinkSocket struct {
 	buf  []byte
 }
 
-// openNetlink opens a socket of the protocol. It does not block: its reads end
-// with the deadline, or when it is closed.
-func openNetlink(protocol int) (*netlinkSocket, error) {
+// openNetlink opens a socket of the protocol, for messages of at most size bytes.
+// It does not block: its reads end with the deadline, or when it is closed.
+func openNetlink(protocol, size int) (*netlinkSocket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	s := &netlinkSocket{file: os.NewFile(uintptr(fd), "netlink"), fd: fd, buf: make([]byte, netlinkBytes)}
+	s := &netlinkSocket{file: os.NewFile(uintptr(fd), "netlink"), fd: fd, buf: make([]byte, size)}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		s.close()
 		return nil, fmt.Errorf("bind netlink socket: %w", err)

@@ -19,6 +19,8 @@ const (
 	// of struct inet_diag_msg (linux/inet_diag.h).
 	diagRequestBytes = 56
 	diagAnswerBytes  = 72
+	// diagBytes holds what the kernel says of one socket, some 500 bytes.
+	diagBytes = 4 << 10
 	// sockDiagByFamily is SOCK_DIAG_BY_FAMILY (linux/sock_diag.h).
 	sockDiagByFamily = 20
 	// tcpListen is TCP_LISTEN (net/tcp_states.h).
@@ -81,7 +83,7 @@ func NewSockets() *Sockets {
 // count as they do there, and its cost does not grow with the connections of the
 // host.
 func (s *Sockets) serving(ctx context.Context, t socketTarget) (bool, error) {
-	sock, err := openNetlink(unix.NETLINK_SOCK_DIAG)
+	sock, err := openNetlink(unix.NETLINK_SOCK_DIAG, diagBytes)
 	if err != nil {
 		return false, err
 	}
@@ -165,7 +167,7 @@ func (s *Sockets) add(e *ear) error {
 	s.ears[e] = true
 	d := s.deaths
 	if d == nil {
-		sock, err := openNetlink(unix.NETLINK_SOCK_DIAG)
+		sock, err := openNetlink(unix.NETLINK_SOCK_DIAG, diagBytes)
 		if err != nil {
 			delete(s.ears, e)
 			return err
