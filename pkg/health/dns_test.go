@@ -317,7 +317,7 @@ func TestDNSNoAnswer(t *testing.T) {
 // The question comes from the source that is asked for.
 func TestSource(t *testing.T) {
 	noGoroutines(t)
-	from := make(chan string, 1)
+	from := make(chan string, 10)
 	a := nameServer(t, "127.0.0.1", from)
 	six := nameServer(t, "::1", from)
 	for _, tc := range []struct {
