@@ -45,17 +45,18 @@ func (s stillSessions) Stop(context.Context, bgp.StopMode, string) error { retur
 func manyVIPs(n int) *still {
 	in := sample()
 	template := in.Config.VIPs[0]
-	in.Config.VIPs, in.Bound = nil, nil
+	in.Config.VIPs, in.Bound, in.CheckIDs = nil, nil, map[netip.Prefix][]string{}
 	in.BGP.Speakers[0].Announced, in.BGP.Speakers[1].Announced = nil, nil
 	for i := range n {
 		v := template
 		v.Name = fmt.Sprintf("vip%d", i)
 		v.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 69, byte(i >> 8), byte(i)}), 32)
 		v.PreferredSource = i == 0
+		v.Checks = webCheck(v.Prefix.Addr().String())
 		in.Config.VIPs = append(in.Config.VIPs, v)
 		in.Bound = append(in.Bound, v.Prefix)
-		v.Checks = webCheck(v.Prefix.Addr().String())
-		r := healthyResult(CheckID(&v.Checks[0]))
+		in.CheckIDs[v.Prefix] = checkIDs(&v)
+		r := healthyResult(in.CheckIDs[v.Prefix][0])
 		r.Expires = time.Now().Add(time.Hour)
 		in.Health[r.ID] = r
 		for j := range in.BGP.Speakers {
