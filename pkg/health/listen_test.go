@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -325,6 +327,7 @@ func TestListenOverflow(t *testing.T) {
 		for range 2000 {
 			_ = unix.Close(socketOn(t, unix.SOCK_STREAM, "127.0.0.1", 80, flag(unix.SOL_SOCKET, unix.SO_REUSEADDR)))
 		}
+		netnstest.Until(t, 5*time.Second, func() error { return dropped(t) })
 		s.mu.Unlock()
 		hear(t, others, "messages that were lost")
 		hear(t, calls, "messages that were lost")
@@ -334,6 +337,22 @@ func TestListenOverflow(t *testing.T) {
 		_ = unix.Close(fd)
 		hear(t, others, "an end after that")
 	})
+}
+
+// dropped is nil once a socket for diagnoses has lost a message.
+func dropped(t *testing.T) error {
+	t.Helper()
+	b, err := os.ReadFile("/proc/net/netlink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		// sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+		if f := strings.Fields(line); len(f) > 8 && f[1] == strconv.Itoa(unix.NETLINK_SOCK_DIAG) && f[8] != "0" {
+			return nil
+		}
+	}
+	return errors.New("no message was lost")
 }
 
 // hearAll takes the signals that are there, until none has come for a while.
