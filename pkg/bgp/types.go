@@ -65,6 +65,9 @@ type GracefulRestart struct {
 	Enabled bool
 	// RestartTime is how long routers keep our routes, 1 s to 4095 s.
 	RestartTime time.Duration
+	// LongLived is how long they keep them after that as a last resort (RFC 9494),
+	// 1 s to 16777215 s; 0 for never.
+	LongLived time.Duration
 }
 
 // Peer is one wanted session of a speaker.
@@ -89,7 +92,41 @@ type Peer struct {
 	// MaxPrefixes ends the session with Cease 6/1 (RFC 4486) when a family of
 	// the peer sends more; 0 for no limit.
 	MaxPrefixes uint32
+	// Passive waits for the peer's connection.
+	Passive bool
+	// External takes any AS but the own one; ASN is then 0.
+	External bool
+	// RouterID is the only BGP identifier that the peer may have; zero for any.
+	RouterID netip.Addr
+	// MultihopTTL is the TTL of packets to a peer that is not on the link, 2 to
+	// 255; 0 for one that is. Not together with TTLSecurity.
+	MultihopTTL uint8
+	// Families are the families to negotiate; the zero value means both.
+	Families Families
+	// AddPath offers to send several paths of a prefix (RFC 7911). A peer that
+	// does not take them gets the one with the lowest ID.
+	AddPath bool
+	// Attributes change what this peer gets; nil for nothing.
+	Attributes *Attributes
 }
+
+// Families are unicast address families.
+type Families struct{ IPv4, IPv6 bool }
+
+// Attributes are changes to the attributes of every path for one peer.
+type Attributes struct {
+	// MED and LocalPref take the place of those of the path; nil for none.
+	MED, LocalPref *uint32
+	// Prepend is added to that of the path.
+	Prepend int
+	// The communities come on top of those of the path.
+	Communities         []uint32
+	LargeCommunities    []LargeCommunity
+	ExtendedCommunities []ExtendedCommunity
+}
+
+// ExtendedCommunity is one RFC 4360 value, in the order of the wire.
+type ExtendedCommunity [8]byte
 
 // Secret is a value that never appears in logs, JSON or formatted output.
 type Secret string
@@ -107,9 +144,12 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
 func (Secret) MarshalText() ([]byte, error) { return []byte("(secret)"), nil }
 
 // Path is one announcement with its attributes (RFC 4271 section 5). Two paths
-// of a speaker never have the same prefix.
+// of a speaker never have the same prefix and ID.
 type Path struct {
 	Prefix netip.Prefix
+	// ID tells paths of one prefix apart, for peers with AddPath; the lowest is
+	// the best. It is not the identifier on the wire.
+	ID uint32
 	// NextHop is the next hop to announce; the zero value means each session's
 	// own local address.
 	NextHop netip.Addr
@@ -120,8 +160,11 @@ type Path struct {
 	// Prepend is how many times the own AS is added in front, 0 to 10.
 	Prepend int
 	// Communities are RFC 1997 values, LargeCommunities RFC 8092.
-	Communities      []uint32
-	LargeCommunities []LargeCommunity
+	Communities         []uint32
+	LargeCommunities    []LargeCommunity
+	ExtendedCommunities []ExtendedCommunity
+	// Origin is ORIGIN: 0 IGP, 1 EGP, 2 incomplete.
+	Origin uint8
 }
 
 // LargeCommunity is one RFC 8092 value.
@@ -209,6 +252,14 @@ type PeerState struct {
 	LastErrorAt time.Time
 	// IPv4 and IPv6 tell which unicast families the session negotiated.
 	IPv4, IPv6 bool
+	// AddPath tells that the peer takes several paths of a prefix,
+	// ExtendedNextHop that it takes IPv4 with an IPv6 next hop (RFC 8950),
+	// GracefulRestart and LongLived that it keeps routes while we restart.
+	AddPath, ExtendedNextHop, GracefulRestart, LongLived bool
+	// RouterID is the peer's BGP identifier, HoldTime the negotiated one; zero
+	// while the session is not established.
+	RouterID netip.Addr
+	HoldTime time.Duration
 	// Received is how many prefixes the peer sent, all of them refused.
 	Received uint64
 }
