@@ -118,6 +118,12 @@ func TestNeighbourSilent(t *testing.T) {
 			if slices.Contains(gateways(), a) {
 				want(t, c, time.Second, "")
 				l.cut()
+				want(t, c, 60*time.Millisecond, a+" does not answer neighbour probes on en1")
+				l.heal() // asks at once, though the last question is still open
+				if took := want(t, c, time.Second, ""); took > 500*time.Millisecond {
+					t.Errorf("%s: the answer after a silence took %s", a, took)
+				}
+				l.cut()
 			}
 			for range 5 {
 				want(t, c, 60*time.Millisecond, a+" does not answer neighbour probes on en1")
