@@ -62,7 +62,7 @@ func (p *planner) speaker(at int) bgp.SpeakerConfig {
 	b := &p.in.Config.BGP
 	s := bgp.SpeakerConfig{
 		Name: n.Name, ASN: b.ASN, RouterID: p.in.RouterID, ListenPort: b.ListenPort,
-		GracefulRestart: bgp.GracefulRestart(b.GracefulRestart),
+		GracefulRestart: bgp.GracefulRestart{Enabled: b.GracefulRestart.Enabled, RestartTime: b.GracefulRestart.RestartTime},
 		Paths:           p.paths(at),
 		DownReason:      "interface " + n.Name + ": session no longer configured",
 	}
