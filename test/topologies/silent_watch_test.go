@@ -126,5 +126,20 @@ func allBack(t *testing.T, l *lab.Lab, s *lab.Speaker) {
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
 
-// peersAt are the peers of a path.
+// peers are the peers of a path.
 func (l leg) peers() []netip.Addr { return []netip.Addr{l.peer4, l.peer6} }
+
+// waitRouterHasBoth waits until the one router of a topology reaches the VIPs by
+// both links.
+func waitRouterHasBoth(t *testing.T, router *lab.Node) {
+	t.Helper()
+	for _, vip := range []netip.Prefix{vip4, vip6} {
+		lab.Eventually(t, 15*time.Second, fmt.Sprintf("the router has two ways to %v", vip), func() error {
+			hops, err := router.Route(vip)
+			if err != nil {
+				return err
+			}
+			return lab.That(onlyBy("e1", "e5")(hops), "it has %v", hops)
+		})
+	}
+}
