@@ -100,10 +100,16 @@ func TestReplayWindow(t *testing.T) {
 		ahead int32 // of the last accepted number
 		want  drop
 	}{
-		{KeyedMD5, 0, dropNone}, {KeyedMD5, 1, dropNone}, {KeyedMD5, 9, dropNone},
-		{KeyedMD5, 10, dropAuthSeq}, {KeyedMD5, -1, dropAuthSeq},
-		{MeticulousKeyedSHA1, 0, dropAuthSeq}, {MeticulousKeyedSHA1, 1, dropNone}, {MeticulousKeyedSHA1, 9, dropNone},
-		{MeticulousKeyedSHA1, 10, dropAuthSeq}, {MeticulousKeyedSHA1, -1, dropAuthSeq},
+		{KeyedMD5, 0, dropNone},
+		{KeyedMD5, 1, dropNone},
+		{KeyedMD5, 9, dropNone},
+		{KeyedMD5, 10, dropAuthSeq},
+		{KeyedMD5, -1, dropAuthSeq},
+		{MeticulousKeyedSHA1, 0, dropAuthSeq},
+		{MeticulousKeyedSHA1, 1, dropNone},
+		{MeticulousKeyedSHA1, 9, dropNone},
+		{MeticulousKeyedSHA1, 10, dropAuthSeq},
+		{MeticulousKeyedSHA1, -1, dropAuthSeq},
 	} {
 		for _, known := range []uint32{1000, 0xfffffffc, 0} {
 			t.Run(fmt.Sprintf("%s/%d%+d", c.kind, known, c.ahead), func(t *testing.T) {
@@ -134,9 +140,9 @@ func TestReplayWindow(t *testing.T) {
 
 func TestSecretIsNeverShown(t *testing.T) {
 	a := Auth{Type: KeyedMD5, Key: "hush"}
-	var log bytes.Buffer
-	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "auth", a, "key", a.Key)
-	if s := fmt.Sprintf("%v %+v %#v %s", a, a, a, log.String()); bytes.Contains([]byte(s), []byte("hush")) {
+	var text bytes.Buffer
+	slog.New(slog.NewTextHandler(&text, nil)).Info("x", "auth", a, "key", a.Key)
+	if s := fmt.Sprintf("%v %+v %#v %s", a, a, a, text.String()); bytes.Contains([]byte(s), []byte("hush")) {
 		t.Error(s)
 	}
 }

@@ -108,11 +108,11 @@ func (w *wire) run(d time.Duration) {
 				next = t
 			}
 		}
-		if !next.After(w.now) && next != end {
+		if !next.After(w.now) && !next.Equal(end) {
 			w.t.Fatal("a session wants to be called again at once")
 		}
 		w.now = next
-		if next == end {
+		if next.Equal(end) {
 			return
 		}
 	}
@@ -144,10 +144,22 @@ func TestStateTable(t *testing.T) {
 		local, received, want state
 		diag                  diagnostic
 	}{
-		{a, a, a, diagAdminDown}, {a, d, a, diagAdminDown}, {a, i, a, diagAdminDown}, {a, u, a, diagAdminDown},
-		{d, a, d, diagNone}, {d, d, i, diagNone}, {d, i, u, diagNone}, {d, u, d, diagNone},
-		{i, a, d, diagNeighborDown}, {i, d, i, diagNone}, {i, i, u, diagNone}, {i, u, u, diagNone},
-		{u, a, d, diagNeighborDown}, {u, d, d, diagNeighborDown}, {u, i, u, diagNone}, {u, u, u, diagNone},
+		{a, a, a, diagAdminDown},
+		{a, d, a, diagAdminDown},
+		{a, i, a, diagAdminDown},
+		{a, u, a, diagAdminDown},
+		{d, a, d, diagNone},
+		{d, d, i, diagNone},
+		{d, i, u, diagNone},
+		{d, u, d, diagNone},
+		{i, a, d, diagNeighborDown},
+		{i, d, i, diagNone},
+		{i, i, u, diagNone},
+		{i, u, u, diagNone},
+		{u, a, d, diagNeighborDown},
+		{u, d, d, diagNeighborDown},
+		{u, i, u, diagNone},
+		{u, u, u, diagNone},
 	} {
 		now := epoch()
 		s := newSession(testConfig(), 7, fixedRand(), now)
