@@ -1,4 +1,4 @@
-package bfd_test
+package bfd
 
 import (
 	"fmt"
@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"vipspeaker/pkg/bfd"
 )
 
 const (
@@ -26,7 +25,7 @@ type birdRouter struct {
 
 func newBIRD(w *world) router {
 	w.t.Helper()
-	if err := os.MkdirAll(birdDir, 0o755); err != nil { //nolint:gosec // of the test's own /run
+	if err := os.MkdirAll(birdDir, 0o755); err != nil {
 		w.t.Fatal(err)
 	}
 	return &birdRouter{w: w}
@@ -38,7 +37,7 @@ func (b *birdRouter) text() string {
 	var options, neighbors string
 	for _, p := range b.peers {
 		options = fmt.Sprintf("min rx interval %d ms; min tx interval %d ms; idle tx interval 1 s; multiplier %d;",
-			p.minRx.Milliseconds(), p.minTx.Milliseconds(), p.mult)
+			p.minRx.Milliseconds(), p.minTx.Milliseconds(), p.times)
 		if p.passive {
 			options += " passive on;"
 		}
@@ -61,10 +60,10 @@ protocol bfd bfd1 {
 `, options, neighbors)
 }
 
-func birdAuth(t bfd.AuthType) string {
-	return map[bfd.AuthType]string{
-		bfd.SimplePassword: "simple", bfd.KeyedMD5: "keyed md5", bfd.MeticulousKeyedMD5: "meticulous keyed md5",
-		bfd.KeyedSHA1: "keyed sha1", bfd.MeticulousKeyedSHA1: "meticulous keyed sha1",
+func birdAuth(t AuthType) string {
+	return map[AuthType]string{
+		SimplePassword: "simple", KeyedMD5: "keyed md5", MeticulousKeyedMD5: "meticulous keyed md5",
+		KeyedSHA1: "keyed sha1", MeticulousKeyedSHA1: "meticulous keyed sha1",
 	}[t]
 }
 
@@ -120,7 +119,7 @@ func (b *birdRouter) view(local netip.Addr) (theirs, error) {
 	if !ok || len(f) < 6 {
 		return theirs{}, fmt.Errorf("bird has no session %s: %s", local, out)
 	}
-	v := theirs{Status: bfd.SessionStatus(f[2])}
+	v := theirs{Status: SessionStatus(f[2])}
 	for i, d := range []*time.Duration{&v.Interval, &v.DetectAfter} {
 		seconds, err := strconv.ParseFloat(f[4+i], 64)
 		if err != nil {

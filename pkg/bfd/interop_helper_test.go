@@ -1,4 +1,4 @@
-package bfd_test
+package bfd
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"vipspeaker/pkg/bfd"
 	"vipspeaker/test/netnstest"
 )
 
@@ -23,8 +22,10 @@ import (
 const (
 	// patience bounds everything that a daemon may take its time for.
 	patience = 15 * time.Second
-	slowest  = 50 * time.Millisecond // the interval of the sessions of these tests
-	times    = 3                     // and their multiplier
+	interval = 50 * time.Millisecond
+	// calm is the multiplier where no failure is to be seen, so that a busy
+	// machine makes none, and urgent that where one is.
+	calm, urgent = 10, 3
 )
 
 // world is a host with en1, a switch and a router r1 with wan.
@@ -66,33 +67,39 @@ func (w *world) heal() {
 	w.sw.Exec("nft", "delete table bridge cut")
 }
 
-// over is a session's family.
-type over struct{ local, peer netip.Addr }
+// over is where a session runs, and the multiplier of both sides.
+type over struct {
+	local, peer netip.Addr
+	mult        uint8
+}
 
 func families() map[string]over {
 	return map[string]over{
-		"ipv4": {netip.MustParseAddr("10.68.1.1"), netip.MustParseAddr("10.68.1.2")},
-		"ipv6": {netip.MustParseAddr("fd68:1::1"), netip.MustParseAddr("fd68:1::2")},
+		"ipv4": {netip.MustParseAddr("10.68.1.1"), netip.MustParseAddr("10.68.1.2"), calm},
+		"ipv6": {netip.MustParseAddr("fd68:1::1"), netip.MustParseAddr("fd68:1::2"), calm},
 	}
 }
 
+// detection is the detection time of a session with the interval of these tests.
+func (o over) detection() time.Duration { return time.Duration(o.mult) * interval }
+
 // wish is our side's configuration of a session over one hop.
-func (o over) wish() bfd.SessionConfig {
-	return bfd.SessionConfig{Peer: o.peer, Local: o.local, Interface: "en1", MinTx: slowest, MinRx: slowest, Multiplier: times}
+func (o over) wish() SessionConfig {
+	return SessionConfig{Peer: o.peer, Local: o.local, Interface: "en1", MinTx: interval, MinRx: interval, Multiplier: o.mult}
 }
 
 // ours is our side: a Manager that runs in the test's own namespace.
 type ours struct {
 	t   *testing.T
-	m   *bfd.Manager
-	cfg bfd.SessionConfig
+	m   *Manager
+	cfg SessionConfig
 	end func()
 }
 
-func (w *world) run(cfg bfd.SessionConfig) *ours {
+func (w *world) run(cfg SessionConfig) *ours {
 	w.t.Helper()
-	o := &ours{t: w.t, m: bfd.New(bfd.Options{}), cfg: cfg}
-	o.m.Set([]bfd.SessionConfig{cfg})
+	o := &ours{t: w.t, m: New(Options{}), cfg: cfg}
+	o.m.Set([]SessionConfig{cfg})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- o.m.Run(ctx) }()
@@ -111,12 +118,12 @@ func (w *world) run(cfg bfd.SessionConfig) *ours {
 	return o
 }
 
-func (o *ours) set(cfg bfd.SessionConfig) {
+func (o *ours) set(cfg SessionConfig) {
 	o.cfg = cfg
-	o.m.Set([]bfd.SessionConfig{cfg})
+	o.m.Set([]SessionConfig{cfg})
 }
 
-func (o *ours) state() bfd.SessionState {
+func (o *ours) state() SessionState {
 	o.t.Helper()
 	s, ok := o.m.State().Session(o.cfg.Peer, o.cfg.Local, o.cfg.Interface)
 	if !ok {
@@ -126,9 +133,9 @@ func (o *ours) state() bfd.SessionState {
 }
 
 // await waits until the session is as ok says.
-func (o *ours) await(what string, ok func(bfd.SessionState) bool) bfd.SessionState {
+func (o *ours) await(what string, ok func(SessionState) bool) SessionState {
 	o.t.Helper()
-	var s bfd.SessionState
+	var s SessionState
 	netnstest.Until(o.t, patience, func() error {
 		if s = o.state(); !ok(s) {
 			return fmt.Errorf("our session is not %s: %+v", what, s)
@@ -138,22 +145,22 @@ func (o *ours) await(what string, ok func(bfd.SessionState) bool) bfd.SessionSta
 	return s
 }
 
-func (o *ours) awaitStatus(want bfd.SessionStatus) bfd.SessionState {
+func (o *ours) awaitStatus(want SessionStatus) SessionState {
 	o.t.Helper()
-	return o.await(string(want), func(s bfd.SessionState) bool { return s.Status == want })
+	return o.await(string(want), func(s SessionState) bool { return s.Status == want })
 }
 
 // stays tells that the session was Up since then, all the time.
-func (o *ours) stays(since bfd.SessionState) {
+func (o *ours) stays(since SessionState) {
 	o.t.Helper()
-	if s := o.state(); s.Status != bfd.Up || !s.Since.Equal(since.Since) || s.Downs != since.Downs {
+	if s := o.state(); s.Status != Up || !s.Since.Equal(since.Since) || s.Downs != since.Downs {
 		o.t.Errorf("our session left Up: %+v, was %+v", s, since)
 	}
 }
 
 // theirs is the other end's view of a session, in the words of this package.
 type theirs struct {
-	Status                bfd.SessionStatus
+	Status                SessionStatus
 	RemoteDiag            string
 	MinTx, MinRx          time.Duration // its own
 	RemoteTx, RemoteRx    time.Duration // as it heard from us
@@ -179,30 +186,38 @@ type remote struct {
 	multihop bool
 	minTx    time.Duration
 	minRx    time.Duration
-	mult     int
-	auth     *bfd.Auth
+	times    uint8 // its multiplier
+	auth     *Auth
 	passive  bool
 	echo     bool
 }
 
 func (o over) remote() remote {
-	return remote{over: o, minTx: slowest, minRx: slowest, mult: times}
+	return remote{over: o, minTx: interval, minRx: interval, times: o.mult}
 }
 
-// awaitTheirs waits until the router's view is as ok says.
+// awaitTheirs waits until the router's view is as ok says. It asks less often
+// than netnstest.Until, because each question is a process.
 func (w *world) awaitTheirs(r router, o over, what string, ok func(theirs) bool) theirs {
 	w.t.Helper()
-	var v theirs
-	netnstest.Until(w.t, patience, func() (err error) {
-		if v, err = r.view(o.local); err == nil && !ok(v) {
-			err = fmt.Errorf("the router's session is not %s: %+v", what, v)
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(30 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v, err := r.view(o.local)
+		if err == nil && ok(v) {
+			return v
 		}
-		return err
-	})
-	return v
+		select {
+		case <-deadline.C:
+			w.t.Fatalf("the router's session is not %s: %+v, %v", what, v, err)
+		case <-tick.C:
+		}
+	}
 }
 
-func (w *world) awaitTheirStatus(r router, o over, want bfd.SessionStatus) theirs {
+func (w *world) awaitTheirStatus(r router, o over, want SessionStatus) theirs {
 	w.t.Helper()
 	return w.awaitTheirs(r, o, string(want), func(v theirs) bool { return v.Status == want })
 }
@@ -220,7 +235,7 @@ type daemon struct {
 // daemonize starts a program in r1 and waits until it listens at the sockets.
 func (w *world) daemonize(name string, sockets []string, program string, args ...string) *daemon {
 	w.t.Helper()
-	return startDaemon(w.t, name, sockets, exec.Command("ip", append([]string{"netns", "exec", "r1", program}, args...)...)) //nolint:gosec // our own words
+	return startDaemon(w.t, name, sockets, exec.Command("ip", append([]string{"netns", "exec", "r1", program}, args...)...))
 }
 
 func startDaemon(t *testing.T, name string, sockets []string, cmd *exec.Cmd) *daemon {
@@ -286,25 +301,25 @@ func TestInteropChild(t *testing.T) {
 	if text == "" {
 		return
 	}
-	var cfg bfd.SessionConfig
+	var cfg SessionConfig
 	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
 		t.Fatal(err)
 	}
-	m := bfd.New(bfd.Options{})
-	m.Set([]bfd.SessionConfig{cfg})
+	m := New(Options{})
+	m.Set([]SessionConfig{cfg})
 	if err := m.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // child starts our side as a process of its own.
-func (w *world) child(cfg bfd.SessionConfig) *daemon {
+func (w *world) child(cfg SessionConfig) *daemon {
 	w.t.Helper()
 	text, err := json.Marshal(cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestInteropChild$", "-test.count=1") //nolint:gosec // our own binary
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestInteropChild$", "-test.count=1")
 	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
 	return startDaemon(w.t, "child", nil, cmd)
 }
@@ -322,7 +337,7 @@ func fields(table, first string) ([]string, bool) {
 // farther are the addresses of a session over a router in between.
 func farther(o over) over {
 	if o.peer.Is4() {
-		return over{netip.MustParseAddr("10.68.5.1"), netip.MustParseAddr("10.68.7.2")}
+		return over{netip.MustParseAddr("10.68.5.1"), netip.MustParseAddr("10.68.7.2"), o.mult}
 	}
-	return over{netip.MustParseAddr("fd68:5::1"), netip.MustParseAddr("fd68:7::2")}
+	return over{netip.MustParseAddr("fd68:5::1"), netip.MustParseAddr("fd68:7::2"), o.mult}
 }
