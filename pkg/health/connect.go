@@ -13,7 +13,7 @@ import (
 )
 
 // A VIP is an address of this host, and so are most targets of checks: by the
-// time that connect returns, the loopback interface has carried the handshake to
+// time that connect(2) returns, the loopback interface has carried the handshake to
 // its end. So one look at the socket saves the poller, a goroutine and a timer,
 // which net.Dialer needs for each connection; a target that takes its time is
 // waited for as there.
@@ -34,23 +34,6 @@ func touch(ctx context.Context, source netip.Addr, a netip.AddrPort) error {
 		_ = f.Close()
 	}
 	return err
-}
-
-// connect connects by TCP as touch does. The end of the context ends the attempt,
-// not the connection.
-func connect(ctx context.Context, source netip.Addr, a netip.AddrPort) (net.Conn, error) {
-	fd, connected, err := startConnect(ctx, source, a)
-	if err != nil {
-		return nil, err
-	}
-	if connected {
-		return tcpConn{os.NewFile(uintptr(fd), "tcp"), a}, nil
-	}
-	f, err := awaitConnect(ctx, fd)
-	if err != nil {
-		return nil, err
-	}
-	return tcpConn{f, a}, nil
 }
 
 // startConnect returns a socket whose connection is made or on its way. It never
@@ -166,35 +149,4 @@ func tcpAddress(a netip.AddrPort) (sa unix.Sockaddr, family int, err error) {
 		six.ZoneId = uint32(index)
 	}
 	return six, unix.AF_INET6, nil
-}
-
-// tcpConn is a connected socket. Its file does all but tell the addresses.
-type tcpConn struct {
-	*os.File
-	remote netip.AddrPort
-}
-
-// RemoteAddr implements net.Conn.
-func (c tcpConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
-
-// LocalAddr implements net.Conn. It is the zero address if the socket has none.
-func (c tcpConn) LocalAddr() net.Addr {
-	local := &net.TCPAddr{}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return local
-	}
-	_ = raw.Control(func(fd uintptr) {
-		sa, err := unix.Getsockname(int(fd))
-		if err != nil {
-			return
-		}
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			local.IP, local.Port = sa.Addr[:], sa.Port
-		case *unix.SockaddrInet6:
-			local.IP, local.Port = sa.Addr[:], sa.Port
-		}
-	})
-	return local
 }

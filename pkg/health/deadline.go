@@ -6,12 +6,17 @@ import (
 	"time"
 )
 
+// limitKey finds the limit of a run in its context, for its reason: the time
+// between two readings of the clock would be another each time.
+type limitKey struct{}
+
 // deadline is the context of one run, as context.WithDeadline makes it, but with
 // its timer and its place in the list of its parent's children only for runs that
 // wait: most are over at once, and there are thousands in a second.
 type deadline struct {
 	parent context.Context //nolint:containedctx // it is a context
 	at     time.Time
+	limit  time.Duration // how long the run may take
 
 	mu    sync.Mutex
 	inner context.Context    //nolint:containedctx // nil until somebody waits; guarded by mu
@@ -53,6 +58,9 @@ func (d *deadline) Err() error {
 // Value implements context.Context. It lets package context find the inner one,
 // so that what derives from it needs no goroutine.
 func (d *deadline) Value(key any) any {
+	if _, ok := key.(limitKey); ok {
+		return d.limit
+	}
 	ctx, _ := d.within()
 	return ctx.Value(key)
 }

@@ -238,7 +238,7 @@ func (m *Manager) runOnce(ctx context.Context, s *Spec) (failure string) {
 			m.log.Debug("check panicked", "check", s.name(), "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
-	within := &deadline{parent: ctx, at: time.Now().Add(s.Timeout)}
+	within := &deadline{parent: ctx, at: time.Now().Add(s.Timeout), limit: s.Timeout}
 	defer within.end()
 	err := s.Checker.Check(within) //nolint:contextcheck // within derives from ctx
 	switch {

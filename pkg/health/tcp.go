@@ -50,11 +50,8 @@ func NewTCP(c TCPConfig) (Checker, error) {
 // Check implements Checker.
 func (c tcpCheck) Check(ctx context.Context) error {
 	start := time.Now()
-	conn, err := dial(ctx, c.config.Source, c.config.Address)
-	if err != nil {
+	if err := touch(ctx, c.config.Source, c.config.Address); err != nil {
 		return failure(ctx, start, "tcp "+c.config.Address.String(), err)
 	}
-	// The connection was made, which is all that was asked.
-	_ = conn.Close()
 	return nil
 }

@@ -26,7 +26,11 @@ func failure(ctx context.Context, start time.Time, target string, err error) err
 	switch deadline, ok := ctx.Deadline(); {
 	// The clock of a connection may run out a moment before the context's.
 	case ok && (ctx.Err() != nil || !isErrno && isTimeout && timeout.Timeout()):
-		return fmt.Errorf("%s: timeout after %s", target, deadline.Sub(start).Round(time.Millisecond))
+		limit, ok := ctx.Value(limitKey{}).(time.Duration)
+		if !ok {
+			limit = deadline.Sub(start).Round(time.Millisecond)
+		}
+		return fmt.Errorf("%s: timeout after %s", target, limit)
 	case isErrno:
 		return fmt.Errorf("%s: %w", target, errno)
 	}
