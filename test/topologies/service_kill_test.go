@@ -1,0 +1,174 @@
+package topologies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vipspeaker/pkg/status"
+	"vipspeaker/test/topologies/lab"
+)
+
+// How often a service is killed: until a few withdraws were as quick as they
+// must be. On a busy machine a single one may take any time, but polling would
+// not give so many.
+const (
+	killedOnWire  = 10 * time.Millisecond
+	killedAtLeast = 5
+	killedAtMost  = 25
+	killedQuickly = 4
+)
+
+// killed is a service whose death is heard of.
+type killed struct {
+	name, serves, check string
+	vip                 netip.Prefix
+
+	// pause is the least time between two deaths: a held connection that ends more
+	// often than once a second is not made anew at once.
+	pause time.Duration
+
+	took []time.Duration // from the kill to the last session's withdraw
+	last time.Time       // it was killed
+}
+
+func killedServices() []*killed {
+	// Polled at that interval, one in thirty withdraws would be as quick.
+	const interval = ", interval: 300ms}"
+	return []*killed{
+		{name: "listen", serves: "tcp 10.68.6.11:8011", check: "{listen: {port: 8011}" + interval, vip: prefix4(11)},
+		{name: "hold", serves: "tcp 10.68.6.12:8012", check: `{tcp: {address: "10.68.6.12:8012", hold: true}` + interval, vip: prefix4(12), pause: 1100 * time.Millisecond},
+		{name: "udp", serves: "udp 10.68.6.13:8013", check: "{listen: {port: 8013, protocol: udp}" + interval, vip: prefix4(13)},
+	}
+}
+
+// TestServiceKilled: a service that is killed is withdrawn from both routers
+// within milliseconds, with one UPDATE each, and stays bound; when it is back it
+// is announced again.
+func TestServiceKilled(t *testing.T) {
+	t.Parallel()
+	l := lab.Start(t, "vipa")
+	host := l.Node("host")
+	kernel, wire := watchAddresses(t, host), host.Capture()
+	// Without damping: they are killed often.
+	c := hostConfig{more: "damping: {enabled: false}"}
+	services := killedServices()
+	running := map[string]*lab.Process{}
+	for _, k := range services {
+		c.vips = append(c.vips, vipLine(k.name, k.vip, checks(k.check)))
+		running[k.name] = startService(t, host, k.name, k.serves)
+	}
+	s := startWith(t, l, c)
+	began := waitQuiet(t, wire, allPeers()...)
+	// Those that were quick often enough are left alone.
+	for round := range killedAtMost {
+		for _, k := range services {
+			if len(k.took) >= killedAtLeast && !k.slow() {
+				continue
+			}
+			k.took = append(k.took, k.kill(t, wire, running[k.name]))
+			if round == 0 {
+				st := s.WaitStatus(5*time.Second, k.name+" is withheld", withheld(k.name, status.CheckFailed))
+				if v, _ := vipNamed(st, k.name); !v.Bound {
+					t.Errorf("%s is not bound any more", k.name)
+				}
+				routersHave(t, l, k.vip, false)
+			}
+			since := time.Now()
+			running[k.name] = startService(t, host, k.name, k.serves)
+			for _, peer := range peersOf(k.vip) {
+				waitSent(t, wire, 5*time.Second, "UPDATE", peer, since, announces(k.vip))
+			}
+			s.WaitStatus(5*time.Second, "all is announced", lab.Established)
+		}
+	}
+	waitQuiet(t, wire, allPeers()...)
+	for _, k := range services {
+		slices.Sort(k.took)
+		t.Logf("%s: killed %d times, withdrawn on both sessions after %v (median), %v (best), %v (worst)",
+			k.name, len(k.took), k.took[len(k.took)/2], k.took[0], k.took[len(k.took)-1])
+		if k.slow() {
+			t.Errorf("%s: fewer than %d of %d withdraws within %v: %v", k.name, killedQuickly, len(k.took), killedOnWire, k.took)
+		}
+		if gone := kernel.of(k.vip, began); len(gone) > 0 {
+			t.Errorf("%s: the VIP was unbound: %v", k.name, gone)
+		}
+		k.perRound(t, wire, began)
+		routersHave(t, l, k.vip, true)
+	}
+}
+
+// kill kills the service and returns how long it took until all sessions had
+// sent the withdraw.
+func (k *killed) kill(t *testing.T, wire *lab.Capture, p *lab.Process) (took time.Duration) {
+	t.Helper()
+	lab.Eventually(t, 5*time.Second, "not killed too often", func() error {
+		return lab.That(time.Since(k.last) > k.pause, "%v ago", time.Since(k.last))
+	})
+	since := time.Now()
+	k.last = since
+	p.Kill()
+	for _, peer := range peersOf(k.vip) {
+		m := waitSent(t, wire, 5*time.Second, "UPDATE", peer, since, withdraws(k.vip))
+		took = max(took, m.Time.Sub(since))
+	}
+	return took
+}
+
+// slow tells that too few withdraws were quick so far.
+func (k *killed) slow() bool {
+	quick := 0
+	for _, d := range k.took {
+		if d < killedOnWire {
+			quick++
+		}
+	}
+	return quick < killedQuickly
+}
+
+// perRound checks that each death and each return was one UPDATE to each router.
+func (k *killed) perRound(t *testing.T, wire *lab.Capture, since time.Time) {
+	t.Helper()
+	var want []string
+	for range k.took {
+		want = append(want, "-"+k.vip.String(), "+"+k.vip.String())
+	}
+	for _, peer := range peersOf(k.vip) {
+		if diff := cmp.Diff(want, updatesOf(wire, peer, k.vip, since)); diff != "" {
+			t.Errorf("%s: %v was sent (-want +got):\n%s", k.name, peer, diff)
+		}
+	}
+}
+
+// updatesOf tells what the peer was sent of a prefix since then: "+" and "-" with
+// the prefix, and behind it what attributes an announcement has besides the usual.
+func updatesOf(wire *lab.Capture, peer netip.Addr, p netip.Prefix, since time.Time) (list []string) {
+	for _, m := range to(wire, peer, since, changes) {
+		if m.Withdraws(p) {
+			list = append(list, "-"+p.String())
+		}
+		if m.Announces(p) {
+			list = append(list, "+"+p.String()+attributesOf(m))
+		}
+	}
+	return list
+}
+
+// attributesOf tells MED, prepends and communities.
+func attributesOf(m lab.Message) (text string) {
+	if m.MED != nil {
+		text += " med " + strconv.FormatUint(uint64(*m.MED), 10)
+	}
+	if n := len(m.ASPath) - 1; n > 0 {
+		text += fmt.Sprintf(" prepend %d", n)
+	}
+	for _, c := range m.Communities {
+		text += fmt.Sprintf(" %d:%d", c>>16, c&0xffff)
+	}
+	return text
+}
