@@ -22,65 +22,57 @@ import (
 	"vipspeaker/test/netnstest"
 )
 
-// Environment of the processes that TestLongNoFalseDown starts.
-const (
-	roleVariable = "VIPSPEAKER_BFD_ROLE" // near, far, busy
-	capsVariable = "VIPSPEAKER_BFD_CAPS" // none: without CAP_SYS_NICE
-)
+// roleVariable tells a process that TestLongNoFalseDown starts what it is: near,
+// far or busy.
+const roleVariable = "VIPSPEAKER_BFD_ROLE"
 
 // loadTime is how long the processors are busy.
 const loadTime = 30 * time.Second
 
 // Both ends in processes of their own, with sessions of 50 ms × 3 and 10 ms × 3,
 // while busy loops and a Go process that allocates want all processors: not one
-// session goes down. Without the privilege to be scheduled first, which only
-// kernels from 6.12 on make up for in part, this holds for 50 ms × 3.
+// session goes down.
 func TestLongNoFalseDown(t *testing.T) {
 	if role := os.Getenv(roleVariable); role != "" {
 		play(t, role)
 		return
 	}
-	for _, caps := range []string{"all", "none"} {
-		t.Run(caps, func(t *testing.T) {
-			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-				router := ns.New("r1")
-				ns.VethTo("en1", router, "p1")
-				for _, c := range farEnds() {
-					ns.IP("addr add %s/24 dev en1", c.Peer)
-					router.IP("addr add %s/24 dev p1", c.Local)
-				}
-				near, far := role(t, ns, "near", caps), role(t, router, "far", caps)
-				netnstest.Until(t, 10*time.Second, func() error {
-					if !strings.Contains(near.out.String(), "up") || !strings.Contains(far.out.String(), "up") {
-						return fmt.Errorf("not up:\n%s%s", &near.out, &far.out)
-					}
-					return nil
-				})
-				burners := []*process{role(t, ns, "busy", caps)}
-				for range runtime.NumCPU() {
-					burners = append(burners, begin(t, exec.Command("sh", "-c", "while :; do :; done")))
-				}
-				timer := time.NewTimer(loadTime)
-				defer timer.Stop()
-				select {
-				case <-timer.C:
-				case <-t.Context().Done():
-				}
-				for _, p := range burners {
-					p.end(unix.SIGKILL)
-				}
-				near.end(unix.SIGUSR1)
-				far.end(unix.SIGUSR1)
-				for _, p := range []*process{near, far} {
-					t.Logf("%s", &p.out)
-					want := map[string]string{"all": "downs 0,0\n", "none": "downs 0,"}[caps]
-					if !strings.Contains(p.out.String(), want) {
-						t.Errorf("a session went down:\n%s", &p.out)
-					}
-				}
-			})
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router := ns.New("r1")
+		ns.VethTo("en1", router, "p1")
+		for _, c := range farEnds() {
+			ns.IP("addr add %s/24 dev en1", c.Peer)
+			router.IP("addr add %s/24 dev p1", c.Local)
+		}
+		near, far := role(t, ns, "near"), role(t, router, "far")
+		netnstest.Until(t, 10*time.Second, func() error {
+			if !strings.Contains(near.out.String(), "up") || !strings.Contains(far.out.String(), "up") {
+				return fmt.Errorf("not up:\n%s%s", &near.out, &far.out)
+			}
+			return nil
 		})
-	}
+		burners := []*process{role(t, ns, "busy")}
+		for range runtime.NumCPU() {
+			burners = append(burners, begin(t, exec.Command("sh", "-c", "while :; do :; done")))
+		}
+		timer := time.NewTimer(loadTime)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-t.Context().Done():
+		}
+		for _, p := range burners {
+			p.end(unix.SIGKILL)
+		}
+		near.end(unix.SIGUSR1)
+		far.end(unix.SIGUSR1)
+		for _, p := range []*process{near, far} {
+			t.Logf("%s", &p.out)
+			if !strings.Contains(p.out.String(), "downs 0,0\n") {
+				t.Errorf("a session went down:\n%s", &p.out)
+			}
+		}
+	})
 }
 
 // farEnds are the router's sessions.
@@ -114,16 +106,7 @@ func play(t *testing.T, role string) {
 	m.Set(cfgs)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the privilege is a thread's
-		if os.Getenv(capsVariable) == "none" {
-			if err := dropNice(); err != nil {
-				done <- err
-				return
-			}
-		}
-		done <- m.Run(ctx)
-	}()
+	go func() { done <- m.Run(ctx) }()
 	over := make(chan os.Signal, 1)
 	signal.Notify(over, unix.SIGUSR1)
 	netnstest.Until(t, 10*time.Second, func() error {
@@ -158,21 +141,6 @@ func churn() {
 	}
 }
 
-// dropNice takes CAP_SYS_NICE from the calling thread.
-func dropNice() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("capget: %w", err)
-	}
-	data[0].Effective &^= 1 << unix.CAP_SYS_NICE
-	data[0].Permitted &^= 1 << unix.CAP_SYS_NICE
-	if err := unix.Capset(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("capset: %w", err)
-	}
-	return nil
-}
-
 // process is one that ends with the test.
 type process struct {
 	t   *testing.T
@@ -181,7 +149,7 @@ type process struct {
 }
 
 // role starts this test in a process of its own in the namespace.
-func role(t *testing.T, ns netnstest.NS, name, caps string) *process {
+func role(t *testing.T, ns netnstest.NS, name string) *process {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -192,7 +160,7 @@ func role(t *testing.T, ns netnstest.NS, name, caps string) *process {
 		args = append([]string{"ip", "netns", "exec", ns.Name()}, args...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+name, capsVariable+"="+caps)
+	cmd.Env = append(os.Environ(), roleVariable+"="+name)
 	return begin(t, cmd)
 }
 
