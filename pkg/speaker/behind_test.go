@@ -3,6 +3,8 @@ package speaker
 import (
 	"bytes"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -326,6 +328,45 @@ func TestPictureBehindTheLinks(t *testing.T) {
 		if n := last.Interfaces[1]; !n.Usable || len(n.Failures) != 1 || n.Failures[0].Layer != "bfd" || n.Penalty.Flaps != 1 {
 			t.Errorf("en5: %+v", n)
 		}
+		w.stop(stop)
+	})
+}
+
+// A reload that changes only the schedule of a check withdraws nothing, and one
+// that makes a check fail is no flap.
+func TestLoopReloadOfChecks(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		var last *status.Status
+		opt := w.options()
+		opt.Publish = func(s *status.Status) { last = s }
+		l, stop := w.start(opt)
+		w.settled(time.Second)
+		reload := func(change func(*config.Check)) {
+			next := loopConfig()
+			change(&next.VIPs[0].Checks[0])
+			w.config, w.journal = next, nil
+			if err := l.SetConfig(next); err != nil {
+				t.Fatal(err)
+			}
+		}
+		slower := func(c *config.Check) { c.Interval = 7 * time.Second }
+		reload(slower)
+		w.sleep(100 * time.Millisecond)
+		if len(w.journal) > 0 || !last.VIPs[0].Announced {
+			t.Errorf("another interval did %q", w.journal)
+		}
+		other := func(c *config.Check) { c.TCP = &config.TCPCheck{Address: netip.MustParseAddrPort("10.68.6.1:81")} }
+		failing := webCheck("10.68.6.1")[0]
+		other(&failing)
+		w.results = maps.Clone(w.results)
+		w.results[CheckID(&failing)] = health.Result{Verdict: health.Unhealthy}
+		reload(other)
+		w.sleep(100 * time.Millisecond)
+		if v := last.VIPs[0]; v.Reason != status.CheckFailed || v.Penalty.Flaps != 0 {
+			t.Errorf("another check: %s with %d flaps", v.Reason, v.Penalty.Flaps)
+		}
+		reload(slower)
 		w.stop(stop)
 	})
 }

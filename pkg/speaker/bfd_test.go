@@ -226,4 +226,10 @@ func TestBFDTakesTheLeg(t *testing.T) {
 	if !d.Kernel.Interfaces[0].Leg() || fmt.Sprint(d.Kernel.Interfaces[0].Routers) != "[10.68.1.3]" || fmt.Sprint(d.VIPs[0].Interfaces[0].Peers) != "[10.68.1.3]" {
 		t.Errorf("one of two: %+v %v", d.Kernel.Interfaces[0], d.VIPs[0].Interfaces[0].Peers)
 	}
+	// Up again, but held: it is no next hop yet either.
+	in.History = d.History
+	in.BFD.Sessions[0].Status, in.BFD.Sessions[0].Since = bfd.Up, t0
+	if d = Plan(in, t0); fmt.Sprint(d.Kernel.Interfaces[0].Routers) != "[10.68.1.3]" {
+		t.Errorf("one of two is up again: %+v", d.Kernel.Interfaces[0])
+	}
 }

@@ -126,6 +126,9 @@ func TestTransitions(t *testing.T) {
 	process := func(phase string, pid, restarts int) *status.Status {
 		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Usable: true, Speaker: status.Speaker{Phase: phase, PID: pid, Restarts: restarts, LastExit: "killed"}}}}
 	}
+	probe := func(reason status.Reason, verdict string) *status.Status {
+		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Reason: reason, Probes: []status.Probe{{Layer: "path", Target: "192.0.2.1", Verdict: verdict}}}}}
+	}
 	for name, tt := range map[string]struct {
 		prev, next *status.Status
 		want       []string
@@ -137,6 +140,10 @@ func TestTransitions(t *testing.T) {
 		"degraded":      {vip(false, ""), vip(true, "check web"), []string{"WARN vip degraded -degraded check web"}},
 		"well again":    {vip(true, "check web"), vip(false, ""), []string{"INFO vip no longer degraded degraded-"}},
 		"died":          {process("running", 7, 0), process("running", 8, 1), []string{"WARN speaker process ended running-running killed", "INFO speaker process runs running-running"}},
+		"silent":        {probe("path", "healthy"), probe("path", "unhealthy"), []string{"WARN probe verdict healthy-unhealthy path"}},
+		"no carrier":    {probe("no_carrier", "healthy"), probe("no_carrier", "unhealthy"), []string{"INFO probe verdict healthy-unhealthy path"}},
+		"answers":       {probe("path", "stale"), probe("path", "healthy"), []string{"INFO probe verdict stale-healthy path"}},
+		"begins anew":   {probe("path", "healthy"), probe("path", "unknown"), []string{"DEBUG probe verdict healthy-unknown path"}},
 		"stopped":       {process("running", 7, 0), process("stopped", 0, 0), nil},
 	} {
 		var got []string
