@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -12,6 +14,9 @@ import (
 
 // frrPath is where Debian's package has FRR's daemons.
 const frrPath = "/usr/lib/frr"
+
+// bfdDaemon is FRR's for BFD.
+const bfdDaemon = "bfdd"
 
 // startImage starts what a container of the image would.
 func (n *Node) startImage(image string) {
@@ -43,25 +48,44 @@ func (n *Node) startFRR() {
 	n.lab.t.Helper()
 	require(n.lab.t, filepath.Join(frrPath, "zebra"), "vtysh")
 	n.Run("mkdir", "-p", "/run/frr")
-	for _, name := range wantedDaemons(n.Run("cat", "/etc/frr/daemons")) {
-		p := n.StartProcess(name, filepath.Join(frrPath, name),
-			"-u", "root", "-g", "frrvty", "-A", "127.0.0.1", "--log", "stdout", "--log-level", "notifications")
-		sockets := []string{"/run/frr/" + name + ".vty"}
-		if name == "zebra" {
-			// The others look for it when they start, and then only every 10 s.
-			sockets = append(sockets, "/run/frr/zserv.api")
-		}
-		n.waitListening(p, sockets...)
+	for _, name := range wantedDaemons(n.Run("cat", "/etc/frr/daemons"), n.Run("cat", "/etc/frr/frr.conf")) {
+		n.StartFRRDaemon(name)
 	}
 	n.Run("vtysh", "-b")
 }
 
-// wantedDaemons reads lines such as bgpd=yes.
-func wantedDaemons(file string) []string {
+// StartFRRDaemon starts one of FRR's daemons, also beside those that run, and
+// waits until it takes commands.
+func (n *Node) StartFRRDaemon(name string) *Process {
+	n.lab.t.Helper()
+	require(n.lab.t, filepath.Join(frrPath, name))
+	p := n.StartProcess(name, filepath.Join(frrPath, name),
+		"-u", "root", "-g", "frrvty", "-A", "127.0.0.1", "--log", "stdout", "--log-level", "notifications")
+	sockets := []string{"/run/frr/" + name + ".vty"}
+	if name == "zebra" {
+		// The others look for it when they start, and then only every 10 s.
+		sockets = append(sockets, "/run/frr/zserv.api")
+	}
+	n.waitListening(p, sockets...)
+	return p
+}
+
+// wantedDaemons reads lines such as bgpd=yes. A configuration that speaks of
+// bfd, in a section of its own or at a neighbour, wants bfdd too.
+func wantedDaemons(file, config string) []string {
 	var names []string
 	for s := bufio.NewScanner(strings.NewReader(file)); s.Scan(); {
 		if name, ok := strings.CutSuffix(strings.TrimSpace(s.Text()), "=yes"); ok {
 			names = append(names, name)
+		}
+	}
+	if slices.Contains(names, bfdDaemon) {
+		return names
+	}
+	for s := bufio.NewScanner(strings.NewReader(config)); s.Scan(); {
+		words := strings.Fields(s.Text())
+		if len(words) > 0 && words[0] != "!" && words[0] != "no" && slices.Contains(words, "bfd") && words[0] != "description" {
+			return append(names, bfdDaemon)
 		}
 	}
 	return names
@@ -208,6 +232,50 @@ func (n *Node) frrSessions() (map[string]bool, error) {
 	sessions := map[string]bool{}
 	for address, peer := range neighbours {
 		sessions[address] = peer.State == "Established"
+	}
+	return sessions, nil
+}
+
+// BFDSessions returns the router's view of its BFD sessions: the peer's address
+// and whether it is up.
+func (n *Node) BFDSessions() (map[string]bool, error) {
+	if n.Router() != "bird" {
+		return n.frrBFD()
+	}
+	out, err := n.Try("birdc", "-s", "/run/bird/bird.ctl", "show bfd sessions")
+	if err != nil {
+		return nil, err
+	}
+	sessions := map[string]bool{}
+	for line := range strings.Lines(out) {
+		// Address, interface, state, since, interval, timeout.
+		if f := strings.Fields(line); len(f) == 6 && isAddress(f[0]) {
+			sessions[f[0]] = f[2] == "Up"
+		}
+	}
+	return sessions, nil
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+func (n *Node) frrBFD() (map[string]bool, error) {
+	out, err := n.Try("vtysh", "-d", bfdDaemon, "-c", "show bfd peers json")
+	if err != nil {
+		return nil, err
+	}
+	var peers []struct {
+		Peer   string `json:"peer"`
+		Status string `json:"status"`
+	}
+	if err := unmarshal(out, &peers); err != nil {
+		return nil, fmt.Errorf("node %s: show bfd peers: %w", n.Name, err)
+	}
+	sessions := map[string]bool{}
+	for _, p := range peers {
+		sessions[p.Peer] = p.Status == "up"
 	}
 	return sessions, nil
 }

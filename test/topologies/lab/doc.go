@@ -30,9 +30,10 @@
 // empty and /etc private, so the daemons run with the paths that they have in
 // their containers, side by side. `binds` of the topology file are copied in,
 // `exec` lines are run in order. The image says what is started: an FRR image
-// starts the daemons of /etc/frr/daemons, a BIRD image starts bird; the
-// project's own image starts nothing, because tests control its life. A node
-// with network-mode container:X is X under a second name.
+// starts the daemons of /etc/frr/daemons, and bfdd if frr.conf speaks of bfd, a
+// BIRD image starts bird; the project's own image starts nothing, because tests
+// control its life. A node with network-mode container:X is X under a second
+// name.
 //
 // # Rules
 //
