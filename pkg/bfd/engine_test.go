@@ -229,6 +229,7 @@ func TestPokes(t *testing.T) {
 		alive := packet{state: stateUp, my: 9, your: f.sent[0].my, mult: 3, minTx: 50_000, minRx: 50_000}
 		for range 100 {
 			time.Sleep(50 * ms)
+			synctest.Wait() // the engine may be due at the same time
 			f.say(alive, nil)
 		}
 		s := m.State().Sessions[0]
