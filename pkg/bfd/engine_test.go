@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 
 // fakeNet is a transport whose packets go to the test.
 type fakeNet struct {
+	mu      sync.Mutex
 	wakes   chan struct{}
 	in      []datagram
 	sent    []packet
@@ -29,6 +31,8 @@ type fakePath struct{ *fakeNet }
 func newFakeNet() *fakeNet { return &fakeNet{wakes: make(chan struct{}, 1), index: 4} }
 
 func (f *fakeNet) dial(*SessionConfig) (path, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.dialErr != nil {
 		return nil, f.dialErr
 	}
@@ -52,10 +56,13 @@ func (f *fakeNet) wake() {
 }
 
 func (f *fakeNet) receive(deliver func(*datagram)) {
-	for i := range f.in {
-		deliver(&f.in[i])
-	}
+	f.mu.Lock()
+	in := f.in
 	f.in = nil
+	f.mu.Unlock()
+	for i := range in {
+		deliver(&in[i])
+	}
 }
 
 func (f *fakeNet) close() {}
@@ -65,15 +72,30 @@ func (p *fakePath) send(b []byte) error {
 	if why != dropNone {
 		return errors.New(why.words())
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.sendErr == nil {
 		p.sent = append(p.sent, got)
 	}
 	return p.sendErr
 }
 
-func (p *fakePath) index() int { return p.fakeNet.index }
+func (p *fakePath) index() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fakeNet.index
+}
+
+// set changes what the network does.
+func (f *fakeNet) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
 
 func (p *fakePath) check() (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.checks == nil {
 		return false, nil
 	}
@@ -99,7 +121,7 @@ func (f *fakeNet) say(p packet, change func(*datagram)) {
 	if change != nil {
 		change(&d)
 	}
-	f.in = append(f.in, d)
+	f.set(func() { f.in = append(f.in, d) })
 	f.wake()
 	synctest.Wait()
 }
@@ -200,16 +222,18 @@ func TestPathErrors(t *testing.T) {
 			}
 		}
 		want("")
-		f.sendErr = errors.New("send: no way")
+		f.set(func() { f.sendErr = errors.New("send: no way") })
 		want("send: no way")
-		f.sendErr = nil
+		f.set(func() { f.sendErr = nil })
 		want("")
-		f.checks = func() (bool, error) { return false, errors.New("no carrier") }
+		f.set(func() { f.checks = func() (bool, error) { return false, errors.New("no carrier") } })
 		want("no carrier")
-		f.dialErr = errors.New("no device")
-		f.checks = func() (bool, error) { return true, nil }
+		f.set(func() {
+			f.dialErr = errors.New("no device")
+			f.checks = func() (bool, error) { return true, nil }
+		})
 		want("no device")
-		f.dialErr, f.checks, f.index = nil, nil, 77
+		f.set(func() { f.dialErr, f.checks, f.index = nil, nil, 77 })
 		want("")
 		f.say(packet{state: stateDown, my: 9, mult: 3, minTx: 50_000, minRx: 50_000}, func(d *datagram) { d.ifindex = 77 })
 		if s := m.State().Sessions[0]; s.Status != Init {
@@ -254,7 +278,7 @@ func TestEndSaysGoodbye(t *testing.T) {
 		go func() { done <- m.run(ctx, f) }()
 		synctest.Wait()
 		f.bringUp(t, m)
-		f.sent = nil
+		f.set(func() { f.sent = nil })
 		began := time.Now()
 		cancel()
 		if err := <-done; err != nil {
