@@ -86,6 +86,13 @@ func (p *fakePath) index() int {
 	return p.fakeNet.index
 }
 
+// ours is the discriminator that the session sends.
+func (f *fakeNet) ours() uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent[0].my
+}
+
 // set changes what the network does.
 func (f *fakeNet) set(change func()) {
 	f.mu.Lock()
@@ -149,7 +156,7 @@ func bubble(t *testing.T, test func(t *testing.T, m *Manager, f *fakeNet, pokes 
 func (f *fakeNet) bringUp(t *testing.T, m *Manager) {
 	t.Helper()
 	f.say(packet{state: stateDown, my: 9, mult: 3, minTx: 50_000, minRx: 50_000}, nil)
-	f.say(packet{state: stateUp, my: 9, your: f.sent[0].my, mult: 3, minTx: 50_000, minRx: 50_000}, nil)
+	f.say(packet{state: stateUp, my: 9, your: f.ours(), mult: 3, minTx: 50_000, minRx: 50_000}, nil)
 	if s := m.State().Sessions[0]; s.Status != Up {
 		t.Fatalf("%+v", s)
 	}
@@ -179,10 +186,10 @@ func TestPacketsThatAreNotTaken(t *testing.T) {
 				before, poked := m.State().Sessions[0], pokes.Load()
 				p := c.packet
 				if c.your {
-					p.your = f.sent[0].my
+					p.your = f.ours()
 				}
 				if p.my == 0 {
-					p.my = f.sent[0].my
+					p.my = f.ours()
 				}
 				p.state = min(p.state, stateUp)
 				f.say(p, c.change)
@@ -250,7 +257,7 @@ func TestPokes(t *testing.T) {
 	bubble(t, func(t *testing.T, m *Manager, f *fakeNet, pokes *atomic.Int64) {
 		f.bringUp(t, m)
 		poked := pokes.Load()
-		alive := packet{state: stateUp, my: 9, your: f.sent[0].my, mult: 3, minTx: 50_000, minRx: 50_000}
+		alive := packet{state: stateUp, my: 9, your: f.ours(), mult: 3, minTx: 50_000, minRx: 50_000}
 		for range 100 {
 			time.Sleep(50 * ms)
 			synctest.Wait() // the engine may be due at the same time
