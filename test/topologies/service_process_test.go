@@ -45,7 +45,7 @@ func TestServiceProcess(t *testing.T) {
 		}
 		g.Go(s.serve)
 	}
-	fmt.Fprintln(os.Stdout, "ready", os.Getpid())
+	_, _ = fmt.Fprintln(os.Stdout, "ready", os.Getpid())
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ type loggingListener struct{ net.Listener }
 func (l loggingListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err == nil {
-		fmt.Fprintln(os.Stdout, "accepted", conn.LocalAddr(), time.Now().UnixMicro())
+		_, _ = fmt.Fprintln(os.Stdout, "accepted", conn.LocalAddr(), time.Now().UnixMicro())
 	}
 	return conn, err
 }
