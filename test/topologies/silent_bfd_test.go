@@ -21,7 +21,7 @@ func TestSilentPathWithBFD(t *testing.T) {
 // time may be anything: the best of three counts.
 func silentPath(t *testing.T, fails, stays leg, b bfdTimers, limit time.Duration) {
 	t.Helper()
-	l, s := bfdSample(t, b)
+	l, s := bfdSample(t, b, withBGP)
 	sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
 	wire := l.Node("host").Capture()
 	var gap, silence time.Duration

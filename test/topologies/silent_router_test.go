@@ -34,16 +34,22 @@ func (b bfdTimers) host(more ...string) string {
 	return "{" + strings.Join(words, ", ") + "}"
 }
 
-// graceful tells a router to keep the routes of graceful restart when BFD goes
-// down with the daemon (RFC 5882 section 4.3).
-const graceful = true
+// bfdMode is what a router's BFD has to do with its BGP.
+type bfdMode string
+
+const (
+	withBGP bfdMode = "on" // BGP asks for the session and ends with it
+	// graceful has BGP keep the routes of graceful restart when the session goes
+	// down with the daemon (RFC 5882 section 4.3).
+	graceful bfdMode = "graceful"
+)
 
 // speakBFD makes a router, FRR or BIRD, run BFD with those of its BGP neighbours
 // that are the host's addresses.
-func speakBFD(t *testing.T, n *lab.Node, b bfdTimers, keep bool, addresses ...netip.Addr) {
+func speakBFD(t *testing.T, n *lab.Node, b bfdTimers, mode bfdMode, addresses ...netip.Addr) {
 	t.Helper()
 	if n.Router() == "bird" {
-		birdBFD(t, n, b, keep, addresses)
+		birdBFD(t, n, b, mode, addresses)
 		return
 	}
 	startBFDD(t, n)
@@ -54,7 +60,7 @@ func speakBFD(t *testing.T, n *lab.Node, b bfdTimers, keep bool, addresses ...ne
 	}
 	for _, a := range addresses {
 		line := fmt.Sprintf("neighbor %v bfd", a)
-		if keep {
+		if mode == graceful {
 			lines = append(lines, line+" check-control-plane-failure")
 		}
 		lines = append(lines, line+" profile host")
@@ -88,19 +94,16 @@ func startBFDD(t *testing.T, n *lab.Node) *lab.Process {
 
 // birdBFD adds to BIRD's configuration a protocol bfd, and asks for it in the
 // protocols of the neighbours.
-func birdBFD(t *testing.T, n *lab.Node, b bfdTimers, keep bool, addresses []netip.Addr) {
+func birdBFD(t *testing.T, n *lab.Node, b bfdTimers, mode bfdMode, addresses []netip.Addr) {
 	t.Helper()
 	const path = "/etc/bird/bird.conf"
-	text, word := n.Run("cat", path), "on"
-	if keep {
-		word = "graceful"
-	}
+	text := n.Run("cat", path)
 	for _, a := range addresses {
 		neighbour := fmt.Sprintf("neighbor %v as 65010;", a)
 		if !strings.Contains(text, neighbour) {
 			t.Fatalf("node %s: no %q in %s", n.Name, neighbour, path)
 		}
-		text = strings.Replace(text, neighbour, neighbour+"\n  bfd "+word+";", 1)
+		text = strings.Replace(text, neighbour, fmt.Sprintf("%s\n  bfd %s;", neighbour, mode), 1)
 	}
 	ms := b.interval.Milliseconds()
 	text += fmt.Sprintf("\nprotocol bfd bfd1 {\n  interface \"*\" { min rx interval %d ms; min tx interval %d ms; idle tx interval 200 ms; multiplier %d; };\n}\n", ms, ms, b.multiplier)
@@ -108,16 +111,6 @@ func birdBFD(t *testing.T, n *lab.Node, b bfdTimers, keep bool, addresses []neti
 	if out := n.BIRDC("configure"); !strings.Contains(out, "Reconfig") {
 		t.Fatalf("node %s: %s", n.Name, out)
 	}
-}
-
-// shutBFD switches the router's BFD off by its operator's command (AdminDown), or
-// on again.
-func shutBFD(n *lab.Node, off bool) {
-	if n.Router() == "bird" {
-		n.BIRDC(map[bool]string{true: "disable bfd1", false: "enable bfd1"}[off])
-		return
-	}
-	frrConfigure(n, "bfd", "profile host", map[bool]string{true: "shutdown", false: "no shutdown"}[off])
 }
 
 // prompt lets the routers run as soon as they want to when all processors of this
@@ -149,11 +142,11 @@ func prompt(t *testing.T, l *lab.Lab, nodes ...string) {
 }
 
 // bfdSample is the topology vipa with BFD on both sides of both paths.
-func bfdSample(t *testing.T, b bfdTimers) (*lab.Lab, *lab.Speaker) {
+func bfdSample(t *testing.T, b bfdTimers, mode bfdMode) (*lab.Lab, *lab.Speaker) {
 	t.Helper()
 	l := lab.Start(t, "vipa")
 	for _, p := range legs() {
-		speakBFD(t, l.Node(p.node), b, !graceful, p.local4, p.local6)
+		speakBFD(t, l.Node(p.node), b, mode, p.local4, p.local6)
 	}
 	prompt(t, l, "r1", "r5", "client")
 	s := startPaths(t, l, pathConfig{bfd: b.host()})

@@ -1,0 +1,187 @@
+package topologies
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+	"vipspeaker/test/topologies/lab"
+)
+
+// A router hangs while its links stay up and its kernel forwards: with BFD the
+// host leaves it within the detection time, and no client notices.
+func TestFrozenRouterWithBFD(t *testing.T) {
+	eachLeg(t, func(t *testing.T, fails, stays leg) {
+		l, s := bfdSample(t, usual, withBGP)
+		host, router := l.Node("host"), l.Node(fails.node)
+		sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
+		wire := host.Capture()
+
+		frozen := time.Now()
+		router.Freeze()
+		for _, peer := range fails.peers() {
+			cease := wire.WaitMessage(5*time.Second, "Cease to "+peer.String(), func(m lab.Message) bool {
+				return m.Out && m.Dst.Addr() == peer && m.Type == lab.Notification && m.Code == 6
+			})
+			if want := fmt.Sprintf("BFD with %v down: control detection time expired", peer); cease.Text != want {
+				t.Errorf("the Cease says %q, want %q", cease.Text, want)
+			}
+			t.Logf("Cease to %v after %s", peer, ms(cease.Time.Sub(frozen)))
+			// Room for a busy machine, and far below the hold time.
+			if after := cease.Time.Sub(frozen); after > usual.detection()+longestOutage/2 {
+				t.Errorf("the session with %v ends after %v", peer, after)
+			}
+		}
+		waitEgress(t, host, 2*time.Second, stays.ifc)
+		t.Logf("the host's traffic has moved after %s at the latest", ms(time.Since(frozen)))
+		silence := waitAllAlive(sessions, frozen)
+		t.Logf("longest silence of a TCP session: %s", ms(silence))
+		if silence > longestOutage {
+			t.Errorf("a TCP session was silent for %v", silence)
+		}
+		router.Thaw()
+		allBack(t, l, s)
+		waitAllAlive(sessions, frozen)
+		noResets(t, wire, sessions)
+	})
+}
+
+// A router that does not speak BFD gets its BGP session, unless BFD is required;
+// when it begins to, that session comes up and the other one does not notice.
+func TestBFDNeverUp(t *testing.T) {
+	t.Parallel()
+	eachLeg(t, func(t *testing.T, required, other leg) {
+		t.Parallel()
+		l := lab.Start(t, "vipa")
+		peers := map[netip.Addr]string{}
+		for _, p := range other.peers() {
+			peers[p] = "bfd: " + usual.host()
+		}
+		for _, p := range required.peers() {
+			peers[p] = "bfd: " + usual.host("required: true")
+		}
+		l.Node("host").WriteFile(lab.ConfigPath, pathConfig{peers: peers}.String())
+		s := lab.StartSpeaker(l.Node("host"), binary(t))
+		before := s.WaitStatus(15*time.Second, "sessions without BFD are up where it is not required", func(st *status.Status) error {
+			for _, p := range st.Peers {
+				switch want := fmt.Sprintf("BFD with %v is required and not up", p.Address); {
+				case p.BFD == nil || p.BFD.State != "Down":
+					return fmt.Errorf("peer %v: bfd %+v", p.Address, p.BFD)
+				case p.Interface == other.ifc && (p.State != "Established" || p.Announced != 1):
+					return fmt.Errorf("peer %v is %s, %d announced", p.Address, p.State, p.Announced)
+				case p.Interface == required.ifc && (p.State != "Down" || p.LastError != want):
+					return fmt.Errorf("peer %v is %s: %s", p.Address, p.State, p.LastError)
+				}
+			}
+			return lab.That(len(st.Peers) == 4 && interfaceAt(st, required.ifc).Usable, "%+v", st.Interfaces)
+		})
+		text, err := s.Command("status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range required.peers() {
+			if want := fmt.Sprintf("BFD with %v is required and not up", p); !strings.Contains(text, want) {
+				t.Errorf("status does not say %q:\n%s", want, text)
+			}
+		}
+		for _, p := range legs() {
+			speakBFD(t, l.Node(p.node), usual, withBGP, p.local4, p.local6)
+		}
+		waitBFD(t, s, usual)
+		untouched(t, before, s.WaitStatus(15*time.Second, "all sessions are up", lab.Established), other.ifc)
+	})
+}
+
+// The router's operator switches BFD off: that is no failure. Its BGP sessions
+// stay, its routes too, and it may be switched on again. FRR says so; BIRD falls
+// silent instead, see TestLongBFDGivenUp.
+func TestBFDAdminDown(t *testing.T) {
+	t.Parallel()
+	l, s := bfdSample(t, usual, withBGP)
+	shut, router := legs()[0], l.Node("r1")
+	watches := append(watchRoutes(l, legs()[0], vip4, vip6), watchRoutes(l, legs()[1], vip4, vip6)...)
+	before := waitBFD(t, s, usual)
+
+	frrConfigure(router, "bfd", "profile host", "shutdown")
+	st := s.WaitStatus(5*time.Second, "the router says AdminDown", func(st *status.Status) error {
+		for _, peer := range shut.peers() {
+			if b := peerAt(st, peer).BFD; b.State == "Up" || b.RemoteState != "AdminDown" || b.Downs != 0 {
+				return fmt.Errorf("peer %v: %+v", peer, b)
+			}
+		}
+		return nil
+	})
+	if n := interfaceAt(st, shut.ifc); !n.Usable || len(n.Failures) > 0 || n.Penalty.Flaps > 0 {
+		t.Errorf("interface %+v", n)
+	}
+	frrConfigure(router, "bfd", "profile host", "no shutdown")
+	st = waitBFD(t, s, usual)
+	unchanged(t, watches)
+	for _, p := range legs() {
+		untouched(t, before, st, p.ifc)
+	}
+	waitEgress(t, l.Node("host"), time.Second, "en1", "en5")
+}
+
+// FRR's bfdd is killed, which looks like a path that dies, and started again.
+func TestBFDDaemonKilled(t *testing.T) {
+	t.Parallel()
+	l, s := bfdSample(t, usual, withBGP)
+	r1, fails := l.Node("r1"), legs()[0]
+	killed := time.Now()
+	r1.Daemon("bfdd").Kill()
+	s.WaitStatus(5*time.Second, "BFD is down", func(st *status.Status) error {
+		for _, peer := range fails.peers() {
+			if p := peerAt(st, peer); p.State != "Down" || p.BFD.Downs != 1 {
+				return fmt.Errorf("peer %v is %s: %+v", peer, p.State, p.BFD)
+			}
+		}
+		return nil
+	})
+	t.Logf("its sessions have ended after %s", ms(time.Since(killed)))
+	waitEgress(t, l.Node("host"), 2*time.Second, "en5")
+	speakBFD(t, r1, usual, withBGP)
+	waitBFD(t, s, usual)
+	allBack(t, l, s)
+}
+
+// The daemon is told to stop: routers hear by BGP and BFD that it was an order.
+func TestStopWithBFD(t *testing.T) {
+	t.Parallel()
+	l, s := bfdSample(t, usual, withBGP)
+	const admin = `add table netdev lab_bfd
+add chain netdev lab_bfd in { type filter hook ingress device %[1]s priority 0; udp dport 3784 @th,72,2 0 counter; }`
+	for _, p := range legs() {
+		l.Node(p.node).Run("nft", fmt.Sprintf(admin, p.dev))
+	}
+	wire := l.Node("host").Capture()
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(20 * time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, p := range legs() {
+		node := l.Node(p.node)
+		lab.Eventually(t, 2*time.Second, p.node+" hears AdminDown", func() error {
+			out := node.Run("nft", "list", "table", "netdev", "lab_bfd")
+			return lab.That(!strings.Contains(out, "packets 0 "), "%s", out)
+		})
+		for _, peer := range p.peers() {
+			cease := wire.WaitMessage(time.Second, "Cease to "+peer.String(), func(m lab.Message) bool {
+				return m.Out && m.Dst.Addr() == peer && m.Type == lab.Notification
+			})
+			t.Log(cease)
+			if cease.Code != 6 || cease.Subcode != 2 || strings.Contains(cease.Text, "BFD") {
+				t.Errorf("the last word is %v", cease)
+			}
+		}
+		for _, m := range wire.Messages() {
+			if !m.Out && m.Type == lab.Notification {
+				t.Errorf("a router ended its session itself: %v", m)
+			}
+		}
+	}
+}
