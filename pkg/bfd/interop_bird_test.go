@@ -36,8 +36,12 @@ func newBIRD(w *world) router {
 func (b *birdRouter) text() string {
 	var options, neighbors string
 	for _, p := range b.peers {
-		options = fmt.Sprintf("min rx interval %d ms; min tx interval %d ms; idle tx interval 1 s; multiplier %d;",
-			p.minRx.Milliseconds(), p.minTx.Milliseconds(), p.times)
+		idle := time.Second
+		if p.auth != nil {
+			idle /= 5 // to be refused more often
+		}
+		options = fmt.Sprintf("min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier %d;",
+			p.minRx.Milliseconds(), p.minTx.Milliseconds(), idle.Milliseconds(), p.times)
 		if p.passive {
 			options += " passive on;"
 		}
