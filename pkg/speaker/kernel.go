@@ -152,7 +152,9 @@ func (p *planner) exempt() {
 	}
 	for i := range p.out.Interfaces {
 		n := &p.out.Interfaces[i]
-		broken := n.Reason == status.InterfaceAttachment || n.Reason == status.InterfacePath
+		// What is dead beyond a router that answers on the link keeps no word from
+		// that router.
+		broken := n.Reason == status.InterfaceAttachment || n.Reason == status.InterfacePath && !n.attached
 		for j := range n.Peers {
 			peer := &n.Peers[j]
 			add(netip.PrefixFrom(peer.Address, peer.Address.BitLen()))

@@ -130,6 +130,8 @@ type Interface struct {
 	// Failures are the probes and BFD sessions that found something dead.
 	Failures []status.Failure
 	Penalty  status.Penalty
+	// attached tells that a probed gateway or peer answers on the link.
+	attached bool
 	// established tells that a session is, answering that one is which is to go
 	// on, fresh that none has been so far.
 	established, answering, fresh bool

@@ -80,13 +80,13 @@ func probesOf(c *config.Interface, n *Interface) []Probe {
 // probed notes what the probes of an interface found, and tells which layer that
 // closes; empty if none. Nothing known is nothing bad known.
 func (p *planner) probed(n *Interface, probes []Probe) status.Reason {
-	answered, path := false, false
+	path := false
 	for i := range probes {
 		b := &probes[i]
 		r, known := p.in.Health[b.ID]
 		switch probeVerdict(r, known, b.Failures, p.now) {
 		case string(health.Healthy):
-			answered = answered || b.Layer == status.LayerAttachment
+			n.attached = n.attached || b.Layer == status.LayerAttachment
 		case string(health.Unhealthy):
 			n.Failures = append(n.Failures, probeFailure(b, r))
 			path = path || b.Layer == status.LayerPath
@@ -96,7 +96,7 @@ func (p *planner) probed(n *Interface, probes []Probe) status.Reason {
 		p.mayChange(r.Expires)
 	}
 	switch {
-	case !answered && slices.ContainsFunc(n.Failures, func(f status.Failure) bool { return f.Layer == status.LayerAttachment }):
+	case !n.attached && slices.ContainsFunc(n.Failures, func(f status.Failure) bool { return f.Layer == status.LayerAttachment }):
 		return status.InterfaceAttachment
 	case path:
 		return status.InterfacePath

@@ -234,3 +234,19 @@ func TestFailureTextStays(t *testing.T) {
 		t.Errorf("after another failure: %s", d.Interfaces[0].Detail)
 	}
 }
+
+// What is dead beyond a router that answers on the link keeps the last words
+// from nobody; where nothing is known of the link, they go another way.
+func TestLastWordsOfADeadPath(t *testing.T) {
+	t.Parallel()
+	for _, attached := range []bool{true, false} {
+		in := edit(probing)
+		in.Config.Interfaces[0].GatewayProbe.Enabled = attached
+		in.Config.Interfaces[0].PathProbe = &config.PathProbe{Target: addr("192.0.2.1"), Failures: 3}
+		in.Health["path/en1/192.0.2.1"] = silent("")
+		d := Plan(in, t0)
+		if d.Interfaces[0].Reason != status.InterfacePath || d.Kernel.Fallbacks[0].First == attached {
+			t.Errorf("attached=%t: %s, %+v", attached, d.Interfaces[0].Reason, d.Kernel.Fallbacks[0])
+		}
+	}
+}
