@@ -17,7 +17,7 @@ func build(raw *rawConfig, r *report) *Config {
 		BGP: BGP{
 			ASN: uint32(raw.BGP.ASN), ListenPort: raw.BGP.ListenPort,
 			Timers:          timers(raw.BGP.Timers, Timers{HoldTime: 9 * time.Second, Keepalive: 3 * time.Second, ConnectRetry: time.Second}),
-			GracefulRestart: GracefulRestart(raw.BGP.GracefulRestart),
+			GracefulRestart: GracefulRestart{Enabled: raw.BGP.GracefulRestart.Enabled, RestartTime: raw.BGP.GracefulRestart.RestartTime},
 		},
 		VirtualInterface: VirtualInterface(raw.VirtualInterface),
 		Egress:           Egress{Exclude: raw.Egress.Exclude},
@@ -25,7 +25,7 @@ func build(raw *rawConfig, r *report) *Config {
 		HTTP:             HTTP(raw.HTTP),
 		Control:          Control(raw.Control),
 		Damping:          Damping(raw.Damping),
-		Shutdown:         Shutdown(raw.Shutdown),
+		Shutdown:         Shutdown{Mode: raw.Shutdown.Mode, Time: raw.Shutdown.Time, Wait: raw.Shutdown.Wait},
 		Log:              Log(raw.Log),
 	}
 	if raw.BGP.RouterID != nil {

@@ -22,6 +22,9 @@ type Config struct {
 	VirtualInterface VirtualInterface
 	// Interfaces is the interface list, at least one, in the order of the file.
 	Interfaces []Interface
+	// Peers are sessions that belong to no interface; may be empty. Of their
+	// Address the zero value, Gateway and Unnumbered do not occur.
+	Peers []Peer
 	// VIPs are in the order of the file; no two overlap.
 	VIPs     []VIP
 	Damping  Damping
@@ -58,6 +61,9 @@ type GracefulRestart struct {
 	Enabled bool
 	// RestartTime is 1 s to 4095 s, in whole seconds.
 	RestartTime time.Duration
+	// LongLived is how long routers keep routes after that as a last resort
+	// (RFC 9494), 0 s to 16777215 s, in whole seconds; 0 for never.
+	LongLived time.Duration
 }
 
 // VirtualInterface names the device that holds the VIPs.
@@ -123,10 +129,34 @@ type Damping struct {
 
 // Peer is one router on the interface's network.
 type Peer struct {
-	// Address is a unicast address without a zone, unique on its interface.
+	// Address is a unicast address without a zone, unique on its interface; zero
+	// with Gateway and Unnumbered.
 	Address netip.Addr
-	// ASN is the peer's number; BGP.ASN for a peer that is internal.
-	ASN uint32
+	// Gateway takes the interface's default gateways for the peer, one session
+	// for each. Unnumbered takes the router on the link by its IPv6 link-local
+	// address, which it tells by router advertisements or its first packet. At
+	// most one peer of an interface has either.
+	Gateway, Unnumbered bool
+	// ASN is the peer's number; BGP.ASN for a peer that is internal, and 0 with
+	// External, which takes any number but BGP.ASN.
+	ASN      uint32
+	External bool
+	// RouterID is the only BGP identifier that the peer may have; zero for any.
+	RouterID netip.Addr
+	// Passive waits for the peer's connection.
+	Passive bool
+	// IPv4 and IPv6 are the families to negotiate, at least one.
+	IPv4, IPv6 bool
+	// LocalAddress is what the session is made from; zero for the kernel's
+	// choice. Of Config.Peers only.
+	LocalAddress netip.Addr
+	// TTL is that of packets to a peer of Config.Peers, 1 to 255; 0 for peers of
+	// an interface.
+	TTL uint8
+	// AddPath offers a peer of Config.Peers one path per interface (RFC 7911).
+	AddPath bool
+	// Announce changes the attributes of what this peer gets.
+	Announce PeerAnnounce
 	// Port is 1 to 65535.
 	Port uint16
 	// Password is the TCP MD5 key (RFC 2385) out of the password file, at most
@@ -198,9 +228,10 @@ type Degrade struct {
 	MED, LocalPref *uint32
 	// Prepend is added to that of Announce; the sum is at most 10.
 	Prepend int
-	// Communities and LargeCommunities come on top of those of Announce.
-	Communities      []uint32
-	LargeCommunities []LargeCommunity
+	// The communities come on top of those of Announce.
+	Communities         []uint32
+	LargeCommunities    []LargeCommunity
+	ExtendedCommunities []ExtendedCommunity
 }
 
 // Announce holds the path attributes of a VIP.
@@ -211,8 +242,26 @@ type Announce struct {
 	// MED and LocalPref are nil for none. LocalPref reaches internal peers only.
 	MED, LocalPref *uint32
 	// Prepend is how often the own AS is added in front, 0 to 10.
-	Prepend int
+	Prepend             int
+	ExtendedCommunities []ExtendedCommunity
+	// Origin is ORIGIN (RFC 4271 section 5.1.1): 0 IGP, 1 EGP, 2 incomplete.
+	Origin uint8
 }
+
+// PeerAnnounce holds what changes in the path attributes for one peer.
+type PeerAnnounce struct {
+	// MED and LocalPref take the place of those of the VIP; nil for none.
+	MED, LocalPref *uint32
+	// Prepend is added to that of the VIP, 0 to 10.
+	Prepend int
+	// The communities come on top of those of the VIP.
+	Communities         []uint32
+	LargeCommunities    []LargeCommunity
+	ExtendedCommunities []ExtendedCommunity
+}
+
+// ExtendedCommunity is one RFC 4360 value, in the order of the wire.
+type ExtendedCommunity [8]byte
 
 // LargeCommunity is one RFC 8092 value.
 type LargeCommunity struct {
@@ -364,6 +413,9 @@ type Shutdown struct {
 	// Time bounds the whole stop, 1 s to 10 min. Wait is the time between the
 	// withdraw and the end of the sessions, below Time.
 	Time, Wait time.Duration
+	// GracefulShutdown is how long before the withdraw everything is announced
+	// with GRACEFUL_SHUTDOWN (RFC 8326), 0 s to below Time; 0 for not at all.
+	GracefulShutdown time.Duration
 }
 
 // Log says what is logged.

@@ -76,7 +76,7 @@ func TestValues(t *testing.T) {
 			netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32"),
 		}},
 		{"no listener", cfg.HTTP, HTTP{}},
-		{"shutdown", cfg.Shutdown, Shutdown{"restart", time.Minute, 0}},
+		{"shutdown", cfg.Shutdown, Shutdown{Mode: "restart", Time: time.Minute}},
 	} {
 		if diff := cmp.Diff(test.want, test.got, equalAddresses()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
