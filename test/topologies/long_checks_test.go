@@ -1,0 +1,166 @@
+//go:build long
+
+package topologies
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+	"vipspeaker/test/topologies/lab"
+)
+
+// thousandChecks is how many checks run once a second for how many VIPs.
+const (
+	thousandChecks  = 1000
+	thousandVIPs    = 50
+	thousandSeconds = 20
+)
+
+// thousandKind makes a check that asks for something of its own.
+type thousandKind struct {
+	name  string
+	check func(address string) string
+}
+
+func thousandKinds() []thousandKind {
+	tcp := func(a string) string { return fmt.Sprintf(`tcp: {address: "%s:8090"}`, a) }
+	http := func(a string) string { return fmt.Sprintf(`http: {url: "http://%s:8091/"}`, a) }
+	return []thousandKind{
+		{"tcp", tcp},
+		{"http", http},
+		{"hold", func(a string) string { return fmt.Sprintf(`tcp: {address: "%s:8090", hold: true}`, a) }},
+		{"listen", func(a string) string { return fmt.Sprintf("listen: {port: 8090, address: %s}", a) }},
+	}
+}
+
+// TestLongThousandChecks runs a thousand checks a second in the daemon, and tells
+// what they cost. None is left out.
+func TestLongThousandChecks(t *testing.T) {
+	for _, k := range thousandKinds() {
+		t.Run(k.name, func(t *testing.T) {
+			l := lab.Start(t, "vipa")
+			host := l.Node("host")
+			service := startService(t, host, "service", "tcp", "0.0.0.0:8090", "http", "0.0.0.0:8091")
+			idle := hostConfig{}
+			c := hostConfig{}
+			for i := range thousandVIPs {
+				var list []string
+				for j := range thousandChecks / thousandVIPs {
+					// Each asks another address, so that none is shared.
+					list = append(list, fmt.Sprintf("{name: c%d, %s, interval: 1s}", j, k.check(fmt.Sprintf("127.1.%d.%d", i, j+1))))
+				}
+				name, prefix := fmt.Sprintf("v%d", i), prefix4(100+i)
+				idle.vips = append(idle.vips, vipLine(name, prefix))
+				c.vips = append(c.vips, vipLine(name, prefix, checks(list...)))
+			}
+			s := startWith(t, l, idle)
+			idleUsed := cpuOver(t, s, 5*time.Second)
+			reload(t, host, s, c)
+			s.WaitStatus(20*time.Second, "all is announced", lab.Established)
+			from := time.Now()
+			used := cpuOver(t, s, thousandSeconds*time.Second)
+			to := time.Now()
+			t.Logf("%d checks of kind %s a second: %.1f %% of a core in the daemon, %.1f %% without checks", thousandChecks, k.name, used*100, idleUsed*100)
+			st := s.WaitStatus(5*time.Second, "all is announced still", lab.Established)
+			ranInTime(t, st)
+			if k.name == "tcp" {
+				allRan(t, service, from, to)
+			}
+		})
+	}
+}
+
+// ranInTime checks that all checks have run lately.
+func ranInTime(t *testing.T, st *status.Status) {
+	t.Helper()
+	var oldest time.Duration
+	n := 0
+	for i := range st.VIPs {
+		for j := range st.VIPs[i].Checks {
+			c := &st.VIPs[i].Checks[j]
+			n++
+			if c.Verdict != "healthy" {
+				t.Errorf("%s of %s is %s: %s", c.Name, st.VIPs[i].Name, c.Verdict, c.Reason)
+			}
+			oldest = max(oldest, st.Time.Sub(c.Checked))
+		}
+	}
+	t.Logf("the check that ran the longest ago: %v before the picture", oldest.Round(time.Millisecond))
+	if n != thousandChecks {
+		t.Errorf("%d checks", n)
+	}
+	if oldest > 1500*time.Millisecond {
+		t.Errorf("a check ran %v ago", oldest)
+	}
+}
+
+// allRan checks by the service's own count that each address was asked once in
+// each second, and tells how regularly.
+func allRan(t *testing.T, service *lab.Process, from, to time.Time) {
+	t.Helper()
+	asked := map[string][]int64{}
+	for line := range strings.Lines(service.Log()) {
+		fields := strings.Fields(line)
+		if len(fields) != 3 || fields[0] != "accepted" {
+			continue
+		}
+		at, err := strconv.ParseInt(fields[2], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at >= from.UnixMicro() && at <= to.UnixMicro() {
+			asked[fields[1]] = append(asked[fields[1]], at)
+		}
+	}
+	if len(asked) != thousandChecks {
+		t.Errorf("%d addresses were asked", len(asked))
+	}
+	var late []time.Duration
+	runs := int(to.Sub(from) / time.Second)
+	for address, times := range asked {
+		if len(times) < runs-1 || len(times) > runs+1 {
+			t.Errorf("%s was asked %d times in %v", address, len(times), to.Sub(from))
+		}
+		for i := 1; i < len(times); i++ {
+			late = append(late, (time.Duration(times[i]-times[i-1])*time.Microsecond - time.Second).Abs())
+		}
+	}
+	slices.Sort(late)
+	t.Logf("two runs of a check are one second apart, but for %v at p50, %v at p99 and %v at most",
+		late[len(late)/2], late[len(late)*99/100], late[len(late)-1])
+}
+
+// cpuOver is how many cores the daemon's own process used in that time; its
+// speaker processes are others.
+func cpuOver(t *testing.T, s *lab.Speaker, d time.Duration) float64 {
+	t.Helper()
+	start, before := time.Now(), cpuOf(t, s.PID)
+	lab.Eventually(t, 2*d, "the time is over", func() error { return lab.That(time.Since(start) >= d, "not yet") })
+	return (cpuOf(t, s.PID) - before).Seconds() / time.Since(start).Seconds()
+}
+
+// cpuOf is the user and system time of a process, proc_pid_stat(5).
+func cpuOf(t *testing.T, pid int) (sum time.Duration) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Behind the name, which may hold spaces: the state is field 3.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	for _, field := range fields[14-3 : 16-3] {
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const tick = 10 * time.Millisecond // USER_HZ is 100 on all that Go runs on
+		sum += time.Duration(ticks) * tick
+	}
+	return sum
+}
