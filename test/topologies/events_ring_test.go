@@ -36,7 +36,7 @@ func TestEventsRing(t *testing.T) {
 		if rounds == 2*status.KeptEvents/vips {
 			t.Fatalf("%d flaps of %d VIPs are %d events", rounds, vips, m.lastEvent())
 		}
-		if err := listener.Close(); err != nil {
+		if err = listener.Close(); err != nil {
 			t.Fatal(err)
 		}
 		m.s.WaitStatus(5*time.Second, "withheld", withheld("v59", status.CheckFailed))

@@ -147,11 +147,11 @@ func (f *flapping) explained(v *status.VIP) {
 		f.t.Errorf("status damped: %v\n%s", err, out)
 	}
 	for series, want := range map[string]string{
-		`vipspeaker_vip_suppressed{vip="damped"}`:                "1",
-		`vipspeaker_vip_suppressed{vip="degraded"}`:              "1",
-		`vipspeaker_vip_suppressed{vip="restless"}`:              "0",
-		`vipspeaker_vip_withheld{reason="damped",vip="damped"}`:  "1",
-		`vipspeaker_vip_flaps_total{vip="damped"}`:               fmt.Sprint(flapsToSuppress + 5),
+		`vipspeaker_vip_suppressed{vip="damped"}`:                 "1",
+		`vipspeaker_vip_suppressed{vip="degraded"}`:               "1",
+		`vipspeaker_vip_suppressed{vip="restless"}`:               "0",
+		`vipspeaker_vip_withheld{reason="damped",vip="damped"}`:   "1",
+		`vipspeaker_vip_flaps_total{vip="damped"}`:                fmt.Sprint(flapsToSuppress + 5),
 		`vipspeaker_vip_withheld{reason="damped",vip="degraded"}`: "",
 	} {
 		if got := metric(f.t, f.host, series); got != want {
