@@ -24,9 +24,9 @@ type vanishing struct {
 
 // homes are the places of the host's interfaces.
 type homes struct {
-	t    *testing.T
-	l    *lab.Lab
-	host *lab.Node
+	t               *testing.T
+	l               *lab.Lab
+	host, elsewhere *lab.Node
 }
 
 func vanishings() []vanishing {
@@ -76,11 +76,11 @@ func namespace(n *lab.Node) string {
 }
 
 func (h *homes) away(at leg) {
-	h.host.Run("ip", "link", "set", at.ifc, "netns", namespace(h.l.Node("x7")))
+	h.host.Run("ip", "link", "set", at.ifc, "netns", namespace(h.elsewhere))
 }
 
 func (h *homes) home(at leg) {
-	h.l.Node("x7").Run("ip", "link", "set", at.ifc, "netns", namespace(h.host))
+	h.elsewhere.Run("ip", "link", "set", at.ifc, "netns", namespace(h.host))
 	h.host.LinkUp(at.ifc)
 	h.addresses(at)
 }
@@ -117,7 +117,7 @@ type vanished struct {
 func (v *vanished) once(way vanishing) {
 	t, host, router := v.t, v.l.Node("host"), v.l.Node(v.fails.node)
 	t.Helper()
-	h := &homes{t, v.l, host}
+	h := &homes{t, v.l, host, v.l.Node("x7")}
 	index := interfaceAt(v.s.WaitStatus(time.Second, "all is up", lab.Established), v.fails.ifc).Index
 	watches := []*lab.RouteWatch{router.WatchRoute(vip4), router.WatchRoute(vip6)}
 

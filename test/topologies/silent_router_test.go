@@ -182,7 +182,6 @@ const holdUp = 500 * time.Millisecond
 // failures are seen. The zero value is what the sample has.
 type pathConfig struct {
 	bfd        string                // the value of bfd of each peer, empty for none
-	oneRouter  bool                  // the routers on both interfaces are the same
 	onlyDial   bool                  // listen_port 0
 	interfaces map[string]string     // further keys of an interface
 	peers      map[netip.Addr]string // further keys of a peer
