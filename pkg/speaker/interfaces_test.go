@@ -3,10 +3,12 @@ package speaker
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
 )
@@ -152,5 +154,24 @@ func TestLegs(t *testing.T) {
 				t.Errorf("legs = %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// What is missing is said of the session that could carry the VIP, not of one of
+// the other family.
+func TestWaitsForTheSpeaker(t *testing.T) {
+	in := edit(func(in *Inputs) {
+		in.Config.Interfaces[0].Peers = append(in.Config.Interfaces[0].Peers, config.Peer{Address: addr("fd68:1::2"), ASN: 65000, Port: 179})
+		six := established("fd68:1::2")
+		six.IPv4 = false
+		in.BGP.Speakers[0].Peers = append(in.BGP.Speakers[0].Peers, six)
+		in.BGP.Speakers[0].Announced = nil
+	})
+	if got := Plan(in, t0).VIPs[0].Interfaces[0].Detail; got != "the speaker does not announce it yet" {
+		t.Errorf("detail %q", got)
+	}
+	in.BGP.Speakers[0].Peers[0].IPv4 = false
+	if got := Plan(in, t0).VIPs[0].Interfaces[0].Detail; !strings.Contains(got, "10.68.1.2 did not negotiate the address family") {
+		t.Errorf("with no session of the family: detail %q", got)
 	}
 }

@@ -186,6 +186,7 @@ func (p *planner) carriers(n *Interface, prefix netip.Prefix) (peers []netip.Add
 	}
 	inRIB := p.carried[n.Name][prefix]
 	var states []string
+	waits := false // for the speaker, not for a session
 	held := map[netip.Addr]bool{}
 	for i := range n.Peers {
 		if peer := &n.Peers[i]; peer.held != "" {
@@ -209,11 +210,13 @@ func (p *planner) carriers(n *Interface, prefix netip.Prefix) (peers []netip.Add
 			states = append(states, peer.Address.String()+" did not negotiate the address family")
 		case inRIB:
 			peers = append(peers, peer.Address)
+		default:
+			waits = true
 		}
 	}
 	slices.SortFunc(peers, netip.Addr.Compare)
 	slices.Sort(states)
-	if len(states) == 0 {
+	if waits || len(states) == 0 {
 		return peers, joinNonEmpty(": ", "the speaker does not announce it yet", s.Error)
 	}
 	return peers, strings.Join(states, "; ")

@@ -89,11 +89,14 @@ func (c *changes) vips() {
 			e.Message = "vip announced"
 			c.add(slog.LevelInfo, e, "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
 		case !v.Announced && (!known || old.Reason != v.Reason):
-			// What was withheld before, and now is for another reason, may well
-			// be on its way up.
 			level := slog.LevelInfo
-			if old.Announced {
+			switch {
+			case old.Announced:
 				level = c.worse
+			case known && v.Reason == status.NoSession:
+				// It is on its way up: the other gates have opened, and what the
+				// sessions do is told of them.
+				level = slog.LevelDebug
 			}
 			e.Message = "vip withheld"
 			c.add(level, e, "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
