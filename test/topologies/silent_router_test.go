@@ -22,7 +22,7 @@ type bfdTimers struct {
 	multiplier int
 }
 
-// usual is what most networks run, and fast what is possible.
+// usual is what most networks run.
 var usual = bfdTimers{50 * time.Millisecond, 3}
 
 // detection is how long a silence is until the path is taken for dead.

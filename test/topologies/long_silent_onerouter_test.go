@@ -1,0 +1,78 @@
+//go:build long
+
+package topologies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/test/topologies/lab"
+)
+
+// TestLongSilentPathOneRouter: one link of two to the same router dies silently,
+// at the end of the cable or behind a switch. With BFD the router takes the leg
+// out of its route within the detection time; the best of three counts.
+func TestLongSilentPathOneRouter(t *testing.T) {
+	for _, topology := range oneRouter() {
+		for _, b := range []struct {
+			timers bfdTimers
+			limit  time.Duration
+		}{{usual, 250 * time.Millisecond}, {fast, 100 * time.Millisecond}} {
+			t.Run(fmt.Sprintf("%s/%v", topology, b.timers.interval), func(t *testing.T) {
+				silentLeg(t, topology, b.timers, b.limit)
+			})
+		}
+	}
+}
+
+func silentLeg(t *testing.T, topology string, b bfdTimers, limit time.Duration) {
+	t.Helper()
+	l := lab.Start(t, topology)
+	router := l.Node("router")
+	var addresses []netip.Addr
+	for _, p := range legs() {
+		addresses = append(addresses, p.local4, p.local6)
+	}
+	speakBFD(t, router, b, withBGP, addresses...)
+	prompt(t, l, "router")
+	s := startPaths(t, l, pathConfig{bfd: b.host()})
+	waitBFD(t, s, b)
+	gap := time.Hour
+	for range 3 {
+		gap = min(gap, silentLegOnce(t, l, s))
+		if gap < limit {
+			return
+		}
+	}
+	t.Errorf("a client had no answer for %v, want less than %v", gap, limit)
+}
+
+// silentLegOnce lets en1 fail and come back, and returns the longest gap of a
+// client.
+func silentLegOnce(t *testing.T, l *lab.Lab, s *lab.Speaker) time.Duration {
+	t.Helper()
+	router, client, host := l.Node("router"), l.Node("client"), l.Node("host")
+	s.WaitStatus(20*time.Second, "all is up", lab.Established)
+	waitRouterHasBoth(t, router)
+	waitEgress(t, host, 5*time.Second, "en1", "en5")
+	server := netip.AddrPortFrom(vip4.Addr(), 7)
+	how := "iif e9 from " + client4.String()
+	probe := lab.StartProbe(client, host, server, lab.ProbeOptions{Ports: slices.Concat(portsVia(t, router, how, server, "e1", 2), portsVia(t, router, how, server, "e5", 2))})
+	probe.WaitAnswered(5 * time.Second)
+	watches := []*lab.RouteWatch{router.WatchRoute(vip4), router.WatchRoute(vip6)}
+	failed := time.Now()
+	l.DropFrames("host", "en1")
+	var moved time.Duration
+	for _, w := range watches {
+		moved = max(moved, w.Wait(5*time.Second, failed, "by e5", onlyBy("e5")).Time.Sub(failed))
+		w.Stop()
+	}
+	waitEgress(t, host, 2*time.Second, "en5")
+	gap, stall := gapOf([]*lab.Probe{probe}, failed)
+	t.Logf("the router has moved after %s, longest gap of a client %s (noise %s)", ms(moved), ms(gap), ms(stall))
+	l.PassFrames("host", "en1")
+	return gap
+}
