@@ -62,7 +62,7 @@ func TestFlappingLink(t *testing.T) {
 	suppressed := time.Now()
 	flapLink(t, s, host, "en1", 5, func(st *status.Status) {
 		if flapInterface(st, "en1").Usable {
-			t.Errorf("en1 is used while it flaps: %+v", flapInterface(st, "en1"))
+			t.Fatalf("en1 is used while it flaps: %+v", flapInterface(st, "en1"))
 		}
 	})
 	st := s.WaitStatus(2*time.Second, "en1 is damped", interfaceDamped("en1"))
@@ -127,7 +127,7 @@ func TestFlappingLastLink(t *testing.T) {
 	})
 	flapLink(t, s, host, "en1", 2*flapsToSuppress, func(st *status.Status) {
 		if n := flapInterface(st, "en1"); n.Reason == status.Damped || n.Penalty.Suppressed {
-			t.Errorf("the last link is suppressed: %+v", n)
+			t.Fatalf("the last link is suppressed: %+v", n)
 		}
 	})
 	calm := time.Now()
