@@ -46,7 +46,7 @@ type engine struct {
 	net     transport
 	rnd     *rand.Rand
 	trace   *tracer
-	poke    func()
+	m       *Manager
 	buf     [maxPacketLen]byte
 	all     map[sessionKey]*entry // the wanted ones
 	leaving map[sessionKey]*entry // those that say goodbye
@@ -59,9 +59,9 @@ type engine struct {
 	late    time.Duration // the most by which a turn came too late
 }
 
-func newEngine(net transport, rnd *rand.Rand, trace *tracer, poke func()) *engine {
+func newEngine(net transport, rnd *rand.Rand, trace *tracer, m *Manager) *engine {
 	e := &engine{
-		net: net, rnd: rnd, trace: trace, poke: poke,
+		net: net, rnd: rnd, trace: trace, m: m,
 		all: map[sessionKey]*entry{}, leaving: map[sessionKey]*entry{}, byDiscr: map[uint32]*entry{}, byAddr: map[addrKey]*entry{},
 	}
 	e.deliver = e.receive
@@ -102,9 +102,13 @@ func (e *engine) turn(next *[]wanted) {
 	for len(e.queue) > 0 && !e.queue[0].at.After(e.now) {
 		e.serve(e.queue[0])
 	}
+	if id := e.m.asked.Load(); id != e.m.answered.Load() {
+		e.m.answered.Store(id)
+		e.changed = true
+	}
 	if e.changed {
 		e.changed = false
-		e.poke()
+		e.m.poke()
 	}
 }
 
@@ -205,10 +209,14 @@ func (e *engine) receive(d *datagram) {
 	if en == nil {
 		return // nobody's packet
 	}
+	way := en.takes(d)
 	if why == dropNone {
-		why = en.takes(d)
+		why = way
 	}
 	if why != dropNone {
+		if why == dropUnknown && way == dropNone && en.hail(e.now) {
+			e.settle(en)
+		}
 		e.count(en, why)
 		return
 	}

@@ -308,7 +308,7 @@ func BenchmarkReceiveAndSend(b *testing.B) {
 	for name, auth := range map[string]*Auth{"plain": nil, "sha1": {Type: MeticulousKeyedSHA1, Key: "secret"}} {
 		b.Run(name, func(b *testing.B) {
 			f := &quietNet{}
-			e := newEngine(f, fixedRand(), newTracer(b.Context(), slog.New(slog.DiscardHandler)), func() {})
+			e := newEngine(f, fixedRand(), newTracer(b.Context(), slog.New(slog.DiscardHandler)), New(Options{}))
 			cfg := netConfig()
 			cfg.Auth = auth
 			e.now = time.Now()
@@ -358,3 +358,53 @@ func (quietPath) send([]byte) error    { return nil }
 func (quietPath) index() int           { return 4 }
 func (quietPath) check() (bool, error) { return false, nil }
 func (quietPath) close()               {}
+
+// An end that goes on with our former discriminator makes a passive session
+// speak for a detection time: otherwise both would wait for ever.
+func TestPassiveHailsWhoIsStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(Options{})
+		f := newFakeNet()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		cfg := netConfig()
+		cfg.Passive = true
+		m.Set([]SessionConfig{cfg})
+		go func() { done <- m.run(ctx, f) }()
+		time.Sleep(10 * time.Second)
+		stale := packet{state: stateDown, my: 9, your: 1234, mult: 3, minTx: 1_000_000, minRx: 50_000}
+		sent := func() int {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return len(f.sent)
+		}
+		f.say(stale, func(d *datagram) { d.ttl = 254 })
+		time.Sleep(10 * time.Second)
+		if n := sent(); n != 0 {
+			t.Errorf("%d packets to nobody and for a packet from afar", n)
+		}
+		for range 20 { // no faster for a flood
+			f.say(stale, nil)
+			time.Sleep(time.Millisecond)
+		}
+		if n := sent(); n != 1 {
+			t.Errorf("%d packets at once", n)
+		}
+		time.Sleep(20 * time.Second)
+		if n := sent(); n < 3 || n > 5 {
+			t.Errorf("%d packets within a detection time of 3 s", n)
+		}
+		if s := m.State().Sessions[0]; s.Dropped != 21 || s.LastDrop != dropTTL.words() && s.LastDrop != dropUnknown.words() || s.Status != Down {
+			t.Errorf("%+v", s)
+		}
+		f.say(stale, nil)
+		f.say(packet{state: stateInit, my: 9, your: f.ours(), mult: 3, minTx: 50_000, minRx: 50_000}, nil)
+		if s := m.State().Sessions[0]; s.Status != Up {
+			t.Errorf("%+v", s)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +15,8 @@ import (
 
 // Options is what a Manager needs of its surroundings.
 type Options struct {
-	// Log gets debug lines only; nil for none. The caller logs transitions.
+	// Log gets debug lines, and what there is to say about the BFD process; nil
+	// for none. The caller logs transitions.
 	Log *slog.Logger
 	// Poke is called when a Status, RemoteStatus or Error changed, without locks
 	// held. It must not block: it runs between two packets. Nil for none.
@@ -24,6 +26,10 @@ type Options struct {
 	// where that is permitted (CAP_SYS_NICE), and sessions of 10 ms × 3 stay up
 	// on an overloaded host. Otherwise only the thread that sends gets it.
 	Dedicated bool
+	// Command makes the command of a process that calls ServeInherited. Then the
+	// sessions run there, where nothing else can make their packets late, and Run
+	// starts it again when it ends. Nil runs them in this process.
+	Command func() *exec.Cmd
 }
 
 // Manager runs BFD sessions. Its methods may be called from any goroutine.
@@ -31,6 +37,13 @@ type Manager struct {
 	log       *slog.Logger
 	poke      func()
 	dedicated bool
+	command   func() *exec.Cmd
+	// prompted is called by the thread that sends, before it does: have the
+	// threads real-time priority? Its error ends Run. Nil for nothing.
+	prompted func(realTime bool) error
+	// asked is a question whether the engine turns, answered the last one that it
+	// found.
+	asked, answered atomic.Uint64
 	// slots are those of the last Set, wanted its valid sessions as long as the
 	// engine has not taken them. Both are the only things shared with the
 	// engine, which so never waits for a lock.
@@ -39,7 +52,7 @@ type Manager struct {
 
 	mu   sync.Mutex // of Set and the ends of Run
 	last []wanted
-	net  transport // nil outside Run
+	wake func() // tells Run of a Set, nil outside Run
 	// late is the most by which a turn of the last Run came too late.
 	late time.Duration
 }
@@ -52,7 +65,7 @@ type wanted struct {
 
 // New returns a Manager without sessions. Run runs it.
 func New(o Options) *Manager {
-	m := &Manager{log: o.Log, poke: o.Poke, dedicated: o.Dedicated}
+	m := &Manager{log: o.Log, poke: o.Poke, dedicated: o.Dedicated, command: o.Command}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -94,10 +107,16 @@ func (m *Manager) Set(sessions []SessionConfig) {
 			slots = append(slots, newSlot(key, &c, err))
 			continue
 		}
+		if m.command != nil && len(valid) == maxSessions {
+			err := fmt.Errorf("more than %d sessions are wanted", maxSessions)
+			slots = append(slots, newSlot(key, &c, err))
+			continue
+		}
 		taken[key] = true
 		s := old[key]
 		if s == nil {
 			s = newSlot(key, &c, nil)
+			s.remote = m.command != nil
 		}
 		slots = append(slots, s)
 		valid = append(valid, wanted{cfg: c, slot: s})
@@ -105,8 +124,18 @@ func (m *Manager) Set(sessions []SessionConfig) {
 	m.last = valid
 	m.slots.Store(&slots)
 	m.wanted.Store(&valid)
-	if m.net != nil {
-		m.net.wake()
+	if m.wake != nil {
+		m.wake()
+	}
+}
+
+// ask has the engine answer and poke at its next turn, which comes now.
+func (m *Manager) ask(id uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked.Store(id)
+	if m.wake != nil {
+		m.wake()
 	}
 }
 
@@ -122,8 +151,12 @@ func (m *Manager) State() *State {
 
 // Run runs the sessions in the network namespace of the calling thread until
 // ctx ends. Then it tells the other ends (AdminDown), which takes up to 200 ms,
-// and returns nil. It returns an error if it cannot begin. Not two at a time.
+// 500 ms in a process of their own, and returns nil. It returns an error if it
+// cannot begin. Not two at a time.
 func (m *Manager) Run(ctx context.Context) error {
+	if m.command != nil {
+		return m.supervise(ctx)
+	}
 	net, err := newSockets()
 	if err != nil {
 		return fmt.Errorf("bfd: %w", err)
@@ -138,7 +171,7 @@ func (m *Manager) run(ctx context.Context, net transport) error {
 		net.close()
 		return fmt.Errorf("bfd: random numbers: %w", err)
 	}
-	if err := m.begin(net); err != nil {
+	if err := m.begin(net.wake); err != nil {
 		net.close()
 		return err
 	}
@@ -147,28 +180,38 @@ func (m *Manager) run(ctx context.Context, net transport) error {
 	var background sync.WaitGroup
 	background.Go(tracer.run)
 	rnd := rand.New(rand.NewChaCha8(seed)) //nolint:gosec // a strong generator with a secret seed
-	e := newEngine(net, rnd, tracer, m.poke)
-	release := promptThread(m.dedicated)
-	e.run(ctx, &m.wanted)
+	e := newEngine(net, rnd, tracer, m)
+	realTime, release := promptThread(m.dedicated)
+	var err error
+	if m.prompted != nil {
+		err = m.prompted(realTime)
+	}
+	if err == nil {
+		e.run(ctx, &m.wanted)
+	}
 	release()
 	close(tracer.events)
 	background.Wait()
 	stopWaking()
-	m.mu.Lock()
-	m.net, m.late = nil, e.late
-	m.mu.Unlock()
+	m.finish(e.late)
 	net.close()
+	return err
+}
+
+// begin makes wake what tells of a Set, and all sessions new ones.
+func (m *Manager) begin(wake func()) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.wake != nil {
+		return errors.New("bfd: it runs already")
+	}
+	m.wake = wake
+	m.wanted.Store(&m.last)
 	return nil
 }
 
-// begin makes the network the one to wake, and all sessions new ones.
-func (m *Manager) begin(net transport) error {
+func (m *Manager) finish(late time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.net != nil {
-		return errors.New("bfd: it runs already")
-	}
-	m.net = net
-	m.wanted.Store(&m.last)
-	return nil
+	m.wake, m.late = nil, late
 }

@@ -14,6 +14,11 @@ type slot struct {
 	received atomic.Uint64
 	dropped  atomic.Uint64
 	lastDrop atomic.Uint32
+	// remote tells that the session runs in another process, whose reports fill
+	// the view with its counters. before is what former processes counted, for
+	// the supervisor only.
+	remote bool
+	before SessionState
 }
 
 // newSlot returns that of a session that does not run, or not yet.
@@ -33,6 +38,9 @@ func newSlot(key sessionKey, c *SessionConfig, err error) *slot {
 // state is the view with the counters as they are now.
 func (s *slot) state() SessionState {
 	v := *s.view.Load()
+	if s.remote {
+		return v
+	}
 	v.Sent, v.Received, v.Dropped = s.sent.Load(), s.received.Load(), s.dropped.Load()
 	v.LastDrop = drop(s.lastDrop.Load()).words()
 	return v
@@ -51,8 +59,66 @@ func (s *slot) publish(en *entry) bool {
 	if !en.heardAt.IsZero() {
 		v.RemoteStatus, v.RemoteDiagnostic = en.remoteState.status(), en.remoteDiag.words()
 	}
-	old := s.view.Swap(v)
+	return differs(s.view.Swap(v), v)
+}
+
+// differs tells whether there is something to poke about.
+func differs(old, v *SessionState) bool {
 	return old.Status != v.Status || old.RemoteStatus != v.RemoteStatus || old.Error != v.Error
+}
+
+// accept makes visible what a process reports, over what former ones did, and
+// tells whether that is to be poked about. Which session it is, is not for the
+// process to say.
+func (s *slot) accept(v SessionState) bool {
+	old, b := s.view.Load(), &s.before
+	v.Peer, v.Local, v.Interface, v.Multihop = old.Peer, old.Local, old.Interface, old.Multihop
+	v.WasUp = v.WasUp || b.WasUp
+	if v.DownSince.IsZero() {
+		v.DownSince = b.DownSince
+	}
+	v.Downs += b.Downs
+	v.Sent, v.Received, v.Dropped = v.Sent+b.Sent, v.Received+b.Received, v.Dropped+b.Dropped
+	if v.LastDrop == "" {
+		v.LastDrop = b.LastDrop
+	}
+	v.Status, v.RemoteStatus = known(v.Status, Down), known(v.RemoteStatus, "")
+	for _, text := range []*string{&v.Diagnostic, &v.RemoteDiagnostic, &v.LastDrop, &v.Error} {
+		*text = clip(*text)
+	}
+	s.view.Store(&v)
+	return differs(old, &v)
+}
+
+// known is the status if it is one, otherwise other.
+func known(s, other SessionStatus) SessionStatus {
+	switch s {
+	case AdminDown, Down, Init, Up:
+		return s
+	default:
+		return other
+	}
+}
+
+// lose shows that the process ended, which is no failure of the path, and tells
+// whether that is to be poked about.
+func (s *slot) lose(text string) bool {
+	old := s.view.Load()
+	if old.Error == text {
+		return false
+	}
+	v := *old
+	v.Error, v.Diagnostic, v.RemoteStatus, v.RemoteDiagnostic = text, "", "", ""
+	v.TxInterval, v.DetectionTime = 0, 0
+	if v.Status != Down {
+		v.Status, v.Since = Down, time.Now()
+	}
+	if old.Status == Up {
+		v.DownSince = v.Since
+	}
+	s.before = v
+	s.view.Store(&v)
+	return true
 }
 
 // shown is what a packet may change of the view.

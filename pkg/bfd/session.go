@@ -58,6 +58,9 @@ type session struct {
 	detection    time.Duration
 	suspectUntil time.Time // when a detection that is put off is made
 
+	// hailEnd is until when a passive session speaks first; zero for not.
+	hailEnd time.Time
+
 	lastTx, nextTx     time.Time
 	sendNow, sendFinal bool
 
@@ -146,6 +149,22 @@ func (s *session) enter(to state, diag diagnostic, now time.Time) {
 	s.schedule(now)
 }
 
+// hail has a passive session speak, for a detection time, to an end that answers
+// a session that we no longer have, and tells whether it began to. Some (FRR
+// 8.4) go on with our former discriminator after a restart of ours: both ends
+// would wait for ever.
+func (s *session) hail(now time.Time) bool {
+	if !s.cfg.Passive || s.state != stateDown || s.remoteDiscr != 0 {
+		return false
+	}
+	began := s.hailEnd.IsZero()
+	s.hailEnd = now.Add(time.Duration(s.cfg.Multiplier) * s.txInterval())
+	if began {
+		s.schedule(now)
+	}
+	return began
+}
+
 // forget drops what the other end said, once it has been silent for the
 // detection time (RFC 5880 section 6.8.1, bfd.RemoteDiscr). What it said last
 // stays visible.
@@ -159,6 +178,9 @@ func (s *session) forget(now time.Time) {
 // advance does what has become due: the detection of silence (RFC 5880 section
 // 6.8.4). The caller has read every packet that came until now.
 func (s *session) advance(now time.Time) {
+	if !s.hailEnd.IsZero() && !now.Before(s.hailEnd) {
+		s.hailEnd = time.Time{}
+	}
 	if t := s.authExpiry(); !t.IsZero() && !now.Before(t) {
 		s.auth.seqKnown = false
 	}

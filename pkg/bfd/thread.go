@@ -24,28 +24,27 @@ const shortSlice = 100_000
 // thread among ordinary ones, 31 ms with short slices for all, and 1 to 5 ms
 // with all threads in the real-time class. The last is only for a process of
 // which nothing else can keep the processors from others: dedicated.
-func promptThread(dedicated bool) (release func()) {
+func promptThread(dedicated bool) (realTime bool, release func()) {
 	runtime.LockOSThread()
 	before, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
-		return runtime.UnlockOSThread
+		return false, runtime.UnlockOSThread
 	}
 	// The lowest real-time priority needs CAP_SYS_NICE. A short slice makes a
 	// thread that wakes up preempt those with longer ones, without any
 	// privilege, from Linux 6.12 on; it gives no larger share of the processor.
-	realTime := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
+	wish := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
 	slice := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: before.Policy, Nice: before.Nice, Runtime: shortSlice}
-	if !dedicated || setThreads(realTime) != nil {
+	if !dedicated || setThreads(wish) != nil {
 		_ = setThreads(slice) // older kernels ignore it
 	}
 	if dedicated {
-		realTime.Priority = 2 // before the others, which take their turns
-		_ = unix.SchedSetAttr(0, realTime, 0)
+		wish.Priority = 2 // before the others, which take their turns
 	} else {
-		realTime.Flags = unix.SCHED_FLAG_RESET_ON_FORK // not for threads that it starts
-		_ = unix.SchedSetAttr(0, realTime, 0)
+		wish.Flags = unix.SCHED_FLAG_RESET_ON_FORK // not for threads that it starts
 	}
-	return func() {
+	err = unix.SchedSetAttr(0, wish, 0)
+	return err == nil, func() {
 		_ = unix.SchedSetAttr(0, before, 0)
 		runtime.UnlockOSThread()
 	}

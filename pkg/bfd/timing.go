@@ -84,7 +84,7 @@ func (s *session) schedule(now time.Time) {
 // transmitting tells whether packets are sent periodically (section 6.8.7).
 func (s *session) transmitting() bool {
 	switch {
-	case s.remoteDiscr == 0 && (s.cfg.Passive || s.state == stateAdminDown):
+	case s.remoteDiscr == 0 && (s.cfg.Passive && s.hailEnd.IsZero() || s.state == stateAdminDown):
 		return false
 	case s.remoteMinRx == 0:
 		return false
@@ -132,6 +132,7 @@ func (s *session) next(now time.Time) time.Time {
 	}
 	earlier(s.expiry())
 	earlier(s.authExpiry())
+	earlier(s.hailEnd)
 	if s.state == stateAdminDown {
 		earlier(s.lingerEnd)
 	}

@@ -14,8 +14,8 @@ const dropTraceInterval = time.Second
 // tracer writes debug lines in a goroutine of its own: a log that is slow must
 // not make packets late. Lines that it cannot take in time are lost.
 type tracer struct {
+	ctx    context.Context //nolint:containedctx // the logger asks for one
 	logger *slog.Logger
-	on     bool
 	events chan traceEvent
 }
 
@@ -29,11 +29,11 @@ type traceEvent struct {
 }
 
 func newTracer(ctx context.Context, logger *slog.Logger) *tracer {
-	return &tracer{
-		logger: logger, on: logger.Enabled(ctx, slog.LevelDebug),
-		events: make(chan traceEvent, 256),
-	}
+	return &tracer{ctx: ctx, logger: logger, events: make(chan traceEvent, 256)}
 }
+
+// on tells whether debug lines are wanted, which may change at any time.
+func (t *tracer) on() bool { return t.logger.Enabled(t.ctx, slog.LevelDebug) }
 
 // run writes until events is closed.
 func (t *tracer) run() {
@@ -55,7 +55,7 @@ func (t *tracer) transition(en *entry, from state) {
 }
 
 func (t *tracer) dropped(en *entry, why drop, now time.Time) {
-	if !t.on || now.Sub(en.lastTrace) < dropTraceInterval {
+	if now.Sub(en.lastTrace) < dropTraceInterval || !t.on() {
 		return
 	}
 	en.lastTrace = now
@@ -63,7 +63,7 @@ func (t *tracer) dropped(en *entry, why drop, now time.Time) {
 }
 
 func (t *tracer) put(ev traceEvent) {
-	if !t.on {
+	if !t.on() {
 		return
 	}
 	select {

@@ -1,0 +1,50 @@
+package bfd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+)
+
+// processVariable makes the test binary a BFD process.
+const processVariable = "VIPSPEAKER_BFD_PROCESS"
+
+// TestMain runs the test binary as a BFD process where a Manager starts it.
+func TestMain(m *testing.M) {
+	if os.Getenv(processVariable) == "" {
+		os.Exit(m.Run())
+	}
+	if err := ServeInherited(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// testCommand is Options.Command of a real BFD process.
+func testCommand() *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), processVariable+"=1")
+	return cmd
+}
+
+// lockedBuffer may be read while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}

@@ -1,0 +1,385 @@
+package bfd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"vipspeaker/test/netnstest"
+)
+
+// commands makes commands of real BFD processes and keeps the last one's
+// process ID.
+type commands struct {
+	mu   sync.Mutex
+	made []*exec.Cmd
+}
+
+func (c *commands) next() *exec.Cmd {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cmd := testCommand()
+	c.made = append(c.made, cmd)
+	return cmd
+}
+
+func (c *commands) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.made)
+}
+
+// pids are the BFD processes of this test that live.
+func pids(t *testing.T) []int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []int
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(text), ") ")
+		fields := strings.Fields(rest)
+		if len(fields) < 2 || fields[1] != strconv.Itoa(os.Getpid()) || fields[0] == "Z" {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && bytes.Contains(env, []byte(processVariable+"=1")) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+func onePID(t *testing.T) int {
+	t.Helper()
+	var p []int
+	netnstest.Until(t, 5*time.Second, func() error {
+		if p = pids(t); len(p) != 1 {
+			return fmt.Errorf("processes %v", p)
+		}
+		return nil
+	})
+	return p[0]
+}
+
+// apart starts an end whose sessions run in a process of their own.
+func apart(t *testing.T, ns netnstest.NS, cfg SessionConfig, log *slog.Logger) (*end, *commands) {
+	t.Helper()
+	c := &commands{}
+	e := &end{cfg: cfg}
+	e.m = New(Options{Log: log, Poke: func() { e.pokes.Add(1) }, Command: c.next})
+	e.run(t, ns)
+	return e, c
+}
+
+// A process runs sessions as the Manager itself does, from the first one on.
+func TestProcess(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		key := &Auth{Type: MeticulousKeyedSHA1, KeyID: 1, Key: "a key \xff no text"}
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", func(c *SessionConfig) { c.Auth = key })
+		log := &lockedBuffer{}
+		a, made := apart(t, ns, ca, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		b := start(t, router, cb)
+		if made.count() != 0 {
+			t.Error("a process without a session")
+		}
+		bad := ca
+		bad.MinTx = time.Millisecond
+		a.m.Set([]SessionConfig{bad, ca})
+		netnstest.Until(t, 8*time.Second, func() error {
+			s := a.m.State().Sessions
+			if s[1].Status != Up || s[1].TxInterval != 50*time.Millisecond || s[1].Sent == 0 || s[1].Received == 0 || s[0].Error == "" {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+		if a.pokes.Load() == 0 {
+			t.Error("no poke")
+		}
+		sent := a.m.State().Sessions[1].Sent
+		netnstest.Until(t, 5*time.Second, func() error {
+			if now := a.m.State().Sessions[1].Sent; now <= sent {
+				return fmt.Errorf("%d packets sent, and %d before", now, sent)
+			}
+			return nil
+		})
+		a.m.Set(nil)
+		if s := b.reaches(t, Down, time.Second); s.RemoteStatus != AdminDown || s.Downs != 0 {
+			t.Errorf("removed: %+v", s)
+		}
+		a.m.Set([]SessionConfig{ca})
+		settled(t, a)
+		began := time.Now()
+		a.stop()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the end took %s", took)
+		}
+		if s := b.reaches(t, Down, time.Second); s.RemoteStatus != AdminDown || s.Downs != 0 {
+			t.Errorf("stopped: %+v", s)
+		}
+		if p := pids(t); len(p) > 0 || made.count() != 1 {
+			t.Errorf("%d processes started, left %v", made.count(), p)
+		}
+		if text := log.String(); !strings.Contains(text, "bfd session changed") || strings.Contains(text, "a key") {
+			t.Errorf("log:\n%s", text)
+		}
+	})
+}
+
+// A process that dies or hangs is replaced, and that is no failure of the path.
+func TestProcessIsReplaced(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		a, made := apart(t, ns, ca, nil)
+		a.m.Set([]SessionConfig{ca})
+		b := start(t, router, cb)
+		settled(t, a)
+		for name, c := range map[string]struct {
+			signal unix.Signal
+			want   string
+		}{
+			"killed":  {unix.SIGKILL, "BFD process ended: signal: killed, started again"},
+			"stopped": {unix.SIGSTOP, "BFD process ended: it did not answer for 2s, started again"},
+		} {
+			before, count, sent := onePID(t), made.count(), a.state(t).Sent
+			seen := make(chan SessionState, 1)
+			a.m.poke = func() {
+				if s := a.m.State().Sessions[0]; strings.HasPrefix(s.Error, "BFD process") {
+					select {
+					case seen <- s:
+					default:
+					}
+				}
+			}
+			if err := unix.Kill(before, c.signal); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case s := <-seen:
+				if s.Error != c.want || s.Status != Down || !s.WasUp || s.Downs != 0 || s.RemoteStatus != "" || s.DownSince.IsZero() {
+					t.Errorf("%s: %+v", name, s)
+				}
+			case <-time.After(8 * time.Second):
+				t.Fatalf("%s: nobody noticed: %+v", name, a.state(t))
+			}
+			settled(t, a)
+			b.heals(t)
+			if s := a.state(t); s.Error != "" || !s.WasUp || s.Downs != 0 || s.Sent <= sent {
+				t.Errorf("%s, and came back: %+v", name, s)
+			}
+			if after := onePID(t); after == before || made.count() != count+1 {
+				t.Errorf("%s: process %d, then %d; %d started", name, before, after, made.count()-count)
+			}
+		}
+	})
+}
+
+// One that says nonsense, too much, or dies again and again harms nobody, and
+// is started less and less often.
+func TestProcessThatIsBroken(t *testing.T) {
+	frame := func(r any) string {
+		var b bytes.Buffer
+		if err := writeFrame(&b, r); err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		for _, c := range b.Bytes() {
+			text += fmt.Sprintf(`\%03o`, c)
+		}
+		return "printf '" + text + "' >&3; exec sleep 20"
+	}
+	for name, c := range map[string]struct{ script, want string }{
+		"says nonsense":      {"echo nonsense >&3; exec sleep 20", "message of 1852796531 octets is longer than 33554432"},
+		"is no message":      {`printf '\000\000\000\003abc' >&3; exec sleep 20`, "message cannot be decoded"},
+		"closes":             {"exec 3>&-; exec sleep 20", "it did not end in time"},
+		"is another version": {frame(report{Version: 9}), "it speaks version 9, not 1"},
+		"answers before":     {frame(report{Version: 1, Pong: 7}), "it reports what it was not asked for"},
+		"wrong number":       {frame(report{Version: 1, Revision: 1, Sessions: make([]SessionState, 2)}), "it reports what it was not asked for"},
+		"panics":             {"echo 'panic: oh' >&2; echo 'x.go:1' >&2; exit 2", "panic: oh (exit status 2)"},
+		"is not there":       {"", "start: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			var starts []time.Time
+			m := New(Options{Command: func() *exec.Cmd {
+				mu.Lock()
+				defer mu.Unlock()
+				starts = append(starts, time.Now())
+				if c.script == "" {
+					return exec.Command("/nonexistent")
+				}
+				return exec.Command("sh", "-c", c.script)
+			}})
+			m.Set([]SessionConfig{loopbackConfig()})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- m.Run(ctx) }()
+			netnstest.Until(t, 8*time.Second, func() error {
+				mu.Lock()
+				defer mu.Unlock()
+				if s := m.State().Sessions[0]; len(starts) < 4 || !strings.Contains(s.Error, c.want) || s.Status != Down {
+					return fmt.Errorf("%d starts, %+v", len(starts), s)
+				}
+				return nil
+			})
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if gap := starts[3].Sub(starts[2]); gap < 2*firstPause {
+				t.Errorf("started again after %s", gap)
+			}
+		})
+	}
+}
+
+// The process can do nothing but BFD.
+func TestProcessHasNoPrivileges(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		_, ca, _ := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		a, _ := apart(t, ns, ca, nil)
+		a.m.Set([]SessionConfig{ca})
+		pid := onePID(t)
+		want := map[string]string{
+			"Uid": "65534", "CapInh": "0", "CapPrm": "0", "CapEff": "0", "CapAmb": "0", "NoNewPrivs": "1",
+		}
+		tasks := func() []string {
+			list, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+			if err != nil || len(list) == 0 {
+				t.Fatal(list, err)
+			}
+			return list
+		}
+		netnstest.Until(t, 5*time.Second, func() error {
+			var best int
+			for _, f := range tasks() {
+				text, err := os.ReadFile(f)
+				if err != nil {
+					return err
+				}
+				got := map[string]string{}
+				for line := range strings.Lines(string(text)) {
+					name, rest, _ := strings.Cut(line, ":")
+					if _, ok := want[name]; ok {
+						got[name] = strings.Fields(rest)[0]
+						if n, err := strconv.ParseUint(got[name], 16, 64); err == nil && n == 0 {
+							got[name] = "0"
+						}
+					}
+				}
+				if d := cmp.Diff(want, got); d != "" {
+					return fmt.Errorf("%s (-want +got):\n%s", f, d)
+				}
+				id, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+				attr, err := unix.SchedGetAttr(id, 0)
+				if err != nil || attr.Policy != unix.SCHED_RR {
+					return fmt.Errorf("thread %d: %+v, %w", id, attr, err)
+				}
+				best = max(best, int(attr.Priority))
+			}
+			if best != 2 {
+				return fmt.Errorf("priority %d of the sending thread", best)
+			}
+			return nil
+		})
+	})
+}
+
+// When the daemon dies, the other ends hear that the session is not wanted.
+func TestProcessOfDeadDaemon(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		b := start(t, router, cb)
+		cmd := testCommand()
+		c, err := startChild(t.Context(), cmd, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.kill)
+		list := []wanted{{cfg: ca}}
+		if err := writeFrame(c.conn, order{Version: protocolVersion, Set: newWireSet(1, list)}); err != nil {
+			t.Fatal(err)
+		}
+		b.reaches(t, Up, 5*time.Second)
+		if err := c.conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s := b.reaches(t, Down, time.Second); s.RemoteStatus != AdminDown || s.Downs != 0 {
+			t.Errorf("%+v", s)
+		}
+		select {
+		case <-c.exited:
+		case <-time.After(2 * time.Second):
+			t.Error("the process is still there")
+		}
+	})
+}
+
+// A list as long as it may be passes in both directions.
+func TestWireHoldsAllSessions(t *testing.T) {
+	long := strings.Repeat("x", maxText)
+	list, states := make([]wanted, maxSessions), make([]SessionState, maxSessions)
+	for i := range list {
+		a := netip.MustParseAddr(fmt.Sprintf("2001:db8:ffff:ffff:ffff:ffff:ffff:%x%%abcdefghijklmno", i))
+		c := SessionConfig{
+			Peer: a, Local: a, Interface: "abcdefghijklmno", Multihop: true, MinTTL: 255, MinTx: time.Minute, MinRx: time.Minute,
+			Multiplier: 255, Passive: true, Auth: &Auth{Type: MeticulousKeyedSHA1, KeyID: 255, Key: "\xff1234567890123456789"},
+		}
+		list[i].cfg = c
+		states[i] = SessionState{
+			Peer: a, Local: a, Interface: c.Interface, Multihop: true, Status: AdminDown, Since: time.Now(), Diagnostic: long,
+			RemoteStatus: AdminDown, RemoteDiagnostic: long, WasUp: true, DownSince: time.Now(), Error: long,
+		}
+	}
+	var b bytes.Buffer
+	if err := writeFrame(&b, order{Version: 1, Set: newWireSet(3, list)}); err != nil {
+		t.Fatal(err)
+	}
+	o, err := readFrame[order](&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range o.Set.configs() {
+		if !sameAuth(c.Auth, list[i].cfg.Auth) || keyOf(&c) != keyOf(&list[i].cfg) {
+			t.Fatalf("%+v %q", c, string(c.Auth.Key))
+		}
+	}
+	if err := writeFrame(&b, report{Sessions: states}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("a report has %d octets", b.Len())
+	if _, err := readFrame[report](&b); err != nil {
+		t.Fatal(err)
+	}
+	m := New(Options{Command: testCommand})
+	many := make([]SessionConfig, maxSessions+1)
+	for i := range many {
+		many[i] = netConfig()
+		many[i].Peer = netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+	}
+	m.Set(many)
+	if s := m.State().Sessions; s[maxSessions].Error != "more than 20000 sessions are wanted" || s[maxSessions-1].Error != "" {
+		t.Errorf("%+v", s[maxSessions-1:])
+	}
+}
