@@ -98,7 +98,7 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		Log: d.log, Poke: d.signal.Poke, Command: speakerProcess,
 		Restarting: d.kernel.Adopted() && cfg.BGP.GracefulRestart.Enabled,
 	})
-	d.bfd = bfd.New(bfd.Options{Log: d.log, Poke: d.signal.Poke})
+	d.bfd = bfd.New(bfd.Options{Log: d.log, Poke: d.signal.Poke, Command: bfdProcess})
 	v := readVersions()
 	makes := newCheckers()
 	d.loop, err = speaker.New(speaker.Options{

@@ -105,7 +105,7 @@ Exit codes: 0 good, 1 bad, 2 wrong usage.`,
 	pf.StringVar(&f.stateDir, "state-dir", defaultStateDir, "`directory` for the daemon's state; lost at a reboot")
 	root.AddCommand(
 		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newEventsCommand(f), newReloadCommand(f), newCleanupCommand(f),
-		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newFileCapabilitiesCommand(),
+		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newBFDProcessCommand(), newFileCapabilitiesCommand(),
 	)
 	return root
 }
