@@ -43,54 +43,55 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 // ends. What the last listing showed is deleted before the next one, which takes
 // a tenth of a second for ten thousand paths.
 func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, want SpeakerConfig) error {
-	wanted := make(map[netip.Prefix]Path, len(want.Paths))
+	wanted := make(map[pathKey]bool, len(want.Paths))
 	for _, p := range want.Paths {
-		wanted[p.Prefix] = p
+		wanted[p.key()] = true
 	}
 	var errs []error
-	for _, prefix := range s.State().Announced {
-		if _, keep := wanted[prefix]; !keep {
-			errs = append(errs, s.deletePath(ctx, srv, prefix))
+	for _, k := range s.held {
+		if !wanted[k] {
+			errs = append(errs, s.deletePath(ctx, srv, k))
 		}
 	}
 	have, err := listOwn(ctx, srv)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	for prefix := range have {
-		if _, keep := wanted[prefix]; keep {
+	for k := range have {
+		if wanted[k] {
 			continue
 		}
-		if err := s.deletePath(ctx, srv, prefix); err != nil {
+		if err := s.deletePath(ctx, srv, k); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		delete(have, prefix)
+		delete(have, k)
 	}
+	if err := s.setExport(ctx, srv, exportFor(want, have)); err != nil {
+		errs = append(errs, err)
+	} else {
+		errs = append(errs, s.resendChanged(ctx, srv, want))
+	}
+	var add []Path
 	for _, p := range want.Paths {
-		if ctx.Err() != nil {
-			errs = append(errs, fmt.Errorf("announce: %w", context.Cause(ctx)))
-			break
+		if old, ok := have[p.key()]; !ok || !samePath(old, p) {
+			add = append(add, p)
 		}
-		if old, ok := have[p.Prefix]; ok && samePath(old, p) {
-			continue
-		}
-		if err := s.addPath(ctx, srv, p, want.ASN); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		have[p.Prefix] = p
 	}
+	errs = append(errs, s.addPaths(ctx, srv, want, add, have))
 	s.setAnnounced(have)
 	return errors.Join(errs...)
 }
 
-func (s *Speaker) setAnnounced(have map[netip.Prefix]Path) {
+func (s *Speaker) setAnnounced(have map[pathKey]Path) {
 	list := make([]netip.Prefix, 0, len(have))
-	for p := range have {
-		list = append(list, p)
+	s.held = s.held[:0]
+	for k := range have {
+		list = append(list, k.Prefix)
+		s.held = append(s.held, k)
 	}
 	slices.SortFunc(list, comparePrefix)
+	list = slices.Compact(list)
 	s.smu.Lock()
 	defer s.smu.Unlock()
 	if !slices.Equal(list, s.announced) {
@@ -99,7 +100,7 @@ func (s *Speaker) setAnnounced(have map[netip.Prefix]Path) {
 }
 
 func (s *Speaker) addPath(ctx context.Context, srv *server.BgpServer, p Path, asn uint32) error {
-	path, err := pathToAPI(p, asn)
+	path, err := pathToAPI(p, asn, s.bundles.next(p))
 	if err != nil {
 		return err
 	}
@@ -109,21 +110,21 @@ func (s *Speaker) addPath(ctx context.Context, srv *server.BgpServer, p Path, as
 	return nil
 }
 
-func (s *Speaker) deletePath(ctx context.Context, srv *server.BgpServer, prefix netip.Prefix) error {
-	// The key is the prefix; the attributes only have to be complete.
-	path, err := pathToAPI(Path{Prefix: prefix}, 0)
+func (s *Speaker) deletePath(ctx context.Context, srv *server.BgpServer, k pathKey) error {
+	// The key is prefix and ID; the attributes only have to be complete.
+	path, err := pathToAPI(Path{Prefix: k.Prefix, ID: k.ID}, 0, 0)
 	if err != nil {
 		return err
 	}
 	if err := srv.DeletePath(ctx, &api.DeletePathRequest{TableType: api.TableType_GLOBAL, Path: path}); err != nil {
-		return fmt.Errorf("withdraw %s: %w", prefix, err)
+		return fmt.Errorf("withdraw %s: %w", k.Prefix, err)
 	}
 	return nil
 }
 
 // listOwn returns the paths of the RIB that are our own.
-func listOwn(ctx context.Context, srv *server.BgpServer) (map[netip.Prefix]Path, error) {
-	out := map[netip.Prefix]Path{}
+func listOwn(ctx context.Context, srv *server.BgpServer) (map[pathKey]Path, error) {
+	out := map[pathKey]Path{}
 	var errs []error
 	err := eachPath(ctx, srv, func(prefix netip.Prefix, p *api.Path) {
 		if _, err := netip.ParseAddr(p.GetNeighborIp()); err == nil {
@@ -134,7 +135,7 @@ func listOwn(ctx context.Context, srv *server.BgpServer) (map[netip.Prefix]Path,
 			errs = append(errs, err)
 			return
 		}
-		out[prefix] = path
+		out[path.key()] = path
 	})
 	return out, errors.Join(append(errs, err)...)
 }
@@ -179,48 +180,11 @@ func (s *Speaker) listPeers(ctx context.Context, srv *server.BgpServer) (map[net
 	return out, errors.Join(errs...)
 }
 
-// reconcilePeer adds a peer, or changes it: in place if only timers or the
-// prefix limit of a running session differ, which GoBGP takes without a reset.
-func (s *Speaker) reconcilePeer(ctx context.Context, srv *server.BgpServer, have map[netip.Addr]*api.Peer, want Peer, gr GracefulRestart) error {
-	old, ok := have[want.Address]
-	if !ok {
-		return s.addPeer(ctx, srv, want, gr)
-	}
-	peer, oldGR, err := peerFromAPI(old)
-	if err != nil {
-		return err
-	}
-	if peer == want && oldGR == gr {
-		return nil
-	}
-	up := stateFromAPI(old.GetState().GetSessionState()) == Established
-	lostKey := peer.Password != "" && want.Password == ""
-	if (up && oldGR == gr && sessionPart(peer) == sessionPart(want)) || lostKey {
-		// A password that goes away must be taken off the listener, which only
-		// UpdatePeer does.
-		if _, err := srv.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: peerToAPI(want, gr, false)}); err != nil {
-			return fmt.Errorf("update peer %s: %w", want.Address, err)
-		}
-		s.remember(want, gr, lostKey)
-		return nil
-	}
-	if err := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: want.Address.String()}); err != nil {
-		return fmt.Errorf("replace peer %s: %w", want.Address, err)
-	}
-	return s.addPeer(ctx, srv, want, gr)
-}
-
-// sessionPart is what of a peer cannot change during a session.
-func sessionPart(p Peer) Peer {
-	p.HoldTime, p.Keepalive, p.ConnectRetry, p.MaxPrefixes = 0, 0, 0, 0
-	return p
-}
-
 // addPeer adds a peer, as restarting while its routes may still be kept for the
 // process before us.
 func (s *Speaker) addPeer(ctx context.Context, srv *server.BgpServer, p Peer, gr GracefulRestart) error {
 	s.adapter.clearFaults(p.Address.String())
-	rec := s.remember(p, gr, true)
+	rec := s.remember(p, p, gr, true)
 	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: peerToAPI(p, gr, s.restarting(rec))}); err != nil {
 		return fmt.Errorf("add peer %s: %w", p.Address, err)
 	}
@@ -239,7 +203,7 @@ func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have m
 		if text == "" || stateFromAPI(have[a].GetState().GetSessionState()) != Established {
 			continue
 		}
-		errs = append(errs, loosen(ctx, srv, have[a]))
+		errs = append(errs, s.loosen(ctx, srv, a))
 		if err := srv.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: a.String(), Communication: ceaseText(text)}); err != nil {
 			errs = append(errs, fmt.Errorf("shut peer %s down: %w", a, err))
 		}
@@ -247,21 +211,37 @@ func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have m
 	}
 	s.awaitDown(ctx, srv, told, wait)
 	for _, a := range gone {
-		if peer, gr, err := peerFromAPI(have[a]); err == nil && peer.Password != "" {
-			// DeletePeer would leave the MD5 key on the listener.
-			peer.Password = ""
-			in := peerToAPI(peer, gr, false)
-			in.Conf.AdminDown = true
-			if _, err := srv.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: in}); err != nil {
-				errs = append(errs, fmt.Errorf("take key of peer %s off: %w", a, err))
-			}
-		}
 		if err := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: a.String()}); err != nil {
 			errs = append(errs, fmt.Errorf("delete peer %s: %w", a, err))
 		}
+		errs = append(errs, s.dropKey(a))
 		s.forget(a)
 	}
 	return errors.Join(errs...)
+}
+
+// told is what is wanted of a peer, and what GoBGP was given: what changes only
+// with a connection it gets with the next one.
+func (s *Speaker) told(a netip.Addr) (want, given Peer, gr GracefulRestart, ok bool) {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	rec := s.sessions[a]
+	if rec == nil {
+		return Peer{}, Peer{}, GracefulRestart{}, false
+	}
+	return rec.peer, rec.given, rec.gr, true
+}
+
+// dropKey takes the MD5 key of a peer off the listeners, where GoBGP leaves it,
+// and where it would lock the peer out that comes without one.
+func (s *Speaker) dropKey(a netip.Addr) error {
+	if _, p, _, ok := s.told(a); !ok || p.Password == "" {
+		return nil
+	}
+	if err := deleteKey(a, s.listening); err != nil {
+		return fmt.Errorf("take key of peer %s off: %w", a, err)
+	}
+	return nil
 }
 
 // lastTTL is the IP TTL of the last words of a session: any path may carry them.
@@ -270,17 +250,13 @@ const lastTTL = 64
 // loosen lifts the TTL of 1 that pins an eBGP session to its link, because its
 // last words may have to pass other routers when the interface has failed.
 // GoBGP sets it on the running session.
-func loosen(ctx context.Context, srv *server.BgpServer, have *api.Peer) error {
-	p, gr, err := peerFromAPI(have)
-	if err != nil || p.TTLSecurity || p.Interface != "" {
-		return err
+func (s *Speaker) loosen(ctx context.Context, srv *server.BgpServer, a netip.Addr) error {
+	_, p, gr, ok := s.told(a)
+	if !ok || p.TTLSecurity || p.Interface != "" || p.MultihopTTL > 0 {
+		return nil
 	}
-	in := peerToAPI(p, gr, false)
-	in.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: lastTTL}
-	if _, err := srv.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: in}); err != nil {
-		return fmt.Errorf("lift the TTL of peer %s: %w", p.Address, err)
-	}
-	return nil
+	p.MultihopTTL = lastTTL
+	return s.updatePeer(ctx, srv, p, gr)
 }
 
 // awaitDown waits until none of the peers is established.

@@ -246,7 +246,9 @@ func (l *logAdapter) cameUp(peer string) {
 func notificationOf(fields gobgplog.Fields) string {
 	if e, ok := fields["Data"].(*bgp.MessageError); ok {
 		text := notificationText(e.TypeCode, e.SubTypeCode, "")
-		if e.Message != "" {
+		if id, ok := strings.CutPrefix(e.Message, "bad BGP identifier "); ok && !strings.Contains(id, " ") {
+			text += " (" + id + " is this host's own)"
+		} else if e.Message != "" {
 			text += " (" + e.Message + ")"
 		}
 		return text

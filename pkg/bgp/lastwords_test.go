@@ -91,7 +91,7 @@ func TestEachPeerIsToldItsReason(t *testing.T) {
 func TestReasonsAreBoundedAndQuiet(t *testing.T) {
 	local := netip.MustParseAddr("192.0.2.1")
 	cfg := conf("en1", 65010, local, peer(local.Next(), 65001))
-	told := &told{paths: map[netip.Prefix]Path{}}
+	told := &told{paths: map[pathKey]Path{}}
 	if _, any := told.next(cfg, 1); !any {
 		t.Fatal("nothing is told")
 	}

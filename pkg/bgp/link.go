@@ -183,7 +183,7 @@ func (l *link) send(ctx context.Context) error {
 	if err := writeMessage(l.p.conn, message{Hello: hello}); err != nil {
 		return err
 	}
-	told := told{paths: map[netip.Prefix]Path{}}
+	told := told{paths: map[pathKey]Path{}}
 	var pinged uint64
 	for {
 		if o := l.stop.Load(); o != nil {
@@ -214,10 +214,10 @@ func (l *link) send(ctx context.Context) error {
 type told struct {
 	seq      uint64
 	sessions SpeakerConfig // without paths; no name before the first
-	paths    map[netip.Prefix]Path
+	paths    map[pathKey]Path
 
 	rev uint64 // of the wishes that the following were made for
-	del []netip.Prefix
+	del []pathKey
 	set []Path
 }
 
@@ -248,7 +248,7 @@ func (t *told) next(cfg SpeakerConfig, rev uint64) (message, bool) {
 		t.seq++
 		m := &pathsMessage{Seq: t.seq, Set: t.set[:n]}
 		for _, p := range t.set[:n] {
-			t.paths[p.Prefix] = p
+			t.paths[p.key()] = p
 		}
 		t.set = t.set[n:]
 		return message{Paths: m}, true
@@ -268,10 +268,10 @@ func (t *told) tell(cfg SpeakerConfig) message {
 // diff computes which paths must go and which must come.
 func (t *told) diff(cfg SpeakerConfig) {
 	t.del, t.set = nil, nil
-	wanted := make(map[netip.Prefix]bool, len(cfg.Paths))
+	wanted := make(map[pathKey]bool, len(cfg.Paths))
 	for _, p := range cfg.Paths {
-		wanted[p.Prefix] = true
-		if old, ok := t.paths[p.Prefix]; !ok || !samePath(old, p) {
+		wanted[p.key()] = true
+		if old, ok := t.paths[p.key()]; !ok || !samePath(old, p) {
 			t.set = append(t.set, p)
 		}
 	}
@@ -297,5 +297,5 @@ func (t *told) kept(cfg SpeakerConfig) []Peer {
 // go are told.
 func sameSessions(a, b SpeakerConfig) bool {
 	return a.Name == b.Name && a.ASN == b.ASN && a.RouterID == b.RouterID && a.ListenPort == b.ListenPort &&
-		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.Equal(a.Peers, b.Peers)
+		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.EqualFunc(a.Peers, b.Peers, samePeer)
 }

@@ -96,6 +96,31 @@ func listeners(listening []netip.AddrPort) (map[int]netip.AddrPort, error) {
 	return out, nil
 }
 
+// deleteKey takes the MD5 key of a peer off the listeners.
+func deleteKey(peer netip.Addr, listening []netip.AddrPort) error {
+	fds, err := listeners(listening)
+	errs := []error{err}
+	for fd, local := range fds {
+		if local.Addr().Is4() != peer.Is4() {
+			continue
+		}
+		key := &unix.TCPMD5Sig{}
+		if peer.Is4() {
+			key.Addr.Family = unix.AF_INET
+			ip := peer.As4()
+			copy(key.Addr.Data[2:], ip[:]) // after the port
+		} else {
+			key.Addr.Family = unix.AF_INET6
+			ip := peer.As16()
+			copy(key.Addr.Data[6:], ip[:]) // after port and flow
+		}
+		if err := unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, key); !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, os.NewSyscallError("delete key", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // staleBinding tells whether a listener is bound to another device than a new
 // one would be: the kernel binds by index, and an interface that is deleted and
 // made again has a new one. It judges only what peers need now, and only if the
@@ -152,6 +177,27 @@ func bindToDevice(fd int, device string) error {
 // while GoBGP deletes its peer can be forgotten without being closed, and the
 // router would wait on it for minutes.
 func hangUp(local, remote netip.Addr) error {
+	return eachConnection(local, remote, func(fd int) {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // fails only if it has ended already
+	})
+}
+
+// anyTTL lifts the lowest TTL that the connections between two addresses take,
+// which GoBGP leaves.
+func anyTTL(local, remote netip.Addr) error {
+	level, option := unix.IPPROTO_IP, unix.IP_MINTTL
+	if remote.Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT
+	}
+	var failed error
+	err := eachConnection(local, remote, func(fd int) {
+		failed = errors.Join(failed, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, level, option, 0)))
+	})
+	return errors.Join(err, failed)
+}
+
+// eachConnection calls fn with the connections between two addresses.
+func eachConnection(local, remote netip.Addr, fn func(fd int)) error {
 	fds, err := openFiles()
 	if err != nil {
 		return fmt.Errorf("find connections: %w", err)
@@ -162,7 +208,7 @@ func hangUp(local, remote netip.Addr) error {
 			continue
 		}
 		if from, err := unix.Getsockname(fd); err == nil && addrPort(from).Addr() == local.WithZone("") {
-			_ = unix.Shutdown(fd, unix.SHUT_RDWR) // fails only if it has ended already
+			fn(fd)
 		}
 	}
 	return nil

@@ -155,12 +155,12 @@ func intersect(have, want SpeakerConfig) SpeakerConfig {
 	for _, p := range want.Peers {
 		peers[p.Address] = true
 	}
-	paths := make(map[netip.Prefix]bool, len(want.Paths))
+	paths := make(map[pathKey]bool, len(want.Paths))
 	for _, p := range want.Paths {
-		paths[p.Prefix] = true
+		paths[p.key()] = true
 	}
 	have.Peers = slices.DeleteFunc(slices.Clone(have.Peers), func(p Peer) bool { return !peers[p.Address] })
-	have.Paths = slices.DeleteFunc(slices.Clone(have.Paths), func(p Path) bool { return !paths[p.Prefix] })
+	have.Paths = slices.DeleteFunc(slices.Clone(have.Paths), func(p Path) bool { return !paths[p.key()] })
 	have.DownReason, have.DownReasons = want.DownReason, want.DownReasons
 	return have
 }

@@ -26,6 +26,8 @@ type rawPeer struct {
 	msgs   []*bgp.BGPMessage // all but KEEPALIVE, after the handshake
 	closed error
 	mute   bool // sends no KEEPALIVE
+	parse  *bgp.MarshallingOption
+	eors   []bgp.RouteFamily
 }
 
 // rawOptions are what a raw peer does in another way than usual.
@@ -34,6 +36,9 @@ type rawOptions struct {
 	noHold  bool   // offers hold time 0
 	restart uint16 // graceful restart time, not offered if 0
 	waits   bool   // offers graceful restart for IPv4, so that its End-of-RIB is waited for
+	addPath bool   // takes several paths of a prefix
+	caps    []bgp.ParameterCapabilityInterface
+	id      netip.Addr // the identifier, the own address if zero
 	control func(fd int) error
 }
 
@@ -127,11 +132,22 @@ func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions) error {
 	if hold == 0 && !o.noHold {
 		hold = 90
 	}
+	if o.id.IsValid() {
+		id = o.id
+	}
 	if id.Is6() {
 		id = netip.AddrFrom4([4]byte{10, 9, 9, 9})
 	}
 	caps := []bgp.ParameterCapabilityInterface{
 		bgp.NewCapMultiProtocol(bgp.RF_IPv4_UC), bgp.NewCapMultiProtocol(bgp.RF_IPv6_UC), bgp.NewCapFourOctetASNumber(asn),
+	}
+	caps = append(caps, o.caps...)
+	if o.addPath {
+		caps = append(caps, bgp.NewCapAddPath([]*bgp.CapAddPathTuple{
+			bgp.NewCapAddPathTuple(bgp.RF_IPv4_UC, bgp.BGP_ADD_PATH_RECEIVE), bgp.NewCapAddPathTuple(bgp.RF_IPv6_UC, bgp.BGP_ADD_PATH_RECEIVE),
+		}))
+		both := bgp.BGP_ADD_PATH_BOTH
+		p.parse = &bgp.MarshallingOption{AddPath: map[bgp.RouteFamily]bgp.BGPAddPathMode{bgp.RF_IPv4_UC: both, bgp.RF_IPv6_UC: both}}
 	}
 	if o.restart > 0 {
 		tuples := []*bgp.CapGracefulRestartTuple{}
@@ -186,6 +202,11 @@ func (p *rawPeer) receive() {
 		if m.Header.Type != bgp.BGP_MSG_KEEPALIVE {
 			p.msgs = append(p.msgs, m)
 		}
+		if u, ok := m.Body.(*bgp.BGPUpdate); ok {
+			if eor, family := u.IsEndOfRib(); eor {
+				p.eors = append(p.eors, family)
+			}
+		}
 		p.mu.Unlock()
 	}
 }
@@ -226,7 +247,7 @@ func (p *rawPeer) read() (*bgp.BGPMessage, error) {
 	if _, err := io.ReadFull(p.conn, body); err != nil {
 		return nil, err
 	}
-	return bgp.ParseBGPMessage(append(head, body...))
+	return bgp.ParseBGPMessage(append(head, body...), p.parse)
 }
 
 func (p *rawPeer) setMute() {

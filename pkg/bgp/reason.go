@@ -26,6 +26,7 @@ const (
 	noAnswer          = "no answer"
 	connectFailed     = "connect: "
 	noConnection      = connectFailed + noAnswer
+	noOpen            = "no answer to OPEN"
 )
 
 // openPatience is how long a peer may take to answer our OPEN before that is
@@ -132,7 +133,7 @@ func hint(p *PeerState, want *Peer, now time.Time) {
 	silent := p.Since.Add(openPatience)
 	switch {
 	case p.State == OpenSent && p.LastErrorAt.Before(p.Since) && !now.Before(silent):
-		p.LastError, p.LastErrorAt = "no answer to OPEN", silent
+		p.LastError, p.LastErrorAt = noOpen, silent
 		if want.TTLSecurity {
 			p.LastError += "; does the peer use TTL security too?"
 		}

@@ -79,7 +79,7 @@ type worker struct {
 
 	mu      sync.Mutex
 	cfg     SpeakerConfig // empty name before the first
-	paths   map[netip.Prefix]Path
+	paths   map[pathKey]Path
 	seq     uint64
 	applied uint64
 	cancel  context.CancelFunc // ends the Apply that runs
@@ -99,7 +99,7 @@ func serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
 		return fmt.Errorf("daemon does not speak version %d", protocolVersion)
 	}
 	w := &worker{
-		conn: conn, log: log, timeout: pingTimeout, paths: map[netip.Prefix]Path{},
+		conn: conn, log: log, timeout: pingTimeout, paths: map[pathKey]Path{},
 		changed: make(chan struct{}, 1), out: make(chan struct{}, 1), pings: make(chan uint64, 1), pinged: make(chan struct{}, 1),
 	}
 	if first.Hello.PingTimeout > 0 {
@@ -186,7 +186,7 @@ func (w *worker) setPaths(m *pathsMessage) {
 		delete(w.paths, p)
 	}
 	for _, p := range m.Set {
-		w.paths[p.Prefix] = p
+		w.paths[p.key()] = p
 	}
 	w.seq = m.Seq
 	poke(w.changed)

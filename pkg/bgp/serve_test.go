@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -270,7 +269,7 @@ func TestMessagesCross(t *testing.T) {
 	r, w := io.Pipe()
 	go func() {
 		_ = writeMessage(w, message{Sessions: newSessionsMessage(1, cfg)})
-		_ = writeMessage(w, message{Paths: &pathsMessage{Seq: 2, Set: cfg.Paths, Delete: []netip.Prefix{path4(3).Prefix}}})
+		_ = writeMessage(w, message{Paths: &pathsMessage{Seq: 2, Set: cfg.Paths, Delete: []pathKey{{path4(3).Prefix, 4}}}})
 		_ = w.Close()
 	}()
 	first, err := readMessage(r)
@@ -286,7 +285,7 @@ func TestMessagesCross(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.Paths = second.Paths.Set
-	if !sameSessions(got, cfg) || !slices.EqualFunc(got.Paths, cfg.Paths, samePath) || !slices.Equal(second.Paths.Delete, []netip.Prefix{path4(3).Prefix}) {
+	if !sameSessions(got, cfg) || !slices.EqualFunc(got.Paths, cfg.Paths, samePath) || !slices.Equal(second.Paths.Delete, []pathKey{{path4(3).Prefix, 4}}) {
 		t.Errorf("got %#v and %+v, want %#v", got, second.Paths, cfg)
 	}
 	if _, err := readMessage(r); !errors.Is(err, io.EOF) {

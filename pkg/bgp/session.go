@@ -16,8 +16,11 @@ const noHoldTime = "router offers hold time 0; set 3 s or more"
 
 // session is what events told of one peer, beyond what GoBGP can be asked.
 type session struct {
-	peer        Peer
+	peer        Peer // as wanted
+	given       Peer // as GoBGP has it
 	gr          GracefulRestart
+	remoteAS    uint32     // of the last OPEN
+	remoteID    netip.Addr // of the last OPEN
 	state       SessionState
 	since       time.Time
 	transitions uint64
@@ -31,7 +34,7 @@ type session struct {
 
 // remember notes that a peer was added or changed; fresh means that GoBGP
 // started it anew.
-func (s *Speaker) remember(p Peer, gr GracefulRestart, fresh bool) *session {
+func (s *Speaker) remember(p, given Peer, gr GracefulRestart, fresh bool) *session {
 	s.smu.Lock()
 	defer s.smu.Unlock()
 	rec := s.sessions[p.Address]
@@ -39,7 +42,7 @@ func (s *Speaker) remember(p Peer, gr GracefulRestart, fresh bool) *session {
 		rec = &session{state: Idle, since: time.Now()}
 		s.sessions[p.Address] = rec
 	}
-	rec.peer, rec.gr = p, gr
+	rec.peer, rec.given, rec.gr = p, given, gr
 	if fresh {
 		s.enter(rec, Idle)
 		rec.fell, rec.ended = time.Time{}, false
@@ -103,15 +106,38 @@ func (s *Speaker) observe(r *api.WatchEventResponse) {
 	// A peer that is deleted while established is told as type UNKNOWN; whoever
 	// deleted it has recorded that.
 	if ev != nil && ev.GetType() == api.WatchEventResponse_PeerEvent_STATE {
-		if a, err := netip.ParseAddr(ev.GetPeer().GetState().GetNeighborAddress()); err == nil {
-			s.smu.Lock()
-			if rec := s.session(a); rec != nil {
-				s.enter(rec, stateFromAPI(ev.GetPeer().GetState().GetSessionState()))
-			}
-			s.smu.Unlock()
-		}
+		s.observePeer(ev.GetPeer().GetState())
 	}
 	s.signal()
+}
+
+// observePeer records a new state, and refuses a peer whose OPEN says that it is
+// another than wanted, where GoBGP does not look.
+func (s *Speaker) observePeer(st *api.PeerState) {
+	a, err := netip.ParseAddr(st.GetNeighborAddress())
+	if err != nil {
+		return
+	}
+	next := stateFromAPI(st.GetSessionState())
+	s.smu.Lock()
+	rec := s.session(a)
+	if rec == nil {
+		s.smu.Unlock()
+		return
+	}
+	var refused *refusal
+	if next == OpenConfirm || next == Established {
+		rec.remoteAS = st.GetPeerAsn()
+		rec.remoteID, _ = netip.ParseAddr(st.GetRouterId()) // zero is what it then should be
+		refused = s.refusal(rec)
+	}
+	if refused == nil || next != Established {
+		s.enter(rec, next)
+	}
+	s.smu.Unlock()
+	if refused != nil {
+		s.refuse(*refused)
+	}
 }
 
 // session finds a peer by the address in an event, which has no zone.
@@ -209,6 +235,10 @@ func (s *Speaker) pause(rec *session, p *api.Peer, now time.Time) (time.Duration
 	if s.lostRestart(rec, p) {
 		return 0, true
 	}
+	if listed == OpenSent && rec.state == OpenSent {
+		// A connection without an OPEN would keep the peer's others out for 4 minutes.
+		return rec.since.Add(s.timing.openWait).Sub(now), true
+	}
 	if listed != Idle || rec.fell.IsZero() {
 		return 0, false
 	}
@@ -271,9 +301,12 @@ func (s *Speaker) rearm(ctx context.Context, srv *server.BgpServer, a netip.Addr
 	} else if !rec.fell.IsZero() {
 		rec.flaps++
 	}
+	if rec.state == OpenSent {
+		s.adapter.fell(a.String(), noOpen, false)
+	}
 	peer, gr := rec.peer, rec.gr
 	s.smu.Unlock()
-	deleted := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: a.String()})
+	deleted := errors.Join(srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: a.String()}), s.dropKey(a))
 	hung := hangUp(peer.LocalAddress, a)
 	if err = errors.Join(deleted, hung, s.addPeer(ctx, srv, peer, gr)); err != nil {
 		s.log.Warn("peer cannot be armed again", "peer", a, "error", err)
@@ -334,7 +367,10 @@ func (s *Speaker) peerState(rec *session, p *api.Peer) PeerState {
 		out.Received += af.GetState().GetReceived()
 	}
 	if rec.state == Established {
-		out.IPv4, out.IPv6 = families(p)
+		negotiated(&out, &rec.peer, rec.gr, p)
+		if rec.peer.External {
+			out.ASN = p.GetState().GetPeerAsn()
+		}
 	}
 	return out
 }

@@ -35,6 +35,7 @@ type timing struct {
 	flapCalm    time.Duration // a session that lived this long ended for a new reason
 	limitRetry  time.Duration // first pause after a peer sent too many prefixes
 	limitMax    time.Duration // longest pause of that kind
+	openWait    time.Duration // longest wait for the peer's OPEN
 	recheck     time.Duration // how often the world is compared with what events told
 	drainLinger time.Duration // longest wait for the withdraws and the Cease of a drain
 }
@@ -42,7 +43,8 @@ type timing struct {
 func defaultTiming() timing {
 	return timing{
 		ceaseWait: 100 * time.Millisecond, flapMax: 4 * time.Second, flapCalm: 10 * time.Second,
-		limitRetry: 30 * time.Second, limitMax: 10 * time.Minute, recheck: 5 * time.Second, drainLinger: 3 * time.Second,
+		limitRetry: 30 * time.Second, limitMax: 10 * time.Minute, openWait: 15 * time.Second,
+		recheck: 5 * time.Second, drainLinger: 3 * time.Second,
 	}
 }
 
@@ -70,11 +72,15 @@ type Speaker struct {
 	cfg       SpeakerConfig
 	listening []netip.AddrPort
 	closed    bool
+	held      []pathKey // the paths of the last listing
+	bundles   bundles
+	export    export
 
 	pub sync.Mutex // serialises publish
 
 	smu       sync.Mutex // guards the following
 	name      string
+	asn       uint32
 	sessions  map[netip.Addr]*session
 	announced []netip.Prefix
 	applyErr  error
@@ -146,7 +152,7 @@ func (s *Speaker) Apply(ctx context.Context, cfg SpeakerConfig) error {
 	}
 	s.cfg = want
 	s.smu.Lock()
-	s.name = want.Name
+	s.name, s.asn = want.Name, want.ASN
 	s.smu.Unlock()
 	err = errors.Join(err, s.reconcile(ctx, want))
 	return s.finish(ctx, err)
@@ -172,7 +178,11 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 	if len(usable) > 0 {
 		global.ListenPort = int32(cfg.ListenPort) //nolint:gosec // checked to be a port
 		for _, a := range usable {
-			global.ListenAddresses = append(global.ListenAddresses, a.Addr().String())
+			// GoBGP does not know zones; a socket of the device needs none.
+			if zone := a.Addr().Zone(); zone != "" {
+				global.BindToDevice = zone
+			}
+			global.ListenAddresses = append(global.ListenAddresses, a.Addr().WithZone("").String())
 		}
 	}
 	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: global})
@@ -180,13 +190,13 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 		// An address went away in between. GoBGP left some listeners open.
 		listenErr = errors.Join(listenErr, fmt.Errorf("listen: %w", err))
 		_ = srv.StopBgp(ctx, &api.StopBgpRequest{}) // always nil
-		usable, global.ListenPort, global.ListenAddresses = nil, -1, nil
+		usable, global.ListenPort, global.ListenAddresses, global.BindToDevice = nil, -1, nil, ""
 		err = srv.StartBgp(ctx, &api.StartBgpRequest{Global: global})
 	}
 	if err != nil {
 		return fmt.Errorf("start speaker %s: %w", cfg.Name, err)
 	}
-	if err := setPolicies(ctx, srv, s.opt.AcceptPaths); err != nil {
+	if err := errors.Join(setImport(ctx, srv, s.opt.AcceptPaths), s.setExport(ctx, srv, exportFor(cfg, nil))); err != nil {
 		return fmt.Errorf("start speaker %s: %w", cfg.Name, err)
 	}
 	watch := &api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}
@@ -206,9 +216,9 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 	return nil
 }
 
-// setPolicies lets only our own paths in and out: the default REJECT of the
-// import would refuse them too, so a statement accepts what is local.
-func setPolicies(ctx context.Context, srv *server.BgpServer, accept bool) error {
+// setImport lets only our own paths in: the default REJECT would refuse them
+// too, so a statement accepts what is local.
+func setImport(ctx context.Context, srv *server.BgpServer, accept bool) error {
 	local := &api.Statement{
 		Name:       "local",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
@@ -216,21 +226,17 @@ func setPolicies(ctx context.Context, srv *server.BgpServer, accept bool) error 
 	}
 	policy := &api.Policy{Name: "own-paths-only", Statements: []*api.Statement{local}}
 	if err := srv.AddPolicy(ctx, &api.AddPolicyRequest{Policy: policy}); err != nil {
-		return fmt.Errorf("add policy: %w", err)
+		return fmt.Errorf("add import policy: %w", err)
 	}
 	imports := api.RouteAction_REJECT
 	if accept {
 		imports = api.RouteAction_ACCEPT
 	}
-	for dir, action := range map[api.PolicyDirection]api.RouteAction{
-		api.PolicyDirection_IMPORT: imports, api.PolicyDirection_EXPORT: api.RouteAction_REJECT,
-	} {
-		err := srv.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-			Name: "global", Direction: dir, DefaultAction: action, Policies: []*api.Policy{{Name: policy.Name}},
-		}})
-		if err != nil {
-			return fmt.Errorf("assign policy: %w", err)
-		}
+	err := srv.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+		Name: "global", Direction: api.PolicyDirection_IMPORT, DefaultAction: imports, Policies: []*api.Policy{{Name: policy.Name}},
+	}})
+	if err != nil {
+		return fmt.Errorf("assign import policy: %w", err)
 	}
 	return nil
 }

@@ -130,7 +130,7 @@ func TestPeerParameterResetsItsSessionOnly(t *testing.T) {
 	awaitEstablished(t, s, r2)
 	cfg.Peers[1].ASN = 65003
 	apply(t, s, cfg)
-	p2.await(time.Second, hasPrefix("notification 6/3"))
+	p2.await(time.Second, hasPrefix("notification 6/4 configuration: remote AS changed"))
 	dialRaw(t, r2, host, 65003, rawOptions{})
 	awaitEstablished(t, s, r2)
 	if got := peerState(s.State(), r1); got.State != Established || got.Transitions != 1 {

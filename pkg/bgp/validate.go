@@ -1,7 +1,6 @@
 package bgp
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,14 +11,18 @@ import (
 // Limits of the protocol and of the kernel.
 const (
 	maxPrepend     = 10
-	maxCommunities = 128  // with maxLarge they leave an UPDATE well below its 4096 octets (RFC 4271 section 4.1)
-	maxLarge       = 128  // RFC 8092, 12 octets each
-	maxKeyLength   = 80   // TCP_MD5SIG_MAXKEYLEN, linux/tcp.h
-	maxIfNameLen   = 15   // IFNAMSIZ without the final NUL
-	maxRestartSecs = 4095 // 12 bits, RFC 4724 section 3
+	maxCommunities = 128       // with maxLarge they leave an UPDATE well below its 4096 octets (RFC 4271 section 4.1)
+	maxLarge       = 128       // RFC 8092, 12 octets each
+	maxExtended    = 64        // RFC 4360, 8 octets each
+	maxKeyLength   = 80        // TCP_MD5SIG_MAXKEYLEN, linux/tcp.h
+	maxIfNameLen   = 15        // IFNAMSIZ without the final NUL
+	maxRestartSecs = 4095      // 12 bits, RFC 4724 section 3
+	maxStaleSecs   = 1<<24 - 1 // 24 bits, RFC 9494 section 3
 	maxHoldSecs    = 65535
 	minHoldSecs    = 3 // RFC 4271 section 4.2
 )
+
+var errReservedCommunity = errors.New("has a large community of a reserved AS that this program uses itself")
 
 // clean returns the part of a configuration that is valid, in canonical form
 // (sorted, so that two equal wishes are equal values), and why the rest was
@@ -51,81 +54,41 @@ func checkGlobal(cfg SpeakerConfig) error {
 	case cfg.ListenPort < 0 || cfg.ListenPort > 65535:
 		return fmt.Errorf("speaker %s: listen port %d is not in 0 to 65535", cfg.Name, cfg.ListenPort)
 	}
+	zone := ""
 	for _, a := range cfg.ListenAddresses {
-		if !a.IsValid() || a.IsUnspecified() || a.Is4In6() || a.IsMulticast() {
+		switch {
+		case !unicast(a):
 			return fmt.Errorf("speaker %s: listen address %s is not a unicast address", cfg.Name, a)
+		case a.IsLinkLocalUnicast() && a.Is6() && a.Zone() == "":
+			return fmt.Errorf("speaker %s: listen address %s has no zone", cfg.Name, a)
+		case zone != "" && a.Zone() != "" && a.Zone() != zone:
+			return fmt.Errorf("speaker %s: listen addresses are of two zones, %s and %s", cfg.Name, zone, a.Zone())
+		case a.Zone() != "":
+			zone = a.Zone()
 		}
 	}
 	gr := cfg.GracefulRestart
-	if gr.Enabled && !wholeSeconds(gr.RestartTime, 1, maxRestartSecs) {
-		return fmt.Errorf("speaker %s: restart time %s is not 1 s to %d s in whole seconds", cfg.Name, gr.RestartTime, maxRestartSecs)
-	}
-	return nil
-}
-
-func cleanPeers(cfg SpeakerConfig, errs []error) ([]Peer, []error) {
-	peers := make([]Peer, 0, len(cfg.Peers))
-	seen := make(map[netip.Addr]bool, len(cfg.Peers))
-	for _, p := range cfg.Peers {
-		err := checkPeer(p)
-		if err == nil && seen[p.Address] {
-			err = errors.New("is there twice")
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("speaker %s: peer %s: %w", cfg.Name, p.Address, err))
-			continue
-		}
-		seen[p.Address] = true
-		// TTL 1 (eBGP) and GTSM pin a session already, and without a bound
-		// device its Cease can still leave by another interface.
-		if p.TTLSecurity || p.ASN != cfg.ASN {
-			p.Interface = ""
-		}
-		if p.Port == 0 {
-			p.Port = 179
-		}
-		peers = append(peers, p)
-	}
-	slices.SortFunc(peers, func(a, b Peer) int { return a.Address.Compare(b.Address) })
-	return peers, errs
-}
-
-func checkPeer(p Peer) error {
 	switch {
-	case !unicast(p.Address):
-		return errors.New("is not a unicast address")
-	case !unicast(p.LocalAddress):
-		return fmt.Errorf("local address %s is not a unicast address", p.LocalAddress)
-	case p.Address.Is4() != p.LocalAddress.Is4():
-		return fmt.Errorf("local address %s is of the other family", p.LocalAddress)
-	case p.Address == p.LocalAddress:
-		return errors.New("is the local address")
-	case p.ASN == 0:
-		return errors.New("asn 0 is reserved (RFC 7607)")
-	case len(p.Interface) > maxIfNameLen:
-		return fmt.Errorf("interface name %q is longer than %d", p.Interface, maxIfNameLen)
-	case len(p.Password) > maxKeyLength:
-		return fmt.Errorf("password is longer than %d octets", maxKeyLength)
-	case !wholeSeconds(p.HoldTime, minHoldSecs, maxHoldSecs):
-		return fmt.Errorf("hold time %s is not %d s to %d s in whole seconds", p.HoldTime, minHoldSecs, maxHoldSecs)
-	case !wholeSeconds(p.Keepalive, 1, maxHoldSecs) || p.Keepalive >= p.HoldTime:
-		return fmt.Errorf("keepalive %s is not a whole number of seconds below the hold time", p.Keepalive)
-	case !wholeSeconds(p.ConnectRetry, 1, maxHoldSecs):
-		return fmt.Errorf("connect retry %s is not 1 s to %d s in whole seconds", p.ConnectRetry, maxHoldSecs)
+	case gr.Enabled && !wholeSeconds(gr.RestartTime, 1, maxRestartSecs):
+		return fmt.Errorf("speaker %s: restart time %s is not 1 s to %d s in whole seconds", cfg.Name, gr.RestartTime, maxRestartSecs)
+	case gr.LongLived != 0 && !gr.Enabled:
+		return fmt.Errorf("speaker %s: long-lived graceful restart needs graceful restart (RFC 9494 section 4.1)", cfg.Name)
+	case gr.LongLived != 0 && !wholeSeconds(gr.LongLived, 1, maxStaleSecs):
+		return fmt.Errorf("speaker %s: long-lived stale time %s is not 1 s to %d s in whole seconds", cfg.Name, gr.LongLived, maxStaleSecs)
 	}
 	return nil
 }
 
 func cleanPaths(cfg SpeakerConfig, peers []Peer, errs []error) ([]Path, []error) {
-	needsV6 := slices.ContainsFunc(peers, func(p Peer) bool { return p.Address.Is4() })
-	internal := slices.IndexFunc(peers, func(p Peer) bool { return p.ASN == cfg.ASN })
+	needsV6 := slices.ContainsFunc(peers, func(p Peer) bool { return p.Address.Is4() && p.Families != Families{IPv4: true} })
+	internal := slices.IndexFunc(peers, func(p Peer) bool { return p.internal(cfg.ASN) })
 	paths := make([]Path, 0, len(cfg.Paths))
-	seen := make(map[netip.Prefix]bool, len(cfg.Paths))
+	seen := make(map[pathKey]bool, len(cfg.Paths))
 	for _, p := range cfg.Paths {
 		err := checkPath(p)
 		switch {
 		case err != nil:
-		case seen[p.Prefix]:
+		case seen[p.key()]:
 			err = errors.New("is there twice")
 		case needsV6 && p.Prefix.Addr().Is6() && !p.NextHop.IsValid():
 			err = errors.New("needs an explicit IPv6 next hop, because a session runs over IPv4")
@@ -134,16 +97,16 @@ func cleanPaths(cfg SpeakerConfig, peers []Peer, errs []error) ([]Path, []error)
 			errs = append(errs, fmt.Errorf("speaker %s: path %s: %w", cfg.Name, p.Prefix, err))
 			continue
 		}
-		seen[p.Prefix] = true
+		seen[p.key()] = true
 		if p.Prepend > 0 && internal >= 0 {
 			// An internal peer takes its own AS in the AS_PATH for a loop.
 			errs = append(errs, fmt.Errorf("speaker %s: path %s: not prepended, because peer %s is internal",
 				cfg.Name, p.Prefix, peers[internal].Address))
 			p.Prepend = 0
 		}
-		paths = append(paths, canonical(p))
+		paths = append(paths, canonical(settle(p)))
 	}
-	slices.SortFunc(paths, func(a, b Path) int { return comparePrefix(a.Prefix, b.Prefix) })
+	slices.SortFunc(paths, comparePath)
 	return paths, errs
 }
 
@@ -169,34 +132,14 @@ func checkPath(p Path) error {
 		return fmt.Errorf("has more than %d communities", maxCommunities)
 	case len(p.LargeCommunities) > maxLarge:
 		return fmt.Errorf("has more than %d large communities", maxLarge)
+	case slices.ContainsFunc(p.LargeCommunities, isHidden):
+		return errReservedCommunity
+	case len(p.ExtendedCommunities) > maxExtended:
+		return fmt.Errorf("has more than %d extended communities", maxExtended)
+	case p.Origin > 2:
+		return fmt.Errorf("origin %d is not in 0 to 2", p.Origin)
 	}
 	return nil
-}
-
-// canonical sorts what has no order, so that equal paths compare equal.
-func canonical(p Path) Path {
-	p.Communities = slices.Compact(slices.Sorted(slices.Values(p.Communities)))
-	large := slices.Clone(p.LargeCommunities)
-	slices.SortFunc(large, func(a, b LargeCommunity) int {
-		return cmp.Or(cmp.Compare(a.Global, b.Global), cmp.Compare(a.Local1, b.Local1), cmp.Compare(a.Local2, b.Local2))
-	})
-	p.LargeCommunities = slices.Compact(large)
-	return p
-}
-
-// samePath tells whether two canonical paths are equal in all attributes.
-func samePath(a, b Path) bool {
-	return a.Prefix == b.Prefix && a.NextHop == b.NextHop && a.Prepend == b.Prepend &&
-		sameOptional(a.MED, b.MED) && sameOptional(a.LocalPref, b.LocalPref) &&
-		slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities)
-}
-
-func sameOptional(a, b *uint32) bool {
-	return (a == nil) == (b == nil) && (a == nil || *a == *b)
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
 func unicast(a netip.Addr) bool {
