@@ -6,6 +6,9 @@
 #     --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
 #     -v /etc/vipspeaker:/etc/vipspeaker:ro -v /run/vipspeaker:/run/vipspeaker vipspeaker
 #
+# Short BFD sessions, such as 10ms × 3, stay up on a busy host with
+# --cap-add SYS_NICE.
+#
 # The state directory is the host's, so that the next container takes over what
 # the last one left, and knows the former values of settings. The container's
 # user 65532 must own it. It is gone after a reboot, as is what it tells about:
@@ -18,8 +21,8 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# The file carries the two capabilities, so that a user who is not root gets
-# them from --cap-add.
+# The file carries the three capabilities, so that a user who is not root gets
+# those of --cap-add.
 RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/vipspeaker ./cmd/vipspeaker \
  && /out/vipspeaker file-capabilities /out/vipspeaker \
  && mkdir /out/run

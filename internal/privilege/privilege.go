@@ -20,8 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needed is the set that the daemon and its speaker processes use.
-const needed = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_BIND_SERVICE
+// used is the set that the daemon, its speaker processes and its BFD process use.
+// None of it has to be there for the file to be executed.
+const used = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_BIND_SERVICE | 1<<unix.CAP_SYS_NICE
 
 // xattr is the extended attribute that holds the capabilities of a file.
 const xattr = "security.capability"
@@ -30,12 +31,12 @@ const xattr = "security.capability"
 // magic, then permitted and inheritable sets, low words first.
 func fileCapabilities() []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 0x02000000)
-	b = binary.LittleEndian.AppendUint32(b, needed)
+	b = binary.LittleEndian.AppendUint32(b, used)
 	return append(b, make([]byte, 12)...)
 }
 
-// MarkFile gives the file at path CAP_NET_ADMIN and CAP_NET_BIND_SERVICE as
-// permitted capabilities. A file that has them already is not written to, so
+// MarkFile gives the file at path CAP_NET_ADMIN, CAP_NET_BIND_SERVICE and
+// CAP_SYS_NICE as permitted capabilities. A file that has them already is not written to, so
 // that an image layer does not hold it twice. It needs CAP_SETFCAP.
 func MarkFile(path string) error {
 	want := fileCapabilities()
