@@ -288,7 +288,13 @@ func (l *Loop) badNews() bool {
 func takesAway(prev, next *Desired) bool {
 	for i := range prev.Kernel.Interfaces {
 		n := &prev.Kernel.Interfaces[i]
-		if n.Leg() && (i >= len(next.Kernel.Interfaces) || next.Kernel.Interfaces[i].Name != n.Name || !next.Kernel.Interfaces[i].Leg()) {
+		if !n.Leg() {
+			continue
+		}
+		if i >= len(next.Kernel.Interfaces) || next.Kernel.Interfaces[i].Name != n.Name {
+			return true
+		}
+		if o := &next.Kernel.Interfaces[i]; !o.Leg() || o.Silent4 && !n.Silent4 || o.Silent6 && !n.Silent6 {
 			return true
 		}
 	}

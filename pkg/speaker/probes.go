@@ -48,12 +48,16 @@ func (b *Probe) spec(checker health.Checker) health.Spec {
 	return s
 }
 
+func probeID(layer, name string, target netip.Addr) string {
+	return fmt.Sprintf("%s/%s/%s", layer, name, target)
+}
+
 // probesOf are the wanted probes of an interface. They go on while the link is
 // down, so that what they know outlives a short loss of it.
 func probesOf(c *config.Interface, n *Interface) []Probe {
 	var list []Probe
 	add := func(layer string, target, source netip.Addr, b Probe) {
-		b.ID = fmt.Sprintf("%s/%s/%s", layer, n.Name, target)
+		b.ID = probeID(layer, n.Name, target)
 		b.Interface, b.Layer, b.Target, b.Source = n.Name, layer, target, source
 		list = append(list, b)
 	}
@@ -148,15 +152,17 @@ func failing(n *Interface, layer string, now time.Time) (cause, text string) {
 // alive leaves out of next hops on an interface those that are known to be dead,
 // while another of their family is left.
 func alive(n *Interface, hops []netip.Addr) []netip.Addr {
-	dead := func(a netip.Addr) bool {
-		return slices.ContainsFunc(n.Failures, func(f status.Failure) bool {
-			return f.Layer != status.LayerPath && f.Target == a.String()
-		})
-	}
-	if len(n.Failures) == 0 || !slices.ContainsFunc(hops, dead) {
+	if !slices.ContainsFunc(hops, n.fails) {
 		return hops
 	}
 	return slices.DeleteFunc(slices.Clone(hops), func(a netip.Addr) bool {
-		return dead(a) && slices.ContainsFunc(hops, func(o netip.Addr) bool { return o.Is4() == a.Is4() && !dead(o) })
+		return n.fails(a) && slices.ContainsFunc(hops, func(o netip.Addr) bool { return o.Is4() == a.Is4() && !n.fails(o) })
+	})
+}
+
+// fails tells whether a next hop on an interface is known to be dead.
+func (n *Interface) fails(a netip.Addr) bool {
+	return slices.ContainsFunc(n.Failures, func(f status.Failure) bool {
+		return f.Layer != status.LayerPath && f.Target == a.String()
 	})
 }

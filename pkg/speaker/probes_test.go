@@ -8,6 +8,7 @@ import (
 
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
 
@@ -205,6 +206,56 @@ func TestDeadGateways(t *testing.T) {
 		}
 		if got := len(d.Interfaces[0].Failures); got != len(tt.dead) {
 			t.Errorf("%s: %d failures, want %d", name, got, len(tt.dead))
+		}
+	}
+}
+
+// A family whose next hops on an interface are all dead leaves it, while the other
+// family stays and while another interface has a next hop of it that lives.
+func TestDeadFamily(t *testing.T) {
+	t.Parallel()
+	gateways := [][]netip.Addr{{addr("10.68.1.2"), addr("fd01::2")}, {addr("10.68.5.2"), addr("fd05::2")}}
+	for name, tt := range map[string]struct {
+		dead []string
+		want string
+	}{
+		"none":                    {nil, "en1 en5"},
+		"IPv4 on en1":             {[]string{"en1/10.68.1.2"}, "en1-4 en5"},
+		"IPv6 on en1":             {[]string{"en1/fd01::2"}, "en1-6 en5"},
+		"each family on one":      {[]string{"en1/10.68.1.2", "en5/fd05::2"}, "en1-4 en5-6"},
+		"IPv6 on both":            {[]string{"en1/fd01::2", "en5/fd05::2"}, "en1 en5"},
+		"all on en1":              {[]string{"en1/10.68.1.2", "en1/fd01::2"}, "en5"},
+		"all on en1, IPv6 on en5": {[]string{"en1/10.68.1.2", "en1/fd01::2", "en5/fd05::2"}, "en5"},
+	} {
+		in := edit(probing)
+		for i, address := range []string{"fd01::1/64", "fd05::1/64"} {
+			in.Net.Links[i].Addresses = append(in.Net.Links[i].Addresses, netmon.Address{Prefix: prefix(address), Usable: true})
+			in.Config.Interfaces[i].Gateways = gateways[i]
+			for _, g := range gateways[i] {
+				in.Health["attachment/"+in.Config.Interfaces[i].Name+"/"+g.String()] = answers("")
+			}
+		}
+		for _, id := range tt.dead {
+			in.Health["attachment/"+id] = silent("")
+		}
+		d := Plan(in, t0)
+		var got []string
+		for i := range d.Kernel.Interfaces {
+			n := &d.Kernel.Interfaces[i]
+			if !n.Leg() {
+				continue
+			}
+			text := n.Name
+			if n.Silent4 {
+				text += "-4"
+			}
+			if n.Silent6 {
+				text += "-6"
+			}
+			got = append(got, text)
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: legs %q, want %q", name, got, tt.want)
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (p *pass) inspectGateways(planned *plan, family uint8) {
 		return r.table == p.m.opts.BaseTable && r.family() == family && r.dst.Bits() == 0
 	})
 	for _, q := range p.ports {
-		if q.usable && !q.Silent && i >= 0 && !planned.routes[i].via(q.index) {
+		if q.usable && !q.silent(family) && i >= 0 && !planned.routes[i].via(q.index) {
 			name := "IPv4"
 			if family == unix.AF_INET6 {
 				name = "IPv6"

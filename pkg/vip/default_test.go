@@ -101,3 +101,32 @@ func TestSilentInterface(t *testing.T) {
 		}
 	})
 }
+
+// One family loses its routers on an interface, the other one does not.
+func TestSilentFamily(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		d := desired(vip4, vip6)
+		converge(t, m, d)
+		before := l.defaults("6801")
+		const both4 = "default nexthop via 10.68.1.2 dev en1 nexthop via 10.68.5.2 dev en5"
+		const both6 = "default nexthop via fd68:1::2 dev en1 nexthop via fd68:5::2 dev en5"
+		for _, c := range []struct {
+			silent4, silent6 bool
+			want             string
+		}{
+			{false, false, both4 + " " + both6},
+			{false, true, both4 + " default via fd68:5::2 dev en5"},
+			{true, false, "default via 10.68.5.2 dev en5 " + both6},
+			{false, false, before},
+		} {
+			d.Interfaces[0].Silent4, d.Interfaces[0].Silent6 = c.silent4, c.silent6
+			converge(t, m, d)
+			if got := l.defaults("6801"); got != c.want {
+				t.Errorf("silent in IPv4 %t, in IPv6 %t:\n got %q\nwant %q", c.silent4, c.silent6, got, c.want)
+			}
+		}
+	})
+}

@@ -47,7 +47,7 @@ func newView(family uint8, table uint32, source netip.Addr, ports []port, s *sna
 			v.roles[q.index] = roleFailed
 		case source.IsValid() && q.source(family) != source:
 			v.roles[q.index] = roleOther
-		case q.Silent:
+		case q.silent(family):
 			v.roles[q.index] = roleSilent
 		default:
 			v.roles[q.index] = roleKeep

@@ -43,16 +43,18 @@ func opDeleteNeighbour(n neighbour) operation {
 	return operation{unix.RTM_DELNEIGH, 0, appendAttr(b, unix.NDA_DST, n.address.AsSlice())}
 }
 
-// leaving are the interfaces that are not usable, or whose routers are silent,
+// leaving are the interfaces that are not usable, or whose routers are silent
+// in a family,
 // and that our tables still use: those from which traffic is about to move.
 func (p *pass) leaving() []int {
 	var out []int
 	for _, q := range p.ports {
-		if q.usable && !q.Silent {
-			continue
-		}
-		uses := func(l leg) bool { return l.index == q.index && (!q.usable || l.gateway.IsValid()) }
-		if slices.ContainsFunc(p.s.own, func(r route) bool { return r.tabled() && slices.ContainsFunc(r.legs, uses) }) {
+		if slices.ContainsFunc(p.s.own, func(r route) bool {
+			silent := q.silent(r.family())
+			return r.tabled() && (!q.usable || silent) && slices.ContainsFunc(r.legs, func(l leg) bool {
+				return l.index == q.index && (!q.usable || l.gateway.IsValid())
+			})
+		}) {
 			out = append(out, q.index)
 		}
 	}

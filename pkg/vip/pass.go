@@ -67,6 +67,11 @@ type port struct {
 	usable bool
 }
 
+// silent tells whether no router of the family answers on the link.
+func (p *port) silent(family uint8) bool {
+	return p.Silent || p.Silent4 && family == unix.AF_INET || p.Silent6 && family == unix.AF_INET6
+}
+
 func (p *port) source(family uint8) netip.Addr {
 	if family == unix.AF_INET {
 		return p.Source4

@@ -80,6 +80,9 @@ type Interface struct {
 	// network is still reached directly, nothing beyond it. Never true for all
 	// usable interfaces.
 	Silent bool
+	// Silent4 and Silent6 are Silent for one family alone. Never true for all
+	// usable interfaces that have the family.
+	Silent4, Silent6 bool
 	// Source4 and Source6 are the preferred sources for traffic that leaves by
 	// this interface and names none; zero for none (or not yet, or no more).
 	Source4, Source6 netip.Addr
