@@ -133,7 +133,7 @@ func (v *vanished) once(way vanishing) {
 	waitEgress(t, host, 2*time.Second, v.stays.ifc)
 	silence := waitAllAlive(v.sessions, gone)
 	t.Logf("%s is %s: out of use after %s, the router has no route after %s, longest silence of a TCP session %s",
-		v.fails.ifc, way.name, ms(seen), ms(moved), ms(silence))
+		v.fails.ifc, way.name, millis(seen), millis(moved), millis(silence))
 	if limit := time.Second; seen > limit || moved > limit || silence > longestOutage {
 		t.Errorf("%s %s takes more than a second", v.fails.ifc, way.name)
 	}
@@ -145,7 +145,7 @@ func (v *vanished) once(way vanishing) {
 	took := time.Since(back)
 	waitAllAlive(v.sessions, gone)
 	waitBFD(t, v.s, usual)
-	t.Logf("%s is back %s after it was given back", v.fails.ifc, ms(took))
+	t.Logf("%s is back %s after it was given back", v.fails.ifc, millis(took))
 	now := interfaceAt(v.s.WaitStatus(time.Second, "all is up", lab.Established), v.fails.ifc).Index
 	if way.name == "deleted" && now == index {
 		t.Errorf("the new interface has the index %d of the old one", now)
@@ -180,7 +180,7 @@ func TestInterfaceLosesOneFamily(t *testing.T) {
 		}
 		moved := four.Wait(10*time.Second, gone, "none", noLegs).Time.Sub(gone)
 		silence := waitAllAlive(sessions, gone)
-		t.Logf("the router has no IPv4 route after %s, longest silence of a TCP session %s", ms(moved), ms(silence))
+		t.Logf("the router has no IPv4 route after %s, longest silence of a TCP session %s", millis(moved), millis(silence))
 		if moved > time.Second || silence > longestOutage {
 			t.Error("it takes more than a second")
 		}

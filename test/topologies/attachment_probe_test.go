@@ -34,7 +34,7 @@ func TestSilentPathWithProbe(t *testing.T) {
 		s.WaitStatus(10*time.Second, fails.ifc+" is out of use", outOfUse(fails.ifc, status.InterfaceAttachment))
 		waitEgress(t, host, 2*time.Second, stays.ifc)
 		moved := time.Since(failed)
-		t.Logf("%s fails: the host's traffic has moved after %s at the latest", fails.ifc, ms(moved))
+		t.Logf("%s fails: the host's traffic has moved after %s at the latest", fails.ifc, millis(moved))
 		if moved > attachmentLimit {
 			t.Errorf("the host's traffic has moved after %v", moved)
 		}
@@ -43,8 +43,8 @@ func TestSilentPathWithProbe(t *testing.T) {
 		passed := time.Now()
 		l.PassFrames("host", fails.ifc)
 		allBack(t, l, s)
-		t.Logf("%s is used again %s after frames pass", fails.ifc, ms(time.Since(passed)))
-		t.Logf("longest silence of a TCP session: %s", ms(waitAllAlive(sessions, failed)))
+		t.Logf("%s is used again %s after frames pass", fails.ifc, millis(time.Since(passed)))
+		t.Logf("longest silence of a TCP session: %s", millis(waitAllAlive(sessions, failed)))
 		noResets(t, wire, sessions)
 	})
 }
@@ -110,21 +110,21 @@ func ceaseByOther(t *testing.T, topology string, fails, stays leg) {
 		cease := wire.WaitMessage(10*time.Second, "Cease from "+own.String(), func(m lab.Message) bool {
 			return m.Out && m.Dev == stays.ifc && m.Src.Addr() == own && m.Type == lab.Notification
 		})
-		t.Logf("after %s: %v", ms(cease.Time.Sub(failed)), cease)
+		t.Logf("after %s: %v", millis(cease.Time.Sub(failed)), cease)
 		if cease.Code != 6 || !strings.HasPrefix(cease.Text, "interface "+fails.ifc+": attachment: ") {
 			t.Errorf("the last message of the session is %v", cease)
 		}
 	}
 	for _, w := range watches {
 		moved := w.Wait(5*time.Second, failed, "by "+stays.ifc, onlyBy("e5")).Time.Sub(failed)
-		t.Logf("the router has moved after %s", ms(moved))
+		t.Logf("the router has moved after %s", millis(moved))
 		if moved > attachmentLimit+500*time.Millisecond {
 			t.Errorf("the router needs %v", moved)
 		}
 		w.Stop()
 	}
 	silence := waitAllAlive(sessions, failed)
-	t.Logf("longest silence of a TCP session: %s", ms(silence))
+	t.Logf("longest silence of a TCP session: %s", millis(silence))
 	if limit := 2*attachmentLimit + longestOutage; silence > limit { // its retransmissions come at twice the time each
 		t.Errorf("a TCP session was silent for %v", silence)
 	}
@@ -168,7 +168,7 @@ func TestPathProbe(t *testing.T) {
 		st := s.WaitStatus(10*time.Second, fails.ifc+" is out of use", outOfUse(fails.ifc, status.InterfacePath))
 		waitEgress(t, host, 2*time.Second, stays.ifc)
 		took := interfaceAt(st, fails.ifc).Since.Sub(failed)
-		t.Logf("%s is out of use after %s", fails.ifc, ms(took))
+		t.Logf("%s is out of use after %s", fails.ifc, millis(took))
 		if took > attachmentLimit {
 			t.Errorf("out of use after %v with 3 probes at 200 ms", took)
 		}
@@ -184,13 +184,13 @@ func TestPathProbe(t *testing.T) {
 				return m.Out && m.Dev == fails.ifc && m.Dst.Addr() == peer && m.Type == lab.Notification && strings.HasPrefix(m.Text, "interface "+fails.ifc+": path: ")
 			})
 			gone := watches[i].Wait(5*time.Second, failed, "none", noLegs).Time.Sub(failed)
-			t.Logf("the router has no route after %s", ms(gone))
+			t.Logf("the router has no route after %s", millis(gone))
 			if gone > attachmentLimit {
 				t.Errorf("the router has its route for %v", gone)
 			}
 		}
 		silence := waitAllAlive(sessions, failed)
-		t.Logf("longest silence of a TCP session: %s", ms(silence))
+		t.Logf("longest silence of a TCP session: %s", millis(silence))
 
 		router.Run("nft", "delete table inet lab_path")
 		allBack(t, l, s)

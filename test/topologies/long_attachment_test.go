@@ -31,7 +31,7 @@ func TestLongSilentPathHoldTime(t *testing.T) {
 			one.WaitAlive(30 * time.Second)
 		}
 		t.Logf("the host has left %s after %s, the router after %s, longest silence of a TCP session %s",
-			fails.ifc, ms(moved), ms(kept), ms(waitAllAlive(sessions, failed)))
+			fails.ifc, millis(moved), millis(kept), millis(waitAllAlive(sessions, failed)))
 		if moved > attachmentLimit || kept > 11*time.Second {
 			t.Error("that is too long")
 		}
@@ -95,7 +95,7 @@ func vanishBehindSwitch(t *testing.T, topology string, withBFD bool) {
 		for _, one := range sessions {
 			one.WaitAlive(30 * time.Second)
 		}
-		t.Logf("%s is %s: the router has moved after %s, longest silence of a TCP session %s", at.ifc, way.name, ms(moved), ms(waitAllAlive(sessions, gone)))
+		t.Logf("%s is %s: the router has moved after %s, longest silence of a TCP session %s", at.ifc, way.name, millis(moved), millis(waitAllAlive(sessions, gone)))
 		if moved > limit {
 			t.Errorf("the router needs %v, want %v at the most", moved, limit)
 		}

@@ -49,7 +49,7 @@ func TestLongBFDGivenUp(t *testing.T) {
 		})
 		for _, peer := range quiet.peers() {
 			took := peerAt(st, peer).Since.Sub(since)
-			t.Logf("%v is back after %s", peer, ms(took))
+			t.Logf("%v is back after %s", peer, millis(took))
 			if took < 9*time.Second {
 				t.Errorf("%v is back after %v, want about 10 s", peer, took)
 			}

@@ -114,10 +114,37 @@ func TestLongGracefulPrice(t *testing.T) {
 	for router, limits := range map[string][2]time.Duration{"frr": {5 * time.Second, 11 * time.Second}, "bird": {25 * time.Second, 35 * time.Second}} {
 		for _, w := range watches[router] {
 			kept := w.Wait(40*time.Second, failed, "none", noLegs).Time.Sub(failed)
-			t.Logf("%s has kept its route for %s", router, ms(kept))
+			t.Logf("%s has kept its route for %s", router, millis(kept))
 			if kept < limits[0] || kept > limits[1] {
 				t.Errorf("%s has kept its route for %v, want %v", router, kept, limits)
 			}
 		}
 	}
+}
+
+// TestLongSpeakerKilledWithBFD: BFD lives in the daemon, so a speaker process that
+// dies takes none of it along, and by graceful restart no router loses a route.
+func TestLongSpeakerKilledWithBFD(t *testing.T) {
+	eachLeg(t, func(t *testing.T, victim, other leg) {
+		l, s := bfdSample(t, usual, withBGP)
+		before := waitBFD(t, s, usual)
+		watches := append(watchRoutes(l, other, vip4, vip6), watchRoutes(l, victim, vip4, vip6)...)
+		probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
+		if err := syscall.Kill(speakerAt(before, victim.ifc).PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		s.WaitStatus(5*time.Second, "another process", func(st *status.Status) error {
+			p := speakerAt(st, victim.ifc)
+			return lab.That(p.Restarts == 1 && p.PID != 0, "%+v", p)
+		})
+		st := s.WaitStatus(20*time.Second, "all is announced again", lab.Established)
+		noLoss(t, probes)
+		unchanged(t, watches)
+		for _, p := range st.Peers {
+			if was := peerAt(before, p.Address); !p.BFD.Since.Equal(was.BFD.Since) || p.BFD.State != "Up" || p.BFD.Downs != was.BFD.Downs {
+				t.Errorf("BFD with %v: %+v, before %+v", p.Address, p.BFD, was.BFD)
+			}
+		}
+		untouched(t, before, st, other.ifc)
+	})
 }

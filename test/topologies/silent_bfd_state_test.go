@@ -30,16 +30,16 @@ func TestFrozenRouterWithBFD(t *testing.T) {
 			if want := fmt.Sprintf("BFD with %v down: control detection time expired", peer); cease.Text != want {
 				t.Errorf("the Cease says %q, want %q", cease.Text, want)
 			}
-			t.Logf("Cease to %v after %s", peer, ms(cease.Time.Sub(frozen)))
+			t.Logf("Cease to %v after %s", peer, millis(cease.Time.Sub(frozen)))
 			// Room for a busy machine, and far below the hold time.
 			if after := cease.Time.Sub(frozen); after > usual.detection()+longestOutage/2 {
 				t.Errorf("the session with %v ends after %v", peer, after)
 			}
 		}
 		waitEgress(t, host, 2*time.Second, stays.ifc)
-		t.Logf("the host's traffic has moved after %s at the latest", ms(time.Since(frozen)))
+		t.Logf("the host's traffic has moved after %s at the latest", millis(time.Since(frozen)))
 		silence := waitAllAlive(sessions, frozen)
-		t.Logf("longest silence of a TCP session: %s", ms(silence))
+		t.Logf("longest silence of a TCP session: %s", millis(silence))
 		if silence > longestOutage {
 			t.Errorf("a TCP session was silent for %v", silence)
 		}
@@ -142,7 +142,7 @@ func TestBFDDaemonKilled(t *testing.T) {
 		}
 		return nil
 	})
-	t.Logf("its sessions have ended after %s", ms(time.Since(killed)))
+	t.Logf("its sessions have ended after %s", millis(time.Since(killed)))
 	waitEgress(t, l.Node("host"), 2*time.Second, "en5")
 	speakBFD(t, r1, usual, withBGP)
 	waitBFD(t, s, usual)

@@ -124,7 +124,7 @@ func allBack(t *testing.T, l *lab.Lab, s *lab.Speaker) {
 	waitEgress(t, l.Node("host"), 5*time.Second, "en1", "en5")
 }
 
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
+func millis(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
 
 // peers are the peers of a path.
 func (l leg) peers() []netip.Addr { return []netip.Addr{l.peer4, l.peer6} }

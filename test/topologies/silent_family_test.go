@@ -1,0 +1,75 @@
+package topologies
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+	"vipspeaker/test/topologies/lab"
+)
+
+// dropFamily loses every packet of one family on the link of the leg, ARP or
+// neighbour discovery included, both ways, while the other family passes.
+func dropFamily(l *lab.Lab, at leg, vip netip.Prefix) {
+	types := "{ ip, arp }"
+	if vip.Addr().Is6() {
+		types = "ip6"
+	}
+	l.Node(at.node).Run("nft", fmt.Sprintf(`add table netdev lab_%[1]s
+add chain netdev lab_%[1]s in { type filter hook ingress device %[1]s priority 0; meta protocol %[2]s drop; }
+add chain netdev lab_%[1]s out { type filter hook egress device %[1]s priority 0; meta protocol %[2]s drop; }`, at.dev, types))
+}
+
+// A path loses the packets of one family only: that family leaves it, on both
+// sides, and the other one stays on both paths.
+func TestSilentFamily(t *testing.T) {
+	t.Parallel()
+	for _, with := range []string{"with BFD", "by probe"} {
+		for i, vip := range []netip.Prefix{vip4, vip6} {
+			t.Run(fmt.Sprintf("%s/%v", with, vip.Addr()), func(t *testing.T) {
+				t.Parallel()
+				// IPv4 fails on one path and IPv6 on the other.
+				silentFamily(t, legs()[i], legs()[1-i], vip, with == "with BFD")
+			})
+		}
+	}
+}
+
+func silentFamily(t *testing.T, fails, stays leg, vip netip.Prefix, withBFD bool) {
+	t.Helper()
+	var l *lab.Lab
+	var s *lab.Speaker
+	if withBFD {
+		l, s = bfdSample(t, usual, withBGP)
+	} else {
+		l = lab.Start(t, "vipa")
+		s = startPaths(t, l, pathConfig{})
+		waitClientHasBoth(t, l)
+	}
+	host, dst, peer, otherVIP := l.Node("host"), client4, fails.peer4, vip6
+	if vip.Addr().Is6() {
+		dst, peer, otherVIP = client6, fails.peer6, vip4
+	}
+	waitEgress(t, host, 5*time.Second, "en1", "en5")
+	other := append(watchRoutes(l, fails, otherVIP), watchRoutes(l, stays, otherVIP)...)
+	failed := time.Now()
+	dropFamily(l, fails, vip)
+	lab.Eventually(t, attachmentLimit+time.Second, fmt.Sprintf("%v leaves by %s alone", vip, stays.ifc), func() error {
+		devs, err := egressOf(host, vip.Addr(), dst)
+		return errors.Join(err, lab.That(slices.Equal(devs, []string{stays.ifc}), "it leaves by %v", devs))
+	})
+	t.Logf("%v has left %s after %s", vip, fails.ifc, millis(time.Since(failed)))
+	if withBFD {
+		s.WaitStatus(2*time.Second, "the session has ended", func(st *status.Status) error {
+			p := peerAt(st, peer)
+			return lab.That(p.State == "Down", "%v is %s", peer, p.State)
+		})
+	}
+	unchanged(t, other)
+	l.PassFrames("host", fails.ifc)
+	allBack(t, l, s)
+}
