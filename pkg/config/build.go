@@ -17,7 +17,7 @@ func build(raw *rawConfig, r *report) *Config {
 		BGP: BGP{
 			ASN: uint32(raw.BGP.ASN), ListenPort: raw.BGP.ListenPort,
 			Timers:          timers(raw.BGP.Timers, Timers{HoldTime: 9 * time.Second, Keepalive: 3 * time.Second, ConnectRetry: time.Second}),
-			GracefulRestart: GracefulRestart{Enabled: raw.BGP.GracefulRestart.Enabled, RestartTime: raw.BGP.GracefulRestart.RestartTime},
+			GracefulRestart: GracefulRestart(raw.BGP.GracefulRestart),
 		},
 		VirtualInterface: VirtualInterface(raw.VirtualInterface),
 		Egress:           Egress{Exclude: raw.Egress.Exclude},
@@ -25,7 +25,7 @@ func build(raw *rawConfig, r *report) *Config {
 		HTTP:             HTTP(raw.HTTP),
 		Control:          Control(raw.Control),
 		Damping:          Damping(raw.Damping),
-		Shutdown:         Shutdown{Mode: raw.Shutdown.Mode, Time: raw.Shutdown.Time, Wait: raw.Shutdown.Wait},
+		Shutdown:         Shutdown(raw.Shutdown),
 		Log:              Log(raw.Log),
 	}
 	if raw.BGP.RouterID != nil {
@@ -46,6 +46,9 @@ func build(raw *rawConfig, r *report) *Config {
 		}
 		cfg.Interfaces = append(cfg.Interfaces, one)
 		names = append(names, ri.Name)
+	}
+	for i, rp := range raw.Peers {
+		cfg.Peers = append(cfg.Peers, remote(rp, cfg, raw.Egress.MaxPrefixes, r, index("peers", i)))
 	}
 	for i, rv := range raw.VIPs {
 		path := index("vips", i)
@@ -111,57 +114,6 @@ func timers(raw rawTimers, defaults Timers) Timers {
 	return t
 }
 
-func peer(raw rawPeer, cfg *Config, maxPrefixes uint32, r *report, path string) Peer {
-	p := Peer{
-		Address: raw.Address.Addr, ASN: raw.ASN.number,
-		Port:        uint16(raw.Port), //nolint:gosec // the schema bounds it to 65535
-		TTLSecurity: raw.TTLSecurity,
-		Timers:      timers(raw.Timers, cfg.BGP.Timers),
-		MaxPrefixes: maxPrefixes,
-	}
-	if raw.ASN.internal {
-		p.ASN = cfg.BGP.ASN
-	}
-	if place := path + ".password_file"; raw.PasswordFile != nil && r.ok(place) {
-		p.Password = secretFile(*raw.PasswordFile, r, place, "password", "a TCP MD5 password", 80)
-	}
-	p.BFD = bfd(raw.BFD, r, path+".bfd")
-	return p
-}
-
-func bfd(raw *rawBFD, r *report, path string) *BFD {
-	if raw == nil {
-		return nil
-	}
-	b := &BFD{
-		MinTx: raw.MinTx, MinRx: raw.MinRx,
-		Multiplier: uint8(raw.Multiplier), //nolint:gosec // the schema bounds it to 255
-		Required:   raw.Required, Passive: raw.Passive, Multihop: raw.Multihop,
-	}
-	switch place := path + ".min_ttl"; {
-	case raw.Multihop:
-		b.MinTTL = uint8(own(raw.MinTTL, 254)) //nolint:gosec // the schema bounds it to 255
-	case raw.MinTTL != nil && r.ok(place, path+".multihop"):
-		r.add(place, "needs multihop: true; without it a packet must have TTL 255")
-	}
-	if raw.Auth != nil {
-		b.Auth = bfdAuth(raw.Auth, r, path+".auth")
-	}
-	return b
-}
-
-func bfdAuth(raw *rawBFDAuth, r *report, path string) *BFDAuth {
-	a := &BFDAuth{Type: raw.Type, KeyID: uint8(raw.KeyID)} //nolint:gosec // the schema bounds it to 255
-	longest := 16
-	if strings.HasSuffix(raw.Type, "sha1") {
-		longest = 20
-	}
-	if place := path + ".key_file"; raw.KeyFile != nil && r.ok(place, path+".type") {
-		a.Key = secretFile(*raw.KeyFile, r, place, "key", "a key of type "+raw.Type, longest)
-	}
-	return a
-}
-
 // secretFile reads the file of a secret that is called word and is of a kind with
 // so many bytes at most. Messages never show what is in it.
 func secretFile(file string, r *report, path, word, kind string, longest int) Secret {
@@ -193,8 +145,9 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 	v := VIP{
 		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
 		Announce: Announce{
-			Communities: values(raw.Announce.Communities), LargeCommunities: raw.Announce.LargeCommunities, MED: raw.Announce.MED,
-			LocalPref: raw.Announce.LocalPref, Prepend: raw.Announce.Prepend,
+			Communities: values(raw.Announce.Communities), LargeCommunities: raw.Announce.LargeCommunities,
+			ExtendedCommunities: raw.Announce.ExtendedCommunities, MED: raw.Announce.MED, LocalPref: raw.Announce.LocalPref,
+			Prepend: raw.Announce.Prepend, Origin: origin(raw.Announce.Origin),
 		},
 	}
 	switch {
@@ -216,10 +169,21 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 		d := raw.OnFailure.Degrade
 		v.Degrade = &Degrade{
 			MED: d.MED, LocalPref: d.LocalPref, Prepend: d.Prepend,
-			Communities: values(d.Communities), LargeCommunities: d.LargeCommunities,
+			Communities: values(d.Communities), LargeCommunities: d.LargeCommunities, ExtendedCommunities: d.ExtendedCommunities,
 		}
 	}
 	return v
+}
+
+// origin returns the code of ORIGIN (RFC 4271 section 4.3).
+func origin(word string) uint8 {
+	switch word {
+	case "egp":
+		return 1
+	case "incomplete":
+		return 2
+	}
+	return 0
 }
 
 func values(communities []community) []uint32 {

@@ -19,10 +19,16 @@ type report struct {
 	// bad are the paths that have a mistake, around those that have one
 	// somewhere below. What depends on such a value is not judged.
 	bad, around map[string]bool
+	// homes tells for every path whose value is inherited where that stands.
+	homes map[string]string
+	// template is set while a section is decoded that others inherit from.
+	template bool
 }
 
 func newReport() *report {
-	return &report{lines: map[string]int{}, values: map[string]string{}, bad: map[string]bool{}, around: map[string]bool{}}
+	return &report{
+		lines: map[string]int{}, values: map[string]string{}, bad: map[string]bool{}, around: map[string]bool{}, homes: map[string]string{},
+	}
 }
 
 // add records a mistake.
@@ -38,6 +44,24 @@ func (r *report) add(path, format string, args ...any) {
 func (r *report) addAt(line int, path, value, problem string) {
 	r.mark(path)
 	r.list = append(r.list, Error{Path: path, Line: line, Value: value, Problem: problem})
+}
+
+// refuse records that n cannot be decoded at path. What is inherited is reported
+// only where it stands.
+func (r *report) refuse(n *node, path, format string, args ...any) {
+	if n.home != "" {
+		r.mark(path)
+		return
+	}
+	r.add(path, format, args...)
+}
+
+// home returns where the value at path stands.
+func (r *report) home(path string) string {
+	if home := r.homes[path]; home != "" {
+		return home
+	}
+	return path
 }
 
 // assume records the default of a key that the file does not have.
@@ -98,21 +122,24 @@ func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]
 
 // value decodes n into v. Tags are those of the field that v belongs to.
 func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path string) {
-	r.lines[path], r.values[path] = n.line, shown(n, v.Type(), tags)
+	r.place(n, shown(n, v.Type(), tags), path)
 	if n.kind == kindNull {
-		r.add(path, "has no value; give it one or remove the key%s", hint(tags))
+		r.refuse(n, path, "has no value; give it one or remove the key%s", hint(tags))
+		return
+	}
+	if tags.Get("off") != "" && n.kind == kindBool && n.text == "false" {
 		return
 	}
 	if word := tags.Get("word"); word != "" && n.kind != kindMapping {
 		if n.kind != kindText || n.text != word {
-			r.add(path, "must be %s or a mapping%s", word, hint(tags))
+			r.refuse(n, path, "must be %s or a mapping%s", word, hint(tags))
 		}
 		return
 	}
 	problem, isScalar := scalar(n, v.Addr().Interface(), tags)
 	switch {
 	case problem != "":
-		r.add(path, "%s", problem)
+		r.refuse(n, path, "%s", problem)
 	case isScalar:
 	case v.Kind() == reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -120,9 +147,25 @@ func (r *report) value(n *node, v reflect.Value, tags reflect.StructTag, path st
 	case v.Kind() == reflect.Slice:
 		r.slice(n, v, tags, path)
 	case n.kind != kindMapping:
-		r.add(path, "must be a mapping of keys, not %s%s", n.kind, hint(tags))
+		r.refuse(n, path, "must be a mapping of keys, not %s%s", n.kind, hint(tags))
 	default:
+		r.template = r.template || tags.Get("template") != ""
 		r.section(n, v, path)
+		r.template = r.template && tags.Get("template") == ""
+	}
+}
+
+// place records what stands at path and where. What is inherited has no line of
+// its own: mistakes are about the section that inherits it.
+func (r *report) place(n *node, value, path string) {
+	r.values[path] = value
+	if n.home == "" {
+		r.lines[path] = n.line
+		return
+	}
+	r.homes[path] = n.home
+	if value != "" {
+		r.values[path] = value + " (from bgp.defaults)"
 	}
 }
 
@@ -156,7 +199,7 @@ func shown(n *node, t reflect.Type, tags reflect.StructTag) string {
 func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path string) {
 	if n.kind != kindList {
 		if tags.Get("single") == "" || n.kind == kindMapping {
-			r.add(path, "must be a list, not %s%s", n.kind, hint(tags))
+			r.refuse(n, path, "must be a list, not %s%s", n.kind, hint(tags))
 			return
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
@@ -175,16 +218,18 @@ func (r *report) slice(n *node, v reflect.Value, tags reflect.StructTag, path st
 	}
 }
 
+// fields returns those of a section, with the fields of embedded structs.
+func fields(section reflect.Type) []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(section), func(f reflect.StructField) bool { return f.Anonymous })
+}
+
 // section decodes n, a mapping, into a struct of the schema.
 func (r *report) section(n *node, v reflect.Value, path string) {
-	keys := make([]string, 0, v.NumField())
-	for i := range v.NumField() {
-		keys = append(keys, v.Type().Field(i).Tag.Get("key"))
-	}
+	known := fields(v.Type())
 	seen := map[string]int{}
 	for _, p := range n.pairs {
 		place := join(path, p.key)
-		i := slices.Index(keys, p.key)
+		i := slices.IndexFunc(known, func(f reflect.StructField) bool { return f.Tag.Get("key") == p.key })
 		first, double := seen[p.key]
 		switch {
 		case double:
@@ -193,6 +238,7 @@ func (r *report) section(n *node, v reflect.Value, path string) {
 				problem += fmt.Sprintf(", first on line %d", first)
 			}
 			r.addAt(p.line, place, "", problem)
+		case i < 0 && p.value.home != "": // reported where it stands
 		case i < 0:
 			problem, meant := unknownKey(p.key, v.Type())
 			r.addAt(p.line, place, "", problem)
@@ -200,45 +246,41 @@ func (r *report) section(n *node, v reflect.Value, path string) {
 				r.mark(join(path, meant))
 			}
 		default:
-			r.value(p.value, v.Field(i), v.Type().Field(i).Tag, place)
-			r.lines[place] = p.line
+			r.value(p.value, v.FieldByIndex(known[i].Index), known[i].Tag, place)
+			if p.value.home == "" {
+				r.lines[place] = p.line
+			}
 		}
 		seen[p.key] = p.line
 	}
-	r.absent(v, path, seen)
+	if !r.template {
+		r.absent(known, v, path, seen)
+	}
 }
 
 // absent fills in the defaults of the keys that are not there and reports those
 // that must be.
-func (r *report) absent(v reflect.Value, path string, seen map[string]int) {
-	reserved := false // then this entry is of another shape, not incomplete
-	for i := range v.NumField() {
-		key := v.Type().Field(i).Tag.Get("key")
-		_, there := seen[key]
-		reserved = reserved || there && isLater(v.Field(i)) && r.bad[join(path, key)]
-	}
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
+func (r *report) absent(known []reflect.StructField, v reflect.Value, path string, seen map[string]int) {
+	for _, field := range known {
 		key := field.Tag.Get("key")
 		if _, there := seen[key]; there {
 			continue
 		}
+		value := v.FieldByIndex(field.Index)
 		word, hasDefault := field.Tag.Lookup("default")
 		switch {
 		case hasDefault:
-			scalar(&node{kind: defaultKind(field.Type), text: word}, v.Field(i).Addr().Interface(), "")
+			scalar(&node{kind: defaultKind(field.Type), text: word}, value.Addr().Interface(), "")
 			r.assume(join(path, key), word)
 		case field.Tag.Get("required") != "":
-			if !reserved && !r.bad[join(path, key)] {
+			if !r.bad[join(path, key)] {
 				r.add(join(path, key), "is required")
 			}
-		case isSection(field.Type):
-			r.section(&node{kind: kindMapping}, v.Field(i), join(path, key))
+		case isSection(field.Type) && field.Tag.Get("template") == "":
+			r.section(&node{kind: kindMapping}, value, join(path, key))
 		}
 	}
 }
-
-func isLater(v reflect.Value) bool { return v.Type() == reflect.TypeFor[later]() }
 
 // isSection tells whether t is a struct of the schema.
 func isSection(t reflect.Type) bool {
@@ -256,11 +298,40 @@ func defaultKind(t reflect.Type) kind {
 	}
 }
 
+// misplaced says where a key belongs that a peer or bgp.defaults cannot have, or
+// why no peer has it; "" for another key.
+func misplaced(key string, section reflect.Type) string {
+	var elsewhere []string
+	problem := ""
+	switch section {
+	case reflect.TypeFor[rawPeer]():
+		elsewhere = []string{"local_address", "ttl", "add_path", "multihop", "ebgp_multihop"}
+		problem = "is for peers that belong to no interface; list this one in peers at the top level for it"
+	case reflect.TypeFor[rawRemote]():
+		elsewhere = []string{"unnumbered"}
+		problem = "is for peers of an interface; list this one in interfaces[].peers for it"
+	case reflect.TypeFor[rawSession]():
+		elsewhere = []string{"address", "unnumbered", "router_id", "local_address", "ttl", "add_path"}
+		problem = "is each peer's own; here are the keys that peers share"
+	case reflect.TypeFor[rawBGP]():
+	default:
+		return ""
+	}
+	words := strings.Split(strings.ReplaceAll(strings.ToLower(key), "-", "_"), "_")
+	if slices.Contains(words, "ao") || words[0] == "tcpao" {
+		return "TCP-AO is not available: GoBGP v3 cannot; use password_file (TCP MD5) or ttl_security"
+	}
+	if slices.Contains(elsewhere, key) {
+		return problem
+	}
+	return ""
+}
+
 // unknownKey says what is wrong with a key that the section does not have, and
 // which key was probably meant.
 func unknownKey(key string, section reflect.Type) (problem, meant string) {
 	var keys, usable []string
-	for field := range section.Fields() {
+	for _, field := range fields(section) {
 		known := field.Tag.Get("key")
 		keys = append(keys, known)
 		if field.Type != reflect.TypeFor[later]() {
@@ -272,6 +343,9 @@ func unknownKey(key string, section reflect.Type) (problem, meant string) {
 	}
 	if key == "<<" {
 		return "merge keys are not supported; write the keys out", ""
+	}
+	if problem := misplaced(key, section); problem != "" {
+		return problem, ""
 	}
 	guess := closest(key, keys)
 	if file := key + "_file"; slices.Contains(keys, file) {

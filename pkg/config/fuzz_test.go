@@ -27,7 +27,7 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte, format string) {
-		cfg, err := Parse(data, format, "fuzz")
+		cfg, err := parse(data, format, "fuzz", nil)
 		if err != nil {
 			all, ok := errors.AsType[*Errors](err)
 			if !ok || len(all.List) == 0 || cfg != nil || strings.TrimSpace(all.Error()) == "" {
@@ -45,16 +45,20 @@ func promises(t *testing.T, cfg *Config) {
 		t.Fatalf("config %+v", cfg)
 	}
 	for _, one := range cfg.Interfaces {
-		if one.Name == "" || len(one.Peers) == 0 || !goodDamping(one.Damping) ||
+		if one.Name == "" || len(one.Peers)+len(cfg.Peers) == 0 || !goodDamping(one.Damping) ||
 			one.GatewayProbe.Interval <= 0 || one.GatewayProbe.Failures < 1 || !goodPathProbe(one.PathProbe) {
 			t.Errorf("interface %+v", one)
 		}
-		for _, p := range one.Peers {
-			if !p.Address.IsValid() || p.ASN == 0 || p.Port == 0 || p.MaxPrefixes == 0 || !goodTimers(p.Timers) || !goodBFD(p.BFD) {
-				t.Errorf("peer %+v", p)
-			}
-		}
 	}
+	eachPeer(cfg, func(p Peer, path string) {
+		remote := strings.HasPrefix(path, "peers")
+		if !goodPeer(p) || remote != (p.TTL > 0) || remote && (p.Gateway || p.Unnumbered || p.TTLSecurity || p.BFD != nil && !p.BFD.Multihop) {
+			t.Errorf("%s: %+v", path, p)
+		}
+		if p.Announce.LocalPref != nil && p.ASN != cfg.BGP.ASN {
+			t.Errorf("%s: local_pref for AS %d", path, p.ASN)
+		}
+	})
 	for i, v := range cfg.VIPs {
 		if v.Name == "" || !v.Prefix.IsValid() || v.Prefix != v.Prefix.Masked() || v.Prefix.Bits() == 0 || len(v.Interfaces) == 0 ||
 			!goodDamping(v.Damping) || v.ChecksMode != "all" && v.ChecksMode != "any" || v.Degrade != nil && len(v.Checks) == 0 {
@@ -72,6 +76,12 @@ func promises(t *testing.T, cfg *Config) {
 			}
 		}
 	}
+}
+
+func goodPeer(p Peer) bool {
+	found := map[bool]int{true: 1}
+	return found[p.Address.IsValid()]+found[p.Gateway]+found[p.Unnumbered] == 1 && (p.ASN == 0) == p.External && p.Port > 0 &&
+		p.MaxPrefixes > 0 && (p.IPv4 || p.IPv6) && p.Announce.Prepend <= 10 && goodTimers(p.Timers) && goodBFD(p.BFD)
 }
 
 func goodTimers(t Timers) bool {

@@ -11,21 +11,6 @@ import (
 	"unicode"
 )
 
-// asn is an autonomous system number that may be used on the Internet.
-type asn uint32
-
-// peerASN is the number of a peer; zero with internal means the own one.
-type peerASN struct {
-	number   uint32
-	internal bool
-}
-
-// peerAddress is the unicast address of a router.
-type peerAddress struct{ netip.Addr }
-
-// community is an RFC 1997 value.
-type community uint32
-
 // later is a value that is reserved for a feature to come.
 type later struct{}
 
@@ -64,10 +49,7 @@ func special(n *node, dst any) (problem string, isScalar bool) {
 	case *peerASN:
 		return peerNumber(n, d), true
 	case *peerAddress:
-		if n.text == "gateway" {
-			return "is not supported yet; write the router's address", true
-		}
-		return address(n, &d.Addr), true
+		return routerAddress(n, d), true
 	case *netip.Addr:
 		return address(n, d), true
 	case *netip.Prefix:
@@ -78,6 +60,8 @@ func special(n *node, dst any) (problem string, isScalar bool) {
 		return oneCommunity(n, d), true
 	case *LargeCommunity:
 		return largeCommunity(n, d), true
+	case *ExtendedCommunity:
+		return extendedCommunity(n, d), true
 	}
 	return checkScalar(n, dst)
 }
@@ -178,34 +162,6 @@ func bareNumber(text string, fits func(time.Duration) bool, limits string) strin
 	return fmt.Sprintf("a bare number is not a duration; write one from %s to %s", low, high)
 }
 
-func asNumber(n *node, d *uint32) string {
-	var value uint32
-	if problem := number(n, &value, "1..4294967294"); problem != "" {
-		return strings.Replace(problem, "a number", "an AS number", 1)
-	}
-	switch value {
-	case 23456:
-		return "is AS_TRANS (RFC 6793), which no network has; write the network's own AS number"
-	case 65535:
-		return "is reserved (RFC 7300); private AS numbers are 64512 to 65534 and 4200000000 to 4294967294"
-	}
-	*d = value
-	return ""
-}
-
-func peerNumber(n *node, d *peerASN) string {
-	switch {
-	case n.text == "internal":
-		d.internal = true
-		return ""
-	case n.text == "external":
-		return "is not supported yet; write the peer's AS number"
-	case n.kind == kindText:
-		return "must be an AS number from 1 to 4294967294 without quotes, or internal"
-	}
-	return asNumber(n, &d.number)
-}
-
 func address(n *node, d *netip.Addr) string {
 	value, err := netip.ParseAddr(n.text)
 	switch {
@@ -255,61 +211,4 @@ func addressPort(n *node, d *netip.AddrPort) string {
 	}
 	*d = value
 	return ""
-}
-
-// wellKnown returns the value of a community that has a name: RFC 1997, RFC
-// 3765, RFC 7999 and RFC 8326.
-func wellKnown(name string) (community, bool) {
-	switch name {
-	case "graceful-shutdown":
-		return 0xFFFF0000, true
-	case "blackhole":
-		return 0xFFFF029A, true
-	case "no-export":
-		return 0xFFFFFF01, true
-	case "no-advertise":
-		return 0xFFFFFF02, true
-	case "no-export-subconfed":
-		return 0xFFFFFF03, true
-	case "no-peer":
-		return 0xFFFFFF04, true
-	}
-	return 0, false
-}
-
-func oneCommunity(n *node, d *community) string {
-	if value, ok := wellKnown(n.text); ok {
-		*d = value
-		return ""
-	}
-	parts, ok := numbers(n.text, 2, 16)
-	if !ok || n.kind != kindText {
-		return `must be "65010:100" with numbers from 0 to 65535, or one of no-export, no-advertise, ` +
-			"no-export-subconfed, no-peer, blackhole, graceful-shutdown"
-	}
-	*d = community(parts[0]<<16 | parts[1])
-	return ""
-}
-
-func largeCommunity(n *node, d *LargeCommunity) string {
-	parts, ok := numbers(n.text, 3, 32)
-	if !ok || n.kind != kindText {
-		return `must be "65010:1:2" with three numbers from 0 to 4294967295`
-	}
-	*d = LargeCommunity{Global: parts[0], Local1: parts[1], Local2: parts[2]}
-	return ""
-}
-
-// numbers splits text at colons into count numbers of so many bits.
-func numbers(text string, count, bits int) ([]uint32, bool) {
-	words := strings.Split(text, ":")
-	parts := make([]uint32, 0, count)
-	for _, w := range words {
-		value, err := strconv.ParseUint(w, 10, bits)
-		if err != nil {
-			return nil, false
-		}
-		parts = append(parts, uint32(value)) //nolint:gosec // bits is at most 32
-	}
-	return parts, len(parts) == count
 }

@@ -18,14 +18,18 @@ import (
 //	single    a lone value is a list of one
 //	secret    the value is not shown in messages
 //	word      text that may stand for the section, and means that it is absent
+//	off       false may stand for the value, and means that it is absent, so that
+//	          what bgp.defaults has is not inherited
+//	template  nothing is required in this section, and nothing has a default
 //	hint      what to say when the value is not even of the right type
 //
-// A pointer is nil without the key.
+// A pointer is nil without the key. The fields of an embedded struct are keys of
+// the section around it.
 type rawConfig struct {
 	BGP              rawBGP         `key:"bgp"`
 	VirtualInterface rawDevice      `key:"virtual_interface"`
 	Interfaces       []rawInterface `key:"interfaces" required:"true"`
-	Peers            later          `key:"peers" later:"[]"`
+	Peers            []rawRemote    `key:"peers"`
 	VIPs             []rawVIP       `key:"vips"`
 	Damping          rawDamping     `key:"damping" hint:"write {enabled: false} to switch it off"`
 	Egress           rawEgress      `key:"egress"`
@@ -42,7 +46,7 @@ type rawBGP struct {
 	ListenPort      int         `key:"listen_port" default:"179" range:"0..65535"`
 	Timers          rawTimers   `key:"timers"`
 	GracefulRestart rawGraceful `key:"graceful_restart"`
-	Defaults        later       `key:"defaults"`
+	Defaults        rawSession  `key:"defaults" template:"true" hint:"write the keys of a peer that all peers share"`
 }
 
 type rawTimers struct {
@@ -54,6 +58,7 @@ type rawTimers struct {
 type rawGraceful struct {
 	Enabled     bool          `key:"enabled" default:"true"`
 	RestartTime time.Duration `key:"restart_time" default:"30s" range:"1s..4095s" whole:"true"`
+	LongLived   time.Duration `key:"long_lived" default:"0s" range:"0s..16777215s" whole:"true"`
 }
 
 type rawDevice struct {
@@ -65,7 +70,7 @@ type rawInterface struct {
 	Name         string          `key:"name" required:"true"`
 	HoldUp       time.Duration   `key:"hold_up" default:"2s" range:"0s..1h"`
 	Gateway      []netip.Addr    `key:"gateway" single:"true"`
-	Peers        []rawPeer       `key:"peers" required:"true"`
+	Peers        []rawPeer       `key:"peers"`
 	GatewayProbe rawGatewayProbe `key:"gateway_probe" hint:"write {enabled: false} to switch it off"`
 	PathProbe    *rawPathProbe   `key:"path_probe" hint:"write {target: ADDRESS}"`
 	Damping      rawOwnDamping   `key:"damping" hint:"write {enabled: false} to switch it off"`
@@ -101,35 +106,6 @@ type rawOwnDamping struct {
 	MaxSuppress *time.Duration `key:"max_suppress" range:"1s..24h"`
 }
 
-type rawPeer struct {
-	Address      peerAddress `key:"address" required:"true"`
-	ASN          peerASN     `key:"asn" required:"true"`
-	Port         int         `key:"port" default:"179" range:"1..65535"`
-	PasswordFile *string     `key:"password_file"`
-	TTLSecurity  bool        `key:"ttl_security" default:"false"`
-	Timers       rawTimers   `key:"timers"`
-	BFD          *rawBFD     `key:"bfd" hint:"write {} for the defaults"`
-	Unnumbered   later       `key:"unnumbered" later:"false"`
-	Passive      later       `key:"passive" later:"false"`
-}
-
-type rawBFD struct {
-	MinTx      time.Duration `key:"min_tx" default:"300ms" range:"10ms..1m"`
-	MinRx      time.Duration `key:"min_rx" default:"300ms" range:"10ms..1m"`
-	Multiplier int           `key:"multiplier" default:"3" range:"1..255"`
-	Required   bool          `key:"required" default:"false"`
-	Passive    bool          `key:"passive" default:"false"`
-	Multihop   bool          `key:"multihop" default:"false"`
-	MinTTL     *int          `key:"min_ttl" range:"1..255"`
-	Auth       *rawBFDAuth   `key:"auth" secret:"true" hint:"write {type: meticulous_keyed_sha1, key_file: PATH}"`
-}
-
-type rawBFDAuth struct {
-	Type    string  `key:"type" required:"true" oneof:"simple keyed_md5 meticulous_keyed_md5 keyed_sha1 meticulous_keyed_sha1"`
-	KeyID   int     `key:"key_id" default:"1" range:"0..255"`
-	KeyFile *string `key:"key_file" required:"true"`
-}
-
 type rawVIP struct {
 	Name            *string       `key:"name"`
 	Address         netip.Prefix  `key:"address" required:"true"`
@@ -148,19 +124,22 @@ type rawOnFailure struct {
 }
 
 type rawDegrade struct {
-	MED              *uint32          `key:"med" range:"0..4294967295"`
-	LocalPref        *uint32          `key:"local_pref" range:"0..4294967295"`
-	Prepend          int              `key:"prepend" default:"0" range:"0..10"`
-	Communities      []community      `key:"communities"`
-	LargeCommunities []LargeCommunity `key:"large_communities"`
+	MED                 *uint32             `key:"med" range:"0..4294967295"`
+	LocalPref           *uint32             `key:"local_pref" range:"0..4294967295"`
+	Prepend             int                 `key:"prepend" default:"0" range:"0..10"`
+	Communities         []community         `key:"communities"`
+	LargeCommunities    []LargeCommunity    `key:"large_communities"`
+	ExtendedCommunities []ExtendedCommunity `key:"extended_communities"`
 }
 
 type rawAnnounce struct {
-	Communities      []community      `key:"communities"`
-	LargeCommunities []LargeCommunity `key:"large_communities"`
-	MED              *uint32          `key:"med" range:"0..4294967295"`
-	LocalPref        *uint32          `key:"local_pref" range:"0..4294967295"`
-	Prepend          int              `key:"prepend" default:"0" range:"0..10"`
+	Communities         []community         `key:"communities"`
+	LargeCommunities    []LargeCommunity    `key:"large_communities"`
+	ExtendedCommunities []ExtendedCommunity `key:"extended_communities"`
+	MED                 *uint32             `key:"med" range:"0..4294967295"`
+	LocalPref           *uint32             `key:"local_pref" range:"0..4294967295"`
+	Prepend             int                 `key:"prepend" default:"0" range:"0..10"`
+	Origin              string              `key:"origin" default:"igp" oneof:"igp egp incomplete"`
 }
 
 type rawEgress struct {
@@ -183,9 +162,10 @@ type rawControl struct {
 }
 
 type rawShutdown struct {
-	Mode string        `key:"mode" default:"drain" oneof:"drain restart"`
-	Time time.Duration `key:"time" default:"10s" range:"1s..10m"`
-	Wait time.Duration `key:"wait" default:"2s" range:"0s..10m"`
+	Mode             string        `key:"mode" default:"drain" oneof:"drain restart"`
+	Time             time.Duration `key:"time" default:"10s" range:"1s..10m"`
+	Wait             time.Duration `key:"wait" default:"2s" range:"0s..10m"`
+	GracefulShutdown time.Duration `key:"graceful_shutdown" default:"0s" range:"0s..10m"`
 }
 
 type rawLog struct {

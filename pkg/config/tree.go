@@ -47,6 +47,7 @@ type node struct {
 	line  int    // 0 if unknown
 	pairs []pair // of a mapping, in the order of the document, with doubles
 	items []*node
+	home  string // the path of the value that this one is inherited from
 }
 
 type pair struct {

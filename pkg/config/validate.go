@@ -24,21 +24,15 @@ func validate(cfg *Config, r *report) {
 			r.add("virtual_interface.kind", `must be auto or existing, for the kernel owns "lo"`)
 		}
 	}
+	if g := cfg.BGP.GracefulRestart; r.ok("bgp.graceful_restart") && g.LongLived > 0 && !g.Enabled {
+		r.add("bgp.graceful_restart.long_lived", "needs enabled: true")
+	}
 	validateInterfaces(cfg, r)
+	validateRemotes(cfg, r)
 	validateVIPs(cfg, r)
+	validateReach(cfg, r)
 	validateExclude(cfg, r)
 	validateHost(cfg, r)
-}
-
-// checkTimers compares hold time and keepalive. What a peer inherits unchanged
-// is reported only where it is set.
-func checkTimers(t, inherited Timers, r *report, path string) {
-	if t == inherited || !r.ok(path, "bgp.timers") || t.HoldTime == 0 {
-		return
-	}
-	if t.Keepalive*3 > t.HoldTime {
-		r.add(path+".keepalive", "must be at most a third of the hold time, which is %s", short(t.HoldTime))
-	}
 }
 
 // badInterfaceName says why the kernel refuses the name, or "" (dev_valid_name
@@ -95,48 +89,13 @@ func validateGateways(one Interface, r *report, path string) {
 		if _, listed := r.lines[place]; !listed {
 			place = path + ".gateway" // a lone address
 		}
-		switch problem := badHost(g, true); {
+		switch problem := badHost(g); {
 		case problem != "":
 			r.add(place, "%s", problem)
 		case families[g.Is4()]:
 			r.add(place, "is a second gateway of its family; give one for IPv4 and one for IPv6 at most")
 		}
 		families[g.Is4()] = true
-	}
-}
-
-// badHost says why the address cannot be a router's, or "".
-func badHost(a netip.Addr, linkLocal bool) string {
-	switch {
-	case a.IsLinkLocalUnicast() && (linkLocal || a.Is4()):
-		return ""
-	case a.IsLinkLocalUnicast():
-		return "is link-local; sessions over link-local addresses are not supported yet"
-	}
-	if name := unusable(netip.PrefixFrom(a, a.BitLen())); name != "" {
-		return "must be the router's own address; this one is " + name
-	}
-	return ""
-}
-
-func validatePeers(one Interface, cfg *Config, r *report, path string) {
-	seen := map[netip.Addr]int{}
-	for j, p := range one.Peers {
-		peerPath := index(path+".peers", j)
-		checkTimers(p.Timers, cfg.BGP.Timers, r, peerPath+".timers")
-		place := peerPath + ".address"
-		if !p.Address.IsValid() {
-			continue
-		}
-		if problem := badHost(p.Address, false); problem != "" {
-			r.add(place, "%s", problem)
-			continue
-		}
-		if first, double := seen[p.Address]; double {
-			r.add(place, "is the address of peers[%d] of this interface too", first)
-			continue
-		}
-		seen[p.Address] = j
 	}
 }
 
@@ -180,6 +139,9 @@ func validateHost(cfg *Config, r *report) {
 	s := cfg.Shutdown
 	if r.ok("shutdown.time", "shutdown.wait") && s.Wait >= s.Time {
 		r.add("shutdown.wait", "must be below shutdown.time, which is %s", short(s.Time))
+	}
+	if r.ok("shutdown.time", "shutdown.wait", "shutdown.graceful_shutdown") && s.GracefulShutdown > 0 && s.GracefulShutdown >= s.Time-s.Wait {
+		r.add("shutdown.graceful_shutdown", "must be below %s, which is shutdown.time without shutdown.wait", short(s.Time-s.Wait))
 	}
 	if r.ok("shutdown.mode", "bgp.graceful_restart") && s.Mode == "restart" && !cfg.BGP.GracefulRestart.Enabled {
 		r.add("shutdown.mode", "needs bgp.graceful_restart.enabled: true, else routers drop the routes")

@@ -35,6 +35,7 @@ func validateVIPs(cfg *Config, r *report) {
 		validateSelection(v, listed, r, path+".interfaces")
 		doubles(v.Announce.Communities, r, path+".announce", "communities")
 		doubles(v.Announce.LargeCommunities, r, path+".announce", "large_communities")
+		doubles(v.Announce.ExtendedCommunities, r, path+".announce", "extended_communities")
 		validateDegrade(v, r, path)
 		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
@@ -57,6 +58,7 @@ func validatePrefix(v VIP, cfg *Config, r *report, path string) {
 		r.add(path, "is too large: every address in it would be this host's; a prefix of its family has at least /%d", least)
 		return
 	}
+	holdsRemote(v, cfg, r, path)
 	for j, one := range cfg.Interfaces {
 		for k, p := range one.Peers {
 			if p.Address.IsValid() && v.Prefix.Contains(p.Address) {
@@ -67,6 +69,15 @@ func validatePrefix(v VIP, cfg *Config, r *report, path string) {
 			if g.IsValid() && v.Prefix.Contains(g) && !isPeer(one, g) {
 				r.add(path, "holds the gateway of interfaces[%d], which would not be reached any more", j)
 			}
+		}
+	}
+}
+
+// holdsRemote refuses a VIP that is a router without an interface.
+func holdsRemote(v VIP, cfg *Config, r *report, path string) {
+	for j, p := range cfg.Peers {
+		if p.Address.IsValid() && v.Prefix.Contains(p.Address) {
+			r.add(path, "holds the address of peers[%d], which would not be reached any more", j)
 		}
 	}
 }
@@ -107,11 +118,12 @@ func validateSelection(v VIP, listed []string, r *report, path string) {
 	}
 }
 
-// doubles reports what a list has twice.
+// doubles reports what a list has twice. In a list that many inherit that is
+// reported once.
 func doubles[T comparable](list []T, r *report, path, key string) {
 	seen := make(map[T]int, len(list))
 	for k, one := range list {
-		place := index(path+"."+key, k)
+		place := r.home(index(path+"."+key, k))
 		if !r.ok(place) {
 			continue
 		}
@@ -133,16 +145,18 @@ func validateDegrade(v VIP, r *report, path string) {
 	d, a := v.Degrade, v.Announce
 	doubles(d.Communities, r, place, "communities")
 	doubles(d.LargeCommunities, r, place, "large_communities")
+	doubles(d.ExtendedCommunities, r, place, "extended_communities")
 	already(d.Communities, a.Communities, r, place, path+".announce", "communities")
 	already(d.LargeCommunities, a.LargeCommunities, r, place, path+".announce", "large_communities")
+	already(d.ExtendedCommunities, a.ExtendedCommunities, r, place, path+".announce", "extended_communities")
 	same := func(x, y *uint32) bool { return x != nil && y != nil && *x == *y }
 	const isSame = "is what announce has already; give another value"
 	switch {
 	case !r.ok(place):
 	case len(v.Checks) == 0 && r.ok(path+".checks"):
 		r.add(place, "is never used, for the VIP has no checks; add checks or remove on_failure")
-	case d.MED == nil && d.LocalPref == nil && d.Prepend == 0 && len(d.Communities) == 0 && len(d.LargeCommunities) == 0:
-		r.add(place, "changes nothing; give it med, local_pref, prepend, communities or large_communities")
+	case d.MED == nil && d.LocalPref == nil && d.Prepend == 0 && len(d.Communities)+len(d.LargeCommunities)+len(d.ExtendedCommunities) == 0:
+		r.add(place, "changes nothing; give it med, local_pref, prepend, communities, large_communities or extended_communities")
 	case same(d.MED, a.MED) && r.ok(path+".announce.med"):
 		r.add(place+".med", isSame)
 	case same(d.LocalPref, a.LocalPref) && r.ok(path+".announce.local_pref"):

@@ -19,7 +19,7 @@ func TestDefaults(t *testing.T) {
 	probe := GatewayProbe{Enabled: true, Interval: 500 * time.Millisecond, Failures: 3}
 	one := func(name, address string, asn uint32) Interface {
 		return Interface{Name: name, HoldUp: 2 * time.Second, GatewayProbe: probe, Damping: damping, Peers: []Peer{
-			{Address: netip.MustParseAddr(address), ASN: asn, Port: 179, Timers: timers, MaxPrefixes: 1000},
+			{Address: netip.MustParseAddr(address), ASN: asn, Port: 179, IPv4: true, IPv6: true, Timers: timers, MaxPrefixes: 1000},
 		}}
 	}
 	want := &Config{
