@@ -31,6 +31,8 @@ func TestEventsRing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What nothing refers to any more is closed by the garbage collector.
+	t.Cleanup(func() { _ = listener.Close() })
 	m.s = startWith(t, m.l, c)
 	for rounds := 0; m.lastEvent() < status.KeptEvents+vips; rounds++ {
 		if rounds == 2*status.KeptEvents/vips {

@@ -86,6 +86,8 @@ func TestFlappingService(t *testing.T) {
 	if f.listener, err = f.host.Listen(f.service); err != nil {
 		t.Fatal(err)
 	}
+	// What nothing refers to any more is closed by the garbage collector.
+	t.Cleanup(func() { _ = f.listener.Close() })
 	f.s = startWith(t, f.l, c)
 	quiet := waitQuiet(t, f.wire, peersOf(damped)...)
 

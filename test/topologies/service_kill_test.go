@@ -14,14 +14,15 @@ import (
 	"vipspeaker/test/topologies/lab"
 )
 
-// How often a service is killed: until a few withdraws were as quick as they
-// must be. On a busy machine a single one may take any time, but polling would
-// not give so many.
+// How often a service is killed, and how quick the withdraws must be: the best of
+// them as it is on a quiet machine, and half of them far quicker than by polling,
+// which takes half of the interval.
 const (
-	killedOnWire  = 10 * time.Millisecond
-	killedAtLeast = 5
-	killedAtMost  = 25
-	killedQuickly = 4
+	killedInterval = time.Second
+	killedBest     = 10 * time.Millisecond
+	killedMedian   = 100 * time.Millisecond
+	killedAtLeast  = 5
+	killedAtMost   = 11
 )
 
 // killed is a service whose death is heard of.
@@ -29,8 +30,9 @@ type killed struct {
 	name, serves, check string
 	vip                 netip.Prefix
 
-	// pause is the least time between two deaths: a held connection that ends more
-	// often than once a second is not made anew at once.
+	// pause is the least time between two deaths. Held connections that end more
+	// often than once a second are not made anew at once, and a death may be the end
+	// of two: the kernel closes the port last, and may take one more before.
 	pause time.Duration
 
 	took []time.Duration // from the kill to the last session's withdraw
@@ -38,11 +40,10 @@ type killed struct {
 }
 
 func killedServices() []*killed {
-	// Polled at that interval, one in thirty withdraws would be as quick.
-	const interval = ", interval: 300ms}"
+	interval := fmt.Sprintf(", interval: %v}", killedInterval)
 	return []*killed{
 		{name: "listen", serves: "tcp 10.68.6.11:8011", check: "{listen: {port: 8011}" + interval, vip: prefix4(11)},
-		{name: "hold", serves: "tcp 10.68.6.12:8012", check: `{tcp: {address: "10.68.6.12:8012", hold: true}` + interval, vip: prefix4(12), pause: 1100 * time.Millisecond},
+		{name: "hold", serves: "tcp 10.68.6.12:8012", check: `{tcp: {address: "10.68.6.12:8012", hold: true}` + interval, vip: prefix4(12), pause: 2200 * time.Millisecond},
 		{name: "udp", serves: "udp 10.68.6.13:8013", check: "{listen: {port: 8013, protocol: udp}" + interval, vip: prefix4(13)},
 	}
 }
@@ -89,11 +90,10 @@ func TestServiceKilled(t *testing.T) {
 	}
 	waitQuiet(t, wire, allPeers()...)
 	for _, k := range services {
-		slices.Sort(k.took)
-		t.Logf("%s: killed %d times, withdrawn on both sessions after %v (median), %v (best), %v (worst)",
-			k.name, len(k.took), k.took[len(k.took)/2], k.took[0], k.took[len(k.took)-1])
+		best, median, worst := k.quantiles()
+		t.Logf("%s: killed %d times, withdrawn on both sessions after %v (median), %v (best), %v (worst)", k.name, len(k.took), median, best, worst)
 		if k.slow() {
-			t.Errorf("%s: fewer than %d of %d withdraws within %v: %v", k.name, killedQuickly, len(k.took), killedOnWire, k.took)
+			t.Errorf("%s: best %v, want %v; median %v, want %v: %v", k.name, best, killedBest, median, killedMedian, k.took)
 		}
 		if gone := kernel.of(k.vip, began); len(gone) > 0 {
 			t.Errorf("%s: the VIP was unbound: %v", k.name, gone)
@@ -120,15 +120,15 @@ func (k *killed) kill(t *testing.T, wire *lab.Capture, p *lab.Process) (took tim
 	return took
 }
 
-// slow tells that too few withdraws were quick so far.
+// slow tells that the withdraws so far were not quick.
 func (k *killed) slow() bool {
-	quick := 0
-	for _, d := range k.took {
-		if d < killedOnWire {
-			quick++
-		}
-	}
-	return quick < killedQuickly
+	best, median, _ := k.quantiles()
+	return best > killedBest || median > killedMedian
+}
+
+func (k *killed) quantiles() (best, median, worst time.Duration) {
+	list := slices.Sorted(slices.Values(k.took))
+	return list[0], list[len(list)/2], list[len(list)-1]
 }
 
 // perRound checks that each death and each return was one UPDATE to each router.
