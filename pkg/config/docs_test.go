@@ -56,8 +56,15 @@ func TestReferenceIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := map[string][]string{}
+	about := "" // what the first column of the table is about
 	for line := range strings.Lines(string(text)) {
-		if cells := strings.Split(strings.TrimSpace(line), "|"); len(cells) > 3 && strings.HasPrefix(cells[1], " `") {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		switch {
+		case len(cells) <= 3:
+			about = ""
+		case about == "":
+			about = strings.TrimSpace(cells[1])
+		case about == "key" && strings.HasPrefix(cells[1], " `"):
 			rows[strings.Trim(cells[1], " `")] = cells
 		}
 	}
