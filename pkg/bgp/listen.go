@@ -104,16 +104,13 @@ func deleteKey(peer netip.Addr, listening []netip.AddrPort) error {
 		if local.Addr().Is4() != peer.Is4() {
 			continue
 		}
-		key := &unix.TCPMD5Sig{}
-		if peer.Is4() {
-			key.Addr.Family = unix.AF_INET
-			ip := peer.As4()
-			copy(key.Addr.Data[2:], ip[:]) // after the port
-		} else {
-			key.Addr.Family = unix.AF_INET6
-			ip := peer.As16()
-			copy(key.Addr.Data[6:], ip[:]) // after port and flow
+		key := &unix.TCPMD5Sig{} // a key of no octets deletes
+		key.Addr.Family = unix.AF_INET
+		at := key.Addr.Data[2:] // after the port
+		if peer.Is6() {
+			key.Addr.Family, at = unix.AF_INET6, key.Addr.Data[6:] // after port and flow
 		}
+		copy(at, peer.AsSlice())
 		if err := unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, key); !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, os.NewSyscallError("delete key", err))
 		}

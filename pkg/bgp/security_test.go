@@ -52,14 +52,19 @@ func setTTL(ttl int) func(int) error {
 }
 
 func setKey(remote netip.Addr, key string) func(int) error {
-	return func(fd int) error {
-		sig := &unix.TCPMD5Sig{Keylen: uint16(len(key))}
-		sig.Addr.Family = unix.AF_INET
-		a := remote.As4()
-		copy(sig.Addr.Data[2:], a[:])
-		copy(sig.Key[:], key)
-		return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, sig)
+	return func(fd int) error { return setAnyKey(fd, remote, key) }
+}
+
+func setAnyKey(fd int, remote netip.Addr, key string) error {
+	sig := &unix.TCPMD5Sig{Keylen: uint16(len(key))}
+	sig.Addr.Family = unix.AF_INET
+	at := sig.Addr.Data[2:]
+	if remote.Is6() {
+		sig.Addr.Family, at = unix.AF_INET6, sig.Addr.Data[6:]
 	}
+	copy(at, remote.AsSlice())
+	copy(sig.Key[:], key)
+	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, sig)
 }
 
 // Every session is pinned to its interface, whoever made the connection.

@@ -81,7 +81,8 @@ func (s *Speaker) enter(rec *session, st SessionState) {
 	case st == Established:
 		rec.transitions++
 		rec.wasUp = true
-		s.log.Info("session established", "peer", addr)
+		// The daemon tells of sessions in its own words, once each.
+		s.log.Debug("session established", "peer", addr)
 	case old == Established:
 		rec.transitions++
 		rec.ended = true
@@ -92,7 +93,7 @@ func (s *Speaker) enter(rec *session, st SessionState) {
 			rec.limitHits = 0
 		}
 		reason, _ := s.adapter.lastError(addr)
-		s.log.Warn("session ended", "peer", addr, "reason", reason)
+		s.log.Debug("session ended", "peer", addr, "reason", reason)
 	}
 	if st == Idle {
 		rec.fell = now
