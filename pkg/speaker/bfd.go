@@ -24,55 +24,83 @@ const ceaseBytes = 128
 // watch decides about the BFD sessions of an interface: which are wanted, also
 // while the interface waits for its hold-up, and what they have against the
 // BGP sessions. It tells whether one of them failed since the look before.
-func (p *planner) watch(c *config.Interface, n *Interface, link netmon.Link) (failed bool) {
+func (p *planner) watch(holdUp time.Duration, n *Interface, link netmon.Link) (failed bool) {
 	for i := range n.Peers {
-		peer, b := &n.Peers[i], c.Peers[i].BFD
-		if b == nil {
-			continue
-		}
-		key := Session{n.Name, peer.Address}
-		h := p.in.History.BFD[key]
-		if !link.Healthy() || !peer.LocalAddress.IsValid() {
-			// The count stays: the session may still be seen for a moment when it
-			// is wanted again.
-			p.rememberBFD(key, BFDHistory{Downs: h.Downs})
-			continue
-		}
-		p.out.BFD = append(p.out.BFD, bfdSession(n, peer, b))
-		s, known := p.in.BFD.Session(peer.Address, peer.LocalAddress, n.Name)
-		if known {
-			switch {
-			case s.Downs > h.Downs:
-				failed, h.FailedAt = true, s.DownSince
-				if h.FailedAt.IsZero() {
-					h.FailedAt = p.now
-				}
-			case s.Downs < h.Downs: // another session
-				h.FailedAt = time.Time{}
-			}
-			h.Downs = s.Downs
-		}
-		if !h.FailedAt.IsZero() && p.forgiven(c, b, s, h.FailedAt) {
-			h.FailedAt = time.Time{}
-		}
-		p.rememberBFD(key, h)
-		peer.dead = !h.FailedAt.IsZero()
-		peer.held = against(c, b, s, peer)
-		if peer.dead && s.Status != bfd.Up {
-			n.Failures = append(n.Failures, status.Failure{
-				Layer: status.LayerBFD, Target: peer.Address.String(), Since: h.FailedAt, Reason: diagnostic(s),
-			})
+		peer := &n.Peers[i]
+		lost, found := p.watchPeer(n.Name, peer, holdUp, link.Healthy())
+		failed = failed || lost
+		if found != nil {
+			n.Failures = append(n.Failures, *found)
 		}
 	}
 	return failed
 }
 
-func bfdSession(n *Interface, peer *Peer, b *config.BFD) bfd.SessionConfig {
-	s := bfd.SessionConfig{
-		Peer: peer.Address, Local: peer.LocalAddress, Interface: n.Name, Multihop: b.Multihop,
-		MinTx: b.MinTx, MinRx: b.MinRx, Multiplier: b.Multiplier, Passive: b.Passive,
+// watchPeer decides about the BFD session with one peer. It tells whether it
+// failed since the look before, and the failure while that lasts.
+func (p *planner) watchPeer(name string, peer *Peer, holdUp time.Duration, healthy bool) (failed bool, found *status.Failure) {
+	b := peer.config.BFD
+	if b == nil || !peer.Address.IsValid() {
+		return false, nil
 	}
-	if b.Multihop {
+	key := Session{name, peer.Address}
+	h := p.in.History.BFD[key]
+	if !healthy || !peer.LocalAddress.IsValid() {
+		// The count stays: the session may still be seen for a moment when it
+		// is wanted again.
+		p.rememberBFD(key, BFDHistory{Downs: h.Downs})
+		return false, nil
+	}
+	p.out.BFD = append(p.out.BFD, bfdSession(name, peer, b))
+	s, known := bfdState(p.in.BFD, name, peer)
+	if known {
+		switch {
+		case s.Downs > h.Downs:
+			failed, h.FailedAt = true, s.DownSince
+			if h.FailedAt.IsZero() {
+				h.FailedAt = p.now
+			}
+		case s.Downs < h.Downs: // another session
+			h.FailedAt = time.Time{}
+		}
+		h.Downs = s.Downs
+	}
+	if !h.FailedAt.IsZero() && p.forgiven(holdUp, b, s, h.FailedAt) {
+		h.FailedAt = time.Time{}
+	}
+	p.rememberBFD(key, h)
+	peer.dead = !h.FailedAt.IsZero()
+	peer.held = against(holdUp, b, s, peer)
+	if peer.dead && s.Status != bfd.Up {
+		found = &status.Failure{
+			Layer: status.LayerBFD, Target: peer.Address.String(), Since: h.FailedAt, Reason: diagnostic(s),
+		}
+	}
+	return failed, found
+}
+
+// bfdState is the state of the BFD session with a peer, or false. BFD takes the
+// zones of link-local addresses from the interface.
+func bfdState(s *bfd.State, name string, peer *Peer) (bfd.SessionState, bool) {
+	return s.Session(bare(peer.Address), bare(peer.LocalAddress), bfdInterface(name))
+}
+
+// bfdInterface is the interface of a BFD session: none for one of several hops
+// that belongs to none.
+func bfdInterface(name string) string {
+	if name == status.TopLevel {
+		return ""
+	}
+	return name
+}
+
+func bfdSession(name string, peer *Peer, b *config.BFD) bfd.SessionConfig {
+	s := bfd.SessionConfig{
+		Peer: bare(peer.Address), Local: bare(peer.LocalAddress), Interface: bfdInterface(name),
+		Multihop: b.Multihop || name == status.TopLevel,
+		MinTx:    b.MinTx, MinRx: b.MinRx, Multiplier: b.Multiplier, Passive: b.Passive,
+	}
+	if s.Multihop {
 		s.MinTTL = b.MinTTL
 	}
 	if b.Auth != nil {
@@ -86,16 +114,16 @@ func bfdSession(n *Interface, peer *Peer, b *config.BFD) bfd.SessionConfig {
 // back to BFD in time, while that is not required; or it says that it does not
 // want BFD, or we cannot run it, which are no failures of the path (RFC 5882
 // sections 3.2 and 4.2).
-func (p *planner) forgiven(c *config.Interface, b *config.BFD, s bfd.SessionState, failedAt time.Time) bool {
+func (p *planner) forgiven(holdUp time.Duration, b *config.BFD, s bfd.SessionState, failedAt time.Time) bool {
 	if s.Error != "" || s.Status != bfd.Up && s.RemoteStatus == bfd.AdminDown {
 		return true
 	}
 	var ends []time.Time
 	if s.Status == bfd.Up {
-		ends = append(ends, s.Since.Add(c.HoldUp))
+		ends = append(ends, s.Since.Add(holdUp))
 	}
 	if !b.Required {
-		ends = append(ends, failedAt.Add(max(bfdPatience, c.HoldUp)))
+		ends = append(ends, failedAt.Add(max(bfdPatience, holdUp)))
 	}
 	if slices.ContainsFunc(ends, func(end time.Time) bool { return !end.After(p.now) }) {
 		return true
@@ -110,12 +138,12 @@ func (p *planner) forgiven(c *config.Interface, b *config.BFD, s bfd.SessionStat
 // that has never been up has nothing against it unless it is required: the
 // router may not speak BFD, and a router that keeps our routes by graceful
 // restart must not wait for it (RFC 5882 section 4.3).
-func against(c *config.Interface, b *config.BFD, s bfd.SessionState, peer *Peer) string {
+func against(holdUp time.Duration, b *config.BFD, s bfd.SessionState, peer *Peer) string {
 	with := "BFD with " + peer.Address.String()
 	text := ""
 	switch {
 	case peer.dead && s.Status == bfd.Up:
-		text = fmt.Sprintf("%s up again, held for %s", with, c.HoldUp)
+		text = fmt.Sprintf("%s up again, held for %s", with, holdUp)
 	case peer.dead:
 		text = joinNonEmpty(": ", with+" down", diagnostic(s))
 	case !b.Required || s.Status == bfd.Up:

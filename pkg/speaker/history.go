@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/status"
 )
 
 // History is what no snapshot holds: how things were at the looks before. Plan
@@ -16,6 +17,9 @@ type History struct {
 	Interfaces map[string]InterfaceHistory
 	VIPs       map[netip.Prefix]VIPHistory
 	BFD        map[Session]BFDHistory
+	// Local are the addresses that sessions without an interface are made from, by
+	// peer, where the configuration leaves the choice.
+	Local map[netip.Addr]netip.Addr
 }
 
 // InterfaceHistory is what was seen of an interface.
@@ -34,6 +38,8 @@ type InterfaceHistory struct {
 	// the text that was made for that then.
 	Cause, Detail string
 	Penalty       Penalty
+	// Router is the one that an unnumbered peer was last; zero for none.
+	Router netip.Addr
 }
 
 // VIPHistory is what was seen of a VIP.
@@ -59,7 +65,7 @@ type BFDHistory struct {
 }
 
 // owned tells which maps of a History may be written.
-type owned struct{ interfaces, vips, bfd bool }
+type owned struct{ interfaces, vips, bfd, local bool }
 
 // put sets an entry of a map that others may read: if that changes it, then in a
 // copy, unless own says that it is one already.
@@ -88,11 +94,18 @@ func (p *planner) rememberBFD(s Session, h BFDHistory) {
 	put(&p.out.History.BFD, &p.own.bfd, s, h)
 }
 
+func (p *planner) rememberLocal(peer, local netip.Addr) {
+	put(&p.out.History.Local, &p.own.local, peer, local)
+}
+
 // after is the history for another configuration: what is no longer in it is
 // forgotten, and what the change itself does to a subject is no flap. Penalties
 // stay.
 func (h History) after(old, next *setup) History {
-	out := History{Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{}}
+	out := History{
+		Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{},
+		Local: map[netip.Addr]netip.Addr{},
+	}
 	for i := range next.config.Interfaces {
 		n := &next.config.Interfaces[i]
 		if seen, ok := h.Interfaces[n.Name]; ok {
@@ -100,11 +113,20 @@ func (h History) after(old, next *setup) History {
 			seen.Excused = seen.Excused || k < 0 || !sameButTimes(old.config.Interfaces[k], *n)
 			out.Interfaces[n.Name] = seen
 		}
-		for j := range n.Peers {
-			key := Session{n.Name, n.Peers[j].Address}
-			if seen, ok := h.BFD[key]; ok && n.Peers[j].BFD != nil {
+		for key, seen := range h.BFD {
+			if key.Interface == n.Name && slices.ContainsFunc(n.Peers, func(c config.Peer) bool { return c.BFD != nil && mayBe(&c, key.Peer) }) {
 				out.BFD[key] = seen
 			}
+		}
+	}
+	for i := range next.config.Peers {
+		c := &next.config.Peers[i]
+		if local, ok := h.Local[c.Address]; ok && !c.LocalAddress.IsValid() {
+			out.Local[c.Address] = local
+		}
+		key := Session{status.TopLevel, c.Address}
+		if seen, ok := h.BFD[key]; ok && c.BFD != nil {
+			out.BFD[key] = seen
 		}
 	}
 	before := make(map[netip.Prefix]*config.VIP, len(old.config.VIPs))
@@ -123,6 +145,12 @@ func (h History) after(old, next *setup) History {
 		out.VIPs[v.Prefix] = seen
 	}
 	return out
+}
+
+// mayBe tells whether a configured peer may have the address: those that are
+// found by themselves may have any.
+func mayBe(c *config.Peer, a netip.Addr) bool {
+	return c.Gateway || c.Unnumbered || sameAddress(c.Address, a)
 }
 
 // sameButTimes tells whether two configurations of an interface differ at most

@@ -34,28 +34,29 @@ func (p *planner) look(c *config.Interface) Interface {
 	link, detail := p.link(c.Name)
 	n.Index = link.Index
 	n.Addresses = ownAddresses(link, p.isVIP)
-	n.Peers = make([]Peer, len(c.Peers))
-	for i := range c.Peers {
-		n.Peers[i] = Peer{
-			Address: c.Peers[i].Address, ASN: c.Peers[i].ASN,
-			LocalAddress: onLink(n.Addresses, c.Peers[i].Address),
-		}
+	n.Peers = p.expand(c, &n, link)
+	if slices.ContainsFunc(c.Peers, func(peer config.Peer) bool { return peer.Unnumbered }) {
+		p.out.Discover = append(p.out.Discover, n.Name)
 	}
 	probes := probesOf(c, &n)
 	p.out.Probes = append(p.out.Probes, probes...)
 	layer := p.probed(&n, probes)
-	failed := p.watch(c, &n, link)
+	failed := p.watch(c.HoldUp, &n, link)
 	if n.Reason, n.Detail = status.InterfaceAbsent, detail; detail == "" {
 		n.Reason, n.Detail = judge(c, &n, link)
 	}
 	p.judgeHistory(c, &n, link, layer, failed)
-	if s, ok := p.in.BGP.Speaker(c.Name); ok {
+	name := c.Name
+	if len(c.Peers) == 0 {
+		name = status.TopLevel // whose sessions are all that it has
+	}
+	if s, ok := p.in.BGP.Speaker(name); ok {
 		for i := range s.Peers {
 			up := s.Peers[i].State == bgp.Established
 			n.established = n.established || up
-			n.answering = n.answering || up && slices.ContainsFunc(n.Peers, func(peer Peer) bool {
-				return peer.Address == s.Peers[i].Address && peer.LocalAddress.IsValid() && peer.held == ""
-			})
+			n.answering = n.answering || up && (len(c.Peers) == 0 || slices.ContainsFunc(n.Peers, func(peer Peer) bool {
+				return sameAddress(peer.Address, s.Peers[i].Address) && peer.LocalAddress.IsValid() && peer.held == ""
+			}))
 			n.fresh = n.fresh && s.Peers[i].Transitions == 0
 		}
 	}
@@ -102,13 +103,17 @@ func judge(c *config.Interface, n *Interface, link netmon.Link) (status.Reason, 
 	}
 	reachable := false
 	for i := range n.Peers {
-		reachable = reachable || n.Peers[i].LocalAddress.IsValid()
+		// The router of an unnumbered peer may come later.
+		reachable = reachable || n.Peers[i].LocalAddress.IsValid() || n.Peers[i].Found == foundRouter && linkLocal(n).IsValid()
 	}
 	for _, g := range c.Gateways {
 		reachable = reachable || onLink(n.Addresses, g).IsValid()
 	}
+	if len(c.Peers) == 0 && len(c.Gateways) == 0 {
+		reachable = global(n.Addresses, true).IsValid() || global(n.Addresses, false).IsValid()
+	}
 	if !reachable {
-		return status.InterfaceAddress, "no usable address on-link with " + targets(c)
+		return status.InterfaceAddress, unreachable(c, n)
 	}
 	return "", ""
 }
@@ -148,6 +153,9 @@ func (p *planner) judgeHistory(c *config.Interface, n *Interface, link netmon.Li
 		h.Opened = p.now
 	}
 	h.Open, h.Excused = open, false
+	if n.router.IsValid() {
+		h.Router = n.router
+	}
 	p.rememberInterface(c.Name, h)
 	n.Penalty = h.Penalty.show(&c.Damping, p.now, false)
 	if !open {
@@ -209,7 +217,7 @@ func (n *Interface) admit() {
 		case peer.held != "":
 			peer.Detail = peer.held
 		default:
-			peer.Detail = "no usable address on-link with " + peer.Address.String()
+			peer.Detail = peer.missing
 		}
 	}
 }
@@ -240,18 +248,31 @@ func (n *Interface) lost() bool {
 	return found
 }
 
-// targets names the addresses that an interface must reach one of.
-func targets(c *config.Interface) string {
-	var names []string
-	for i := range c.Peers {
-		names = append(names, c.Peers[i].Address.String())
+// unreachable tells why no address of an interface reaches what it should.
+func unreachable(c *config.Interface, n *Interface) string {
+	var names, others []string
+	for i := range n.Peers {
+		switch peer := &n.Peers[i]; {
+		case peer.Found == foundRouter:
+			others = append(others, noLinkLocal)
+		case peer.Address.IsValid():
+			names = append(names, bare(peer.Address).String())
+		default:
+			others = append(others, peer.missing)
+		}
 	}
 	for _, g := range c.Gateways {
 		if !slices.Contains(names, g.String()) {
 			names = append(names, g.String())
 		}
 	}
-	return strings.Join(names, " or ")
+	if len(c.Peers) == 0 && len(c.Gateways) == 0 {
+		return "no usable address"
+	}
+	if len(names) > 0 {
+		others = append([]string{"no usable address on-link with " + strings.Join(names, " or ")}, others...)
+	}
+	return strings.Join(others, "; ")
 }
 
 // legs decides by which interfaces outgoing traffic may leave. Where a session

@@ -81,20 +81,25 @@ func (p *planner) routers(n *Interface) []netip.Addr {
 	var all, answering []netip.Addr
 	s, _ := p.in.BGP.Speaker(n.Name)
 	for i := range n.Peers {
-		if !n.Peers[i].LocalAddress.IsValid() {
+		peer := &n.Peers[i]
+		if !peer.LocalAddress.IsValid() {
 			continue
 		}
-		all = append(all, n.Peers[i].Address)
-		if n.Peers[i].held == "" && slices.ContainsFunc(s.Peers, func(q bgp.PeerState) bool {
-			return q.Address == n.Peers[i].Address && q.State == bgp.Established
+		all = append(all, peer.Address)
+		if peer.held == "" && slices.ContainsFunc(s.Peers, func(q bgp.PeerState) bool {
+			return sameAddress(q.Address, peer.Address) && q.State == bgp.Established
 		}) {
-			answering = append(answering, n.Peers[i].Address)
+			answering = append(answering, peer.Address)
 		}
 	}
+	list := alive(n, all)
 	if len(answering) > 0 {
-		return alive(n, answering)
+		list = alive(n, answering)
 	}
-	return alive(n, all)
+	for i, a := range list {
+		list[i] = bare(a) // the kernel has them by device
+	}
+	return list
 }
 
 // lingering are the VIPs that are no longer configured but stay bound, because a
@@ -194,12 +199,27 @@ func (p *planner) exempt() {
 		broken := n.Reason == status.InterfaceAttachment || n.Reason == status.InterfacePath && !n.attached
 		for j := range n.Peers {
 			peer := &n.Peers[j]
+			if !peer.Address.IsValid() || peer.Address.Is6() && peer.Address.IsLinkLocalUnicast() {
+				continue // neither a VIP nor another interface is ever used for those
+			}
 			add(netip.PrefixFrom(peer.Address, peer.Address.BitLen()))
 			if peer.LocalAddress.IsValid() && peer.ASN != p.in.Config.BGP.ASN {
 				k.Fallbacks = append(k.Fallbacks, vip.Fallback{
 					Local: peer.LocalAddress, Peer: peer.Address, First: broken || peer.dead,
 				})
 			}
+		}
+	}
+	// A session without an interface leaves by the route of the main table, which
+	// may still be that of an interface that is known to be dead.
+	broken := slices.ContainsFunc(p.out.Interfaces, func(n Interface) bool {
+		return n.Reason == status.InterfaceAttachment || n.Reason == status.InterfacePath
+	})
+	for i := range p.out.Remote {
+		peer := &p.out.Remote[i]
+		add(netip.PrefixFrom(peer.Address, peer.Address.BitLen()))
+		if peer.LocalAddress.IsValid() {
+			k.Fallbacks = append(k.Fallbacks, vip.Fallback{Local: peer.LocalAddress, Peer: peer.Address, First: broken})
 		}
 	}
 }

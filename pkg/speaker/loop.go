@@ -14,6 +14,7 @@ import (
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
@@ -74,6 +75,12 @@ type BFD interface {
 	State() *bfd.State
 }
 
+// Routers hears routers on links. *ndp.Manager is one. Set never blocks.
+type Routers interface {
+	Set(interfaces []string)
+	State() *ndp.State
+}
+
 // Signal wakes the loop. All sources share one, and may have it before the loop
 // exists.
 type Signal chan struct{}
@@ -101,6 +108,8 @@ type Options struct {
 	Sessions Sessions
 	// BFD may be nil for none.
 	BFD BFD
+	// Routers may be nil for none, if no peer is unnumbered.
+	Routers Routers
 	// NewChecker makes the checker of a configured check.
 	NewChecker func(config.Check) (health.Checker, error)
 	// NewProbe makes the checker of a probe; may be nil for no probes.
@@ -135,6 +144,7 @@ type Loop struct {
 	ordered  []health.Spec
 	probes   map[Probe]health.Checker // those that were made
 	watched  []bfd.SessionConfig      // what BFD was told
+	heard    []string                 // where Routers was told to hear
 	history  History
 	call     chan outcome // the kernel call that is running, nil for none
 	actual   vip.Actual   // the newest reading of the kernel
@@ -146,6 +156,7 @@ type Loop struct {
 	routerID netip.Addr
 	lingered map[netip.Prefix]time.Time
 	shutdown bool
+	leaving  bool    // see Overrides.Leaving
 	decision Desired // the last one that was carried out
 	recheck  time.Time
 	unrest   int // passes in a row that asked for another one
@@ -304,11 +315,17 @@ func takesAway(prev, next *Desired) bool {
 		}
 		t := next.BGP.Speakers[i]
 		if missing(s.Peers, t.Peers, func(p bgp.Peer) netip.Addr { return p.Address }) ||
-			missing(s.Paths, t.Paths, func(p bgp.Path) netip.Prefix { return p.Prefix }) {
+			missing(s.Paths, t.Paths, func(p bgp.Path) pathKey { return pathKey{p.Prefix, p.ID} }) {
 			return true
 		}
 	}
 	return false
+}
+
+// pathKey is what a speaker has at most one path of.
+type pathKey struct {
+	prefix netip.Prefix
+	id     uint32
 }
 
 // missing tells whether an element of prev is not in next, where both have the

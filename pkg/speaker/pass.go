@@ -46,6 +46,7 @@ func (l *Loop) pass(ctx context.Context) error {
 	d := l.plan(&in)
 	l.check(d.Probes)
 	l.watch(d.BFD)
+	l.hear(d.Discover)
 	steered := d.Kernel
 	l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
 	done := l.within(time.Now().Add(steerBound))
@@ -129,6 +130,15 @@ func (l *Loop) watch(sessions []bfd.SessionConfig) {
 	}
 }
 
+// hear tells on which interfaces routers must be heard, if those are others than
+// before.
+func (l *Loop) hear(interfaces []string) {
+	if l.opt.Routers != nil && !slices.Equal(l.heard, interfaces) {
+		l.opt.Routers.Set(interfaces)
+		l.heard = interfaces
+	}
+}
+
 // follow lets checks and network watch follow a new configuration.
 func (l *Loop) follow() {
 	s := l.setup.Load()
@@ -173,13 +183,16 @@ func (l *Loop) inputs() (Inputs, bool) {
 	}
 	in := Inputs{
 		Config: c, Net: net, Health: l.opt.Checks.Results(), BGP: l.opt.Sessions.State(),
-		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown},
+		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown, Leaving: l.leaving},
 		StartedAt: l.startedAt, Adopted: l.opt.Adopted, AdoptedSources: l.opt.AdoptedSources,
 		Lingering: l.linger(time.Now()), BindErrors: l.bindErrs,
 		CheckIDs: l.applied.checkIDs, History: l.history,
 	}
 	if l.opt.BFD != nil {
 		in.BFD = l.opt.BFD.State()
+	}
+	if l.opt.Routers != nil {
+		in.NDP = l.opt.Routers.State()
 	}
 	for i := range l.decision.Interfaces {
 		if n := &l.decision.Interfaces[i]; n.Leg {

@@ -22,7 +22,7 @@ func (p *planner) vips() {
 
 // decide asks the gates of one VIP in the order in which they explain most.
 func (p *planner) decide(c *config.VIP) VIP {
-	v := VIP{Name: c.Name, Prefix: c.Prefix, Bound: p.bound[c.Prefix], Interfaces: make([]Placement, len(c.Interfaces))}
+	v := VIP{Name: c.Name, Prefix: c.Prefix, Bound: p.bound[c.Prefix], Interfaces: make([]Placement, 0, len(c.Interfaces)+1)}
 	reason, detail := p.checked(c)
 	h := p.seen(c, reason)
 	suppressed := h.Penalty.Suppressed
@@ -41,8 +41,16 @@ func (p *planner) decide(c *config.VIP) VIP {
 	if p.in.Overrides.Shutdown {
 		reason, detail = status.Shutdown, "the daemon is stopping"
 	}
-	for i, name := range c.Interfaces {
-		v.Interfaces[i] = p.place(c, name, v.Bound, reason, detail)
+	for _, name := range c.Interfaces {
+		// One without peers of its own serves the sessions without an interface.
+		if at, ok := p.byName[name]; !ok || len(p.in.Config.Interfaces[at].Peers) > 0 || len(p.out.Remote) == 0 {
+			v.Interfaces = append(v.Interfaces, p.place(c, name, v.Bound, reason, detail))
+		}
+	}
+	if len(p.out.Remote) > 0 {
+		v.Interfaces = append(v.Interfaces, p.placeRemote(c, v.Bound, reason, detail))
+	}
+	for i := range v.Interfaces {
 		v.Wanted = v.Wanted || v.Interfaces[i].Wanted
 		v.Announced = v.Announced || v.Interfaces[i].Announced
 	}
@@ -140,31 +148,42 @@ func (p *planner) place(c *config.VIP, name string, bound bool, reason status.Re
 		pl.Wanted = true
 		pl.Reason, pl.Detail = status.NotBound, p.whyUnbound(c.Prefix)
 	}
-	if !pl.Wanted || !bound {
-		return pl
+	if pl.Wanted && bound {
+		p.carry(&pl, n.Peers, c.Prefix)
 	}
-	pl.Peers, pl.Detail = p.carriers(n, c.Prefix)
+	return pl
+}
+
+// carry notes which sessions have the prefix, if any.
+func (p *planner) carry(pl *Placement, peers []Peer, prefix netip.Prefix) {
+	pl.Peers, pl.Detail = p.carriers(pl, peers, prefix)
 	pl.Announced = len(pl.Peers) > 0
 	pl.Reason = status.NoSession
 	if pl.Announced {
 		pl.Reason, pl.Detail = "", ""
 	}
-	return pl
 }
 
 // nextHop returns the next hop of one family's paths on an interface: zero for
 // each session's own address, which is right when all its sessions are of that
 // family; else the interface's own address of the family. Without one, IPv4
-// goes with the IPv6 next hop of the session (RFC 8950), and IPv6 not at all.
+// goes with the IPv6 next hop of the session (RFC 8950), and IPv6 not at all. The
+// router of an unnumbered session has no address on the networks that the
+// interface may have.
 func (p *planner) nextHop(at int, ipv4 bool) (netip.Addr, bool) {
 	n := &p.out.Interfaces[at]
 	var own netip.Addr
 	same := true
 	for i := range n.Peers {
-		if n.Peers[i].Address.Is4() != ipv4 {
+		peer := &n.Peers[i]
+		switch {
+		case peer.Found == foundRouter && ipv4:
+			return netip.Addr{}, true
+		case !peer.Address.IsValid() && peer.Found == foundGateway:
+		case peer.Address.Is4() != ipv4 || peer.Address.Is4() && !ipv4:
 			same = false
-		} else if !own.IsValid() && !n.Peers[i].LocalAddress.IsLinkLocalUnicast() {
-			own = n.Peers[i].LocalAddress
+		case !own.IsValid() && !peer.LocalAddress.IsLinkLocalUnicast():
+			own = peer.LocalAddress
 		}
 	}
 	if same {
@@ -176,40 +195,36 @@ func (p *planner) nextHop(at int, ipv4 bool) (netip.Addr, bool) {
 	return own, own.IsValid() || ipv4
 }
 
-// carriers are the peers on the interface that have the prefix from us now:
-// established, of the prefix's family, and served by a speaker that holds it.
-// If there are none, it says what their sessions do.
-func (p *planner) carriers(n *Interface, prefix netip.Prefix) (peers []netip.Addr, why string) {
-	s, ok := p.in.BGP.Speaker(n.Name)
+// carriers are the peers that have the prefix from us now: established, of the
+// prefix's family, and served by a speaker that holds it. If there are none, it
+// says what their sessions do.
+func (p *planner) carriers(pl *Placement, own []Peer, prefix netip.Prefix) (peers []netip.Addr, why string) {
+	s, ok := p.in.BGP.Speaker(pl.Interface)
 	if !ok {
 		return nil, "the speaker has not started"
 	}
-	inRIB := p.carried[n.Name][prefix]
+	inRIB := p.carried[pl.Interface][prefix]
 	var states []string
 	waits := false // for the speaker, not for a session
-	held := map[netip.Addr]bool{}
-	for i := range n.Peers {
-		if peer := &n.Peers[i]; peer.held != "" {
-			held[peer.Address] = true
-			states = append(states, peer.held)
+	for i := range own {
+		peer := &own[i]
+		if peer.held != "" || !peer.LocalAddress.IsValid() && peer.Found != "" {
+			states = append(states, joinNonEmpty("", peer.held, peer.missing))
 		}
 	}
 	for i := range s.Peers {
 		peer := &s.Peers[i]
-		if held[peer.Address] {
+		at := slices.IndexFunc(own, func(o Peer) bool { return sameAddress(o.Address, peer.Address) })
+		if at < 0 || own[at].held != "" {
 			continue // it is to end
 		}
-		family := peer.IPv6
-		if prefix.Addr().Is4() {
-			family = peer.IPv4
-		}
-		switch {
+		switch why := refuses(peer, pl.NextHop, prefix); {
 		case peer.State != bgp.Established:
 			states = append(states, joinNonEmpty(": ", peer.Address.String()+" "+string(peer.State), peer.LastError))
-		case !family:
-			states = append(states, peer.Address.String()+" did not negotiate the address family")
+		case why != "":
+			states = append(states, peer.Address.String()+" "+why)
 		case inRIB:
-			peers = append(peers, peer.Address)
+			peers = append(peers, own[at].Address)
 		default:
 			waits = true
 		}
@@ -220,6 +235,18 @@ func (p *planner) carriers(n *Interface, prefix netip.Prefix) (peers []netip.Add
 		return peers, joinNonEmpty(": ", "the speaker does not announce it yet", s.Error)
 	}
 	return peers, strings.Join(states, "; ")
+}
+
+// refuses tells why an established peer cannot have a path; empty if it can.
+func refuses(peer *bgp.PeerState, hop netip.Addr, prefix netip.Prefix) string {
+	ipv4 := prefix.Addr().Is4()
+	switch {
+	case ipv4 && !peer.IPv4, !ipv4 && !peer.IPv6:
+		return "did not negotiate the address family"
+	case ipv4 && (hop.Is6() || !hop.IsValid() && peer.Address.Is6()) && !peer.ExtendedNextHop:
+		return "did not negotiate extended next hop"
+	}
+	return ""
 }
 
 // explain gives the one reason why a VIP is announced nowhere.
@@ -264,7 +291,7 @@ func (p *planner) paths(at int) []bgp.Path {
 				continue
 			}
 			if hop, ok := p.nextHop(at, v.Prefix.Addr().Is4()); ok {
-				list = append(list, path(c, hop, v.Degraded))
+				list = append(list, p.path(c, 0, hop, v.Degraded))
 			}
 		}
 	}
@@ -277,14 +304,17 @@ func withheldEverywhere(r status.Reason) bool {
 	return r != "" && r != status.NoUsableInterface && r != status.NoSession
 }
 
+// gracefulShutdown is the community GRACEFUL_SHUTDOWN (RFC 8326 section 4.1).
+const gracefulShutdown = 65535 << 16
+
 // path is one announcement with the configured attributes.
-func path(c *config.VIP, hop netip.Addr, degraded bool) bgp.Path {
+func (p *planner) path(c *config.VIP, id uint32, hop netip.Addr, degraded bool) bgp.Path {
 	a := &c.Announce
 	out := bgp.Path{
-		Prefix: c.Prefix, NextHop: hop, MED: a.MED, LocalPref: a.LocalPref, Prepend: a.Prepend,
-		Communities: a.Communities,
+		Prefix: c.Prefix, ID: id, NextHop: hop, MED: a.MED, LocalPref: a.LocalPref, Prepend: a.Prepend,
+		Communities: a.Communities, Origin: a.Origin,
 	}
-	large := a.LargeCommunities
+	large, extended := a.LargeCommunities, a.ExtendedCommunities
 	if d := c.Degrade; degraded && d != nil {
 		if d.MED != nil {
 			out.MED = d.MED
@@ -295,9 +325,27 @@ func path(c *config.VIP, hop netip.Addr, degraded bool) bgp.Path {
 		out.Prepend += d.Prepend
 		out.Communities = union(a.Communities, d.Communities)
 		large = union(large, d.LargeCommunities)
+		extended = union(extended, d.ExtendedCommunities)
 	}
-	for _, l := range large {
-		out.LargeCommunities = append(out.LargeCommunities, bgp.LargeCommunity(l))
+	out.LargeCommunities, out.ExtendedCommunities = largeCommunities(large), extendedCommunities(extended)
+	if p.in.Overrides.Leaving {
+		last := uint32(0) // for internal peers, which need not know the community
+		out.LocalPref = &last
+		out.Communities = union(out.Communities, []uint32{gracefulShutdown})
+	}
+	return out
+}
+
+func largeCommunities(list []config.LargeCommunity) (out []bgp.LargeCommunity) {
+	for _, c := range list {
+		out = append(out, bgp.LargeCommunity(c))
+	}
+	return out
+}
+
+func extendedCommunities(list []config.ExtendedCommunity) (out []bgp.ExtendedCommunity) {
+	for _, c := range list {
+		out = append(out, bgp.ExtendedCommunity(c))
 	}
 	return out
 }

@@ -16,6 +16,7 @@ import (
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
@@ -29,6 +30,8 @@ type Inputs struct {
 	Health health.Results
 	BGP    *bgp.State
 	BFD    *bfd.State
+	// NDP are the routers heard on the interfaces of Desired.Discover.
+	NDP *ndp.State
 	// CheckIDs are the IDs of each VIP's checks in the order of the configuration.
 	// Those of a VIP that is not in it are made, which costs more.
 	CheckIDs map[netip.Prefix][]string
@@ -60,6 +63,8 @@ type Inputs struct {
 type Overrides struct {
 	// Shutdown withholds all VIPs and takes them off as source. They stay bound.
 	Shutdown bool
+	// Leaving announces everything as about to go (GRACEFUL_SHUTDOWN, RFC 8326).
+	Leaving bool
 }
 
 // Desired is a decision: what kernel and BGP should hold, and why the rest is
@@ -70,9 +75,13 @@ type Desired struct {
 	// BFD are the wanted sessions, Probes the wanted probes of gateways and paths.
 	BFD    []bfd.SessionConfig
 	Probes []Probe
-	// VIPs and Interfaces are in the order of the configuration.
+	// VIPs, Interfaces and Remote, the sessions that belong to no interface, are
+	// in the order of the configuration.
 	VIPs       []VIP
 	Interfaces []Interface
+	Remote     []Peer
+	// Discover are the interfaces on which routers must be heard.
+	Discover []string
 	// History is what the next look needs to know of this one.
 	History History
 	// Recheck is when the decision may change although no input does: a hold-up
@@ -97,12 +106,14 @@ type VIP struct {
 	// VIP whose checks fail.
 	Degraded bool
 	Penalty  status.Penalty
-	// Interfaces are in the order of VIP.Interfaces of the configuration.
+	// Interfaces are in the order of VIP.Interfaces of the configuration, then
+	// one for the sessions that belong to no interface, if there are any.
 	Interfaces []Placement
 }
 
 // Placement is the decision about one VIP on one interface.
 type Placement struct {
+	// Interface is its name, or status.TopLevel.
 	Interface string
 	Wanted    bool
 	Announced bool
@@ -110,6 +121,8 @@ type Placement struct {
 	Detail    string
 	// NextHop is the next hop to announce; zero for each session's own address.
 	NextHop netip.Addr
+	// Paths are those of status.TopLevel, the best one first.
+	Paths []status.Path
 	// Peers are the peers that have it now.
 	Peers []netip.Addr
 }
@@ -130,6 +143,8 @@ type Interface struct {
 	// Failures are the probes and BFD sessions that found something dead.
 	Failures []status.Failure
 	Penalty  status.Penalty
+	// router is the one that an unnumbered peer is, zero for none.
+	router netip.Addr
 	// attached tells that a probed gateway or peer answers on the link.
 	attached bool
 	// established tells that a session is, answering that one is which is to go
@@ -139,10 +154,15 @@ type Interface struct {
 
 // Peer is the decision about one session.
 type Peer struct {
+	// Address is zero while a peer that is found by itself has not been; a
+	// link-local one has its zone.
 	Address netip.Addr
-	ASN     uint32
-	// LocalAddress is the interface's own address on-link with the peer; zero
-	// if there is none.
+	// Found is how the address is found: gateway or unnumbered, empty for a
+	// configured one.
+	Found string
+	ASN   uint32
+	// LocalAddress is the own address that the session uses: the interface's on
+	// the link with the peer. Zero if there is none.
 	LocalAddress netip.Addr
 	// Wanted tells that the session should run, Detail why not.
 	Wanted bool
@@ -151,6 +171,9 @@ type Peer struct {
 	// against the session; empty if nothing.
 	dead bool
 	held string
+	// missing is why there is no address or no local one.
+	missing string
+	config  *config.Peer
 }
 
 // planner holds what the parts of one decision share.
@@ -204,6 +227,7 @@ func Plan(in Inputs, now time.Time) Desired {
 		p.mayChange(p.graceUntil)
 	}
 	p.interfaces()
+	p.remotes()
 	p.vips()
 	p.holdSessions()
 	p.speakers()

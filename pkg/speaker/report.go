@@ -23,7 +23,7 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 	now := time.Now()
 	s := &status.Status{
 		Version: l.opt.Version, StartedAt: l.startedAt, Time: now,
-		ASN: in.Config.BGP.ASN, RouterID: in.RouterID, Stopping: l.shutdown,
+		ASN: in.Config.BGP.ASN, RouterID: in.RouterID, Stopping: l.shutdown || l.leaving,
 		VIPs: l.reportVIPs(in, d, now), Interfaces: reportInterfaces(in, d, l.picture, now), Peers: reportPeers(in, d),
 		Kernel: status.Kernel{
 			Device: l.actual.DeviceName, DeviceKind: l.actual.DeviceKind,
@@ -31,6 +31,10 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 			Problems: append([]string{}, l.actual.Problems...),
 		},
 		Passes: l.passes,
+	}
+	if len(in.Config.Peers) > 0 {
+		top := reportSpeaker(in, status.TopLevel)
+		s.TopLevel = &top
 	}
 	if s.Kernel.Device == "" {
 		s.Kernel.Device = in.Config.VirtualInterface.Name
@@ -63,7 +67,7 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 			pl := &v.Interfaces[j]
 			out.Interfaces[j] = status.VIPInterface{
 				Interface: pl.Interface, Wanted: pl.Wanted, Announced: pl.Announced, Reason: pl.Reason,
-				Detail: pl.Detail, NextHop: pl.NextHop, Peers: append([]netip.Addr{}, pl.Peers...),
+				Detail: pl.Detail, NextHop: pl.NextHop, Peers: append([]netip.Addr{}, pl.Peers...), Paths: pl.Paths,
 			}
 		}
 		list[i] = out
@@ -102,7 +106,6 @@ func reportInterfaces(in *Inputs, d *Desired, prev *status.Status, now time.Time
 		out := status.Interface{
 			Name: n.Name, Index: n.Index, Usable: n.Usable, Reason: n.Reason, Detail: n.Detail,
 			Since: now, Addresses: append([]netip.Prefix{}, n.Addresses...),
-			Speaker:  status.Speaker{Phase: string(bgp.Stopped)},
 			Failures: append([]status.Failure{}, n.Failures...), Probes: reportProbes(in, d, n.Name, now), Penalty: n.Penalty,
 		}
 		if n.Usable && !n.Leg {
@@ -115,15 +118,20 @@ func reportInterfaces(in *Inputs, d *Desired, prev *status.Status, now time.Time
 				}
 			}
 		}
-		if s, ok := in.BGP.Speaker(n.Name); ok {
-			out.Speaker = status.Speaker{
-				Phase: string(s.Phase), PID: s.PID, Since: s.Since, Restarts: s.Restarts,
-				LastExit: s.LastExit, Error: s.Error,
-			}
-		}
+		out.Speaker = reportSpeaker(in, n.Name)
 		list[i] = out
 	}
 	return list
+}
+
+func reportSpeaker(in *Inputs, name string) status.Speaker {
+	s, ok := in.BGP.Speaker(name)
+	if !ok {
+		return status.Speaker{Phase: string(bgp.Stopped)}
+	}
+	return status.Speaker{
+		Phase: string(s.Phase), PID: s.PID, Since: s.Since, Restarts: s.Restarts, LastExit: s.LastExit, Error: s.Error,
+	}
 }
 
 func reportProbes(in *Inputs, d *Desired, name string, now time.Time) []status.Probe {
@@ -156,39 +164,68 @@ func reportPeers(in *Inputs, d *Desired) []status.Peer {
 		}
 	}
 	list := []status.Peer{}
-	for i := range d.Interfaces {
-		n := &d.Interfaces[i]
-		s, _ := in.BGP.Speaker(n.Name)
-		for j := range n.Peers {
-			p := &n.Peers[j]
-			out := status.Peer{
-				Address: p.Address, Interface: n.Name, ASN: p.ASN, LocalAddress: p.LocalAddress,
-				State: string(bgp.Idle), Announced: announced[key{n.Name, p.Address}],
-			}
-			if k := slices.IndexFunc(s.Peers, func(b bgp.PeerState) bool { return b.Address == p.Address }); k >= 0 {
-				b := &s.Peers[k]
-				out.State, out.Since, out.Transitions = string(b.State), b.Since, b.Transitions
-				out.Received, out.LastError, out.LastErrorAt = b.Received, b.LastError, b.LastErrorAt
-			}
-			if !p.Wanted {
-				out.State = stateDown
-				if out.LastError == "" || p.dead {
-					out.LastError = p.Detail
-				}
-			}
-			if in.Config.Interfaces[i].Peers[j].BFD != nil {
-				out.BFD = reportBFD(in, n.Name, p)
-			}
+	add := func(name string, peers []Peer) {
+		s, _ := in.BGP.Speaker(name)
+		for i := range peers {
+			out := reportPeer(in, name, &peers[i], s.Peers)
+			out.Announced = announced[key{name, peers[i].Address}]
 			list = append(list, out)
 		}
 	}
+	for i := range d.Interfaces {
+		add(d.Interfaces[i].Name, d.Interfaces[i].Peers)
+	}
+	add(status.TopLevel, d.Remote)
 	return list
+}
+
+// reportPeer is one session with what its speaker says of it.
+func reportPeer(in *Inputs, name string, p *Peer, states []bgp.PeerState) status.Peer {
+	out := status.Peer{
+		Address: p.Address, Found: p.Found, Interface: name, ASN: p.ASN, LocalAddress: p.LocalAddress,
+		State: string(bgp.Idle),
+	}
+	if k := slices.IndexFunc(states, func(b bgp.PeerState) bool { return sameAddress(b.Address, p.Address) }); k >= 0 && p.Address.IsValid() {
+		b := &states[k]
+		out.State, out.Since, out.Transitions = string(b.State), b.Since, b.Transitions
+		out.Received, out.LastError, out.LastErrorAt = b.Received, b.LastError, b.LastErrorAt
+		if b.State == bgp.Established {
+			out.Negotiated = negotiated(b)
+			if out.ASN == 0 {
+				out.ASN = b.ASN
+			}
+		}
+	}
+	if !p.Wanted {
+		out.State = stateDown
+		if out.LastError == "" || p.dead {
+			out.LastError = p.Detail
+		}
+	}
+	if p.config.BFD != nil {
+		out.BFD = reportBFD(in, name, p)
+	}
+	return out
+}
+
+func negotiated(b *bgp.PeerState) *status.Negotiated {
+	out := &status.Negotiated{
+		Families: []string{}, RouterID: b.RouterID, HoldTime: b.HoldTime, AddPath: b.AddPath,
+		ExtendedNextHop: b.ExtendedNextHop, GracefulRestart: b.GracefulRestart, LongLived: b.LongLived,
+	}
+	if b.IPv4 {
+		out.Families = append(out.Families, "ipv4")
+	}
+	if b.IPv6 {
+		out.Families = append(out.Families, "ipv6")
+	}
+	return out
 }
 
 // reportBFD is the BFD session with a peer. One that is not to run is AdminDown
 // (RFC 5880 section 6.8.16).
 func reportBFD(in *Inputs, name string, p *Peer) *status.BFD {
-	s, ok := in.BFD.Session(p.Address, p.LocalAddress, name)
+	s, ok := bfdState(in.BFD, name, p)
 	if !ok {
 		return &status.BFD{State: string(bfd.AdminDown)}
 	}

@@ -3,6 +3,7 @@ package speaker
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
@@ -29,16 +30,25 @@ func (p *planner) holdSessions() {
 		}
 	}
 	for i := range p.out.Interfaces {
-		n := &p.out.Interfaces[i]
-		why, wait := waiting[n.Name]
-		if !wait || !n.fresh {
-			continue
+		if n := &p.out.Interfaces[i]; n.fresh {
+			p.hold(n.Peers, waiting[n.Name], half)
 		}
-		p.mayChange(half)
-		for j := range n.Peers {
-			if n.Peers[j].Wanted {
-				n.Peers[j].Wanted, n.Peers[j].Detail = false, why
-			}
+	}
+	s, _ := p.in.BGP.Speaker(status.TopLevel)
+	if !slices.ContainsFunc(s.Peers, func(peer bgp.PeerState) bool { return peer.Transitions > 0 }) {
+		p.hold(p.out.Remote, waiting[status.TopLevel], half)
+	}
+}
+
+// hold keeps sessions back until a time, if there is a reason to.
+func (p *planner) hold(peers []Peer, why string, until time.Time) {
+	if why == "" {
+		return
+	}
+	p.mayChange(until)
+	for i := range peers {
+		if peers[i].Wanted {
+			peers[i].Wanted, peers[i].Detail = false, why
 		}
 	}
 }
@@ -55,17 +65,27 @@ func (p *planner) speakers() {
 			p.out.BGP.Speakers = append(p.out.BGP.Speakers, p.speaker(i))
 		}
 	}
+	if len(p.out.Remote) > 0 {
+		p.out.BGP.Speakers = append(p.out.BGP.Speakers, p.remoteSpeaker())
+	}
+}
+
+// bareSpeaker is what all speakers have in common.
+func (p *planner) bareSpeaker(name string) bgp.SpeakerConfig {
+	b := &p.in.Config.BGP
+	return bgp.SpeakerConfig{
+		Name: name, ASN: b.ASN, RouterID: p.in.RouterID, ListenPort: b.ListenPort,
+		GracefulRestart: bgp.GracefulRestart{
+			Enabled: b.GracefulRestart.Enabled, RestartTime: b.GracefulRestart.RestartTime, LongLived: b.GracefulRestart.LongLived,
+		},
+	}
 }
 
 func (p *planner) speaker(at int) bgp.SpeakerConfig {
 	n := &p.out.Interfaces[at]
-	b := &p.in.Config.BGP
-	s := bgp.SpeakerConfig{
-		Name: n.Name, ASN: b.ASN, RouterID: p.in.RouterID, ListenPort: b.ListenPort,
-		GracefulRestart: bgp.GracefulRestart{Enabled: b.GracefulRestart.Enabled, RestartTime: b.GracefulRestart.RestartTime},
-		Paths:           p.paths(at),
-		DownReason:      "interface " + n.Name + ": session no longer configured",
-	}
+	s := p.bareSpeaker(n.Name)
+	s.Paths = p.paths(at)
+	s.DownReason = "interface " + n.Name + ": session no longer configured"
 	for i := range n.Peers {
 		if local := n.Peers[i].LocalAddress; local.IsValid() {
 			s.ListenAddresses = append(s.ListenAddresses, local)
@@ -74,7 +94,7 @@ func (p *planner) speaker(at int) bgp.SpeakerConfig {
 		}
 		switch peer := &n.Peers[i]; {
 		case peer.Wanted:
-			s.Peers = append(s.Peers, session(n, i, &p.in.Config.Interfaces[at].Peers[i]))
+			s.Peers = append(s.Peers, p.session(peer, n.Name))
 		case n.Usable && peer.held != "":
 			if s.DownReasons == nil {
 				s.DownReasons = map[netip.Addr]string{}
@@ -90,12 +110,38 @@ func (p *planner) speaker(at int) bgp.SpeakerConfig {
 	return s
 }
 
-// session is one wanted session.
-func session(n *Interface, i int, c *config.Peer) bgp.Peer {
-	return bgp.Peer{
-		Address: c.Address, ASN: c.ASN, LocalAddress: n.Peers[i].LocalAddress, Interface: n.Name,
+// session is one wanted session, pinned to an interface if one is named.
+func (p *planner) session(peer *Peer, iface string) bgp.Peer {
+	c := peer.config
+	s := bgp.Peer{
+		Address: peer.Address, ASN: c.ASN, LocalAddress: peer.LocalAddress, Interface: iface,
 		Port: c.Port, Password: bgp.Secret(c.Password), TTLSecurity: c.TTLSecurity,
 		HoldTime: c.Timers.HoldTime, Keepalive: c.Timers.Keepalive, ConnectRetry: c.Timers.ConnectRetry,
-		MaxPrefixes: c.MaxPrefixes,
+		MaxPrefixes: c.MaxPrefixes, Passive: c.Passive, External: c.External, RouterID: c.RouterID,
+		Attributes: p.attributes(c),
 	}
+	if c.External {
+		s.ASN = 0
+	}
+	if c.IPv4 != c.IPv6 {
+		s.Families = bgp.Families{IPv4: c.IPv4, IPv6: c.IPv6}
+	}
+	return s
+}
+
+// attributes are the changes for one peer, nil for none. What everything is
+// announced with that is about to go stands above them.
+func (p *planner) attributes(c *config.Peer) *bgp.Attributes {
+	a := &c.Announce
+	out := bgp.Attributes{
+		MED: a.MED, Prepend: a.Prepend, Communities: a.Communities,
+		LargeCommunities: largeCommunities(a.LargeCommunities), ExtendedCommunities: extendedCommunities(a.ExtendedCommunities),
+	}
+	if internal := !c.External && c.ASN == p.in.Config.BGP.ASN; internal && !p.in.Overrides.Leaving {
+		out.LocalPref = a.LocalPref
+	}
+	if out.MED == nil && out.LocalPref == nil && out.Prepend == 0 && len(out.Communities)+len(out.LargeCommunities)+len(out.ExtendedCommunities) == 0 {
+		return nil
+	}
+	return &out
 }

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"vipspeaker/pkg/bgp"
@@ -15,8 +16,9 @@ const stopPoll = 20 * time.Millisecond
 // restartMode is the shutdown mode that leaves everything to the next process.
 const restartMode = "restart"
 
-// leave ends the daemon's work within the configured time. In drain mode:
-// sources off, withdraw everywhere, wait until routers have moved on, Cease,
+// leave ends the daemon's work within the configured time. In drain mode: if so
+// configured, everything is announced as about to go for some time; then sources
+// off, withdraw everywhere, wait until routers have moved on, Cease,
 // unbind and restore. In restart mode the sessions end without a word, so that
 // routers keep the routes, and the kernel is left as it is.
 func (l *Loop) leave(ctx context.Context) error {
@@ -31,11 +33,68 @@ func (l *Loop) leave(ctx context.Context) error {
 	if s.Mode == restartMode {
 		return l.stopSessions(ctx, bgp.StopRestart, "")
 	}
+	if s.GracefulShutdown > 0 {
+		l.warn(ctx, s.GracefulShutdown)
+	}
 	l.shutdown = true
 	if carried := l.drain(ctx); carried {
-		l.awaitWithdrawn(ctx, s.Wait, s.Wait+(s.Time-s.Wait)/2)
+		rest := s.Time - s.GracefulShutdown
+		l.awaitWithdrawn(ctx, min(s.Wait, rest), min(s.Wait+(s.Time-s.Wait)/2, rest))
 	}
 	return errors.Join(l.stopSessions(ctx, bgp.StopDrain, "vipspeaker is shut down"), l.restore(ctx))
+}
+
+// warn announces everything with GRACEFUL_SHUTDOWN for some time, so that routers
+// choose other paths while this one still works (RFC 8326). Sources stay: what
+// programs begin meanwhile may go on until the withdraw. The world is still
+// followed: what fails now is withdrawn at once.
+func (l *Loop) warn(ctx context.Context, d time.Duration) {
+	end := time.NewTimer(d)
+	defer end.Stop()
+	l.leaving = true
+	defer func() { l.leaving = false }()
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
+	wake := l.opt.Signal
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end.C:
+			return
+		case <-wake:
+			wake = nil // at most one look per spacing
+			quiet.Reset(spacing)
+			continue
+		case <-quiet.C:
+		}
+		if !l.retell(ctx) {
+			return
+		}
+		wake = l.opt.Signal
+		quiet.Reset(l.untilRecheck())
+	}
+}
+
+// retell carries out a decision as far as no VIP needs to be bound for it. It
+// tells whether a router has anything from us.
+func (l *Loop) retell(ctx context.Context) bool {
+	in, ok := l.inputs()
+	if !ok {
+		return false
+	}
+	l.errs, l.said, l.fresh = nil, nil, false
+	d := l.plan(&in)
+	until := time.Now().Add(steerBound)
+	if l.call == nil || l.within(until) {
+		l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
+		l.within(until)
+	}
+	l.opt.Sessions.Withdraw(d.BGP)
+	l.opt.Sessions.Announce(d.BGP)
+	l.decision = d
+	l.publish(ctx, &in, &d)
+	return slices.ContainsFunc(d.VIPs, func(v VIP) bool { return v.Announced })
 }
 
 // drain takes the sources off and withdraws everything. It tells whether a

@@ -35,7 +35,14 @@ func (c *changes) interfaces() {
 			c.add(slog.LevelDebug, e, "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
 		}
 		c.probes(n, old)
-		c.speaker(n, old)
+		c.speaker(n.Name, &n.Speaker, &old.Speaker, old.Name != "")
+	}
+	if top := c.next.TopLevel; top != nil {
+		old := c.prev.TopLevel
+		if old == nil {
+			old = &status.Speaker{}
+		}
+		c.speaker(status.TopLevel, top, old, c.prev.TopLevel != nil)
 	}
 }
 
@@ -81,21 +88,20 @@ func linkGone(r status.Reason) bool {
 
 // speaker tells of the process that serves the interface. That one died has been
 // logged.
-func (c *changes) speaker(n, old *status.Interface) {
-	s, was := &n.Speaker, &old.Speaker
-	e := status.Event{Kind: kindSpeaker, Subject: n.Name, Interface: n.Name, From: was.Phase, To: s.Phase}
+func (c *changes) speaker(name string, s, was *status.Speaker, known bool) {
+	e := status.Event{Kind: kindSpeaker, Subject: name, Interface: name, From: was.Phase, To: s.Phase}
 	running := string(bgp.Running)
 	switch {
-	case s.Restarts > was.Restarts && old.Name != "":
+	case s.Restarts > was.Restarts && known:
 		e.Message, e.Cause = "speaker process ended", s.LastExit
 		c.logged(c.worse, e)
 	case s.Phase == string(bgp.Backoff) && was.Phase != s.Phase:
 		e.Message, e.Cause = "speaker process waits", s.LastExit
-		c.add(c.worse, e, "interface", n.Name, "last_exit", s.LastExit)
+		c.add(c.worse, e, "interface", name, "last_exit", s.LastExit)
 	}
 	if s.Phase == running && (was.Phase != running || s.PID != was.PID) {
 		e.Message, e.Cause = "speaker process runs", ""
-		c.add(slog.LevelInfo, e, "interface", n.Name, "pid", s.PID)
+		c.add(slog.LevelInfo, e, "interface", name, "pid", s.PID)
 	}
 }
 
@@ -131,23 +137,55 @@ func (c *changes) peers() {
 		if k := slices.IndexFunc(c.prev.Peers, func(o status.Peer) bool { return o.Interface == p.Interface && o.Address == p.Address }); k >= 0 {
 			was = &c.prev.Peers[k]
 		}
-		e := status.Event{Kind: kindPeer, Subject: p.Address.String(), Interface: p.Interface, From: was.State, To: p.State, Cause: p.LastError}
+		e := status.Event{Kind: kindPeer, Subject: p.Name(), Interface: p.Interface, From: was.State, To: p.State, Cause: p.LastError}
 		c.bfd(p, was)
+		// Between two pictures it may have gone and come back.
+		between := p.State == up && was.State == up && p.Transitions > was.Transitions+1
+		if between {
+			e.Message, e.To = "peer down", ""
+			c.add(c.worse, e, "peer", p.Address, "interface", p.Interface, "state", "", "last_error", p.LastError)
+			e.From, e.To = "", p.State
+		}
 		switch {
-		case p.State == up && was.State != up:
+		case p.State == up && (was.State != up || between):
 			e.Message, e.Cause = "peer up", ""
-			c.add(slog.LevelInfo, e, "peer", p.Address, "interface", p.Interface, "local_address", p.LocalAddress)
+			c.add(slog.LevelInfo, e, "peer", p.Name(), "interface", p.Interface, "local_address", p.LocalAddress)
 		case p.State != up && was.State == up:
 			e.Message = "peer down"
-			c.add(c.worse, e, "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+			c.add(c.worse, e, "peer", p.Name(), "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		case p.State != up && p.LastError != was.LastError && p.State != stateDown && p.Transitions == 0 && !c.next.Stopping:
 			// Of a session that was up, its end has been told.
 			e.Message = "peer does not come up"
-			c.add(c.told.level(p, c.next.Time), e, "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+			c.add(c.told.level(p, c.next.Time), e, "peer", p.Name(), "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		case p.State != up && p.LastError != was.LastError:
 			e.Message = "peer still down"
-			c.add(slog.LevelDebug, e, "peer", p.Address, "interface", p.Interface, "state", p.State, "last_error", p.LastError)
+			c.add(slog.LevelDebug, e, "peer", p.Name(), "interface", p.Interface, "state", p.State, "last_error", p.LastError)
 		}
+	}
+	c.gone()
+}
+
+// gone tells of established sessions with peers that are none any more: another
+// router or gateway took their place, or the configuration did.
+func (c *changes) gone() {
+	for i := range c.prev.Peers {
+		p := &c.prev.Peers[i]
+		if p.State != string(bgp.Established) || slices.ContainsFunc(c.next.Peers, func(o status.Peer) bool {
+			return o.Interface == p.Interface && o.Address == p.Address
+		}) {
+			continue
+		}
+		level, cause := slog.LevelInfo, "no longer configured"
+		if k := slices.IndexFunc(c.next.Peers, func(o status.Peer) bool { return o.Interface == p.Interface && o.Found == p.Found }); p.Found != "" && k >= 0 {
+			o := &c.next.Peers[k]
+			level, cause = c.worse, "the "+p.Found+" peer is "+o.Name()+" now"
+			if !o.Address.IsValid() {
+				cause = o.LastError
+			}
+		}
+		c.add(level, status.Event{
+			Kind: kindPeer, Subject: p.Name(), Interface: p.Interface, Message: "peer down", From: p.State, To: stateDown, Cause: cause,
+		}, "peer", p.Name(), "interface", p.Interface, "state", stateDown, "last_error", cause)
 	}
 }
 

@@ -176,7 +176,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 			continue
 		}
 		up = up || p.State == established
-		text := fmt.Sprintf("%s %s for %s", p.Address, p.State, age(now, p.Since))
+		text := fmt.Sprintf("%s %s for %s", p.Name(), p.State, age(now, p.Since))
 		if p.State != established {
 			text = join(": ", text, p.LastError)
 		}
@@ -192,6 +192,14 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 		hop := "the session's own address"
 		if on.NextHop.IsValid() {
 			hop = on.NextHop.String()
+		}
+		for i := range on.Paths {
+			via := on.Paths[i].NextHop.String() + " by " + on.Paths[i].Interface
+			if i == 0 {
+				hop = via
+			} else {
+				hop += ", with ADD-PATH also " + via
+			}
 		}
 		detail = fmt.Sprintf("to %s, next hop %s", joined(on.Peers), hop)
 	}
@@ -226,7 +234,7 @@ func (e *Explanation) bfd(s *Status, iface string, now time.Time) {
 		if p.Interface != iface || p.BFD == nil {
 			continue
 		}
-		g := Gate{Name: "bfd", Subject: iface, State: GateOff, Detail: p.Address.String() + " " + p.BFD.text(now)}
+		g := Gate{Name: "bfd", Subject: iface, State: GateOff, Detail: p.Name() + " " + p.BFD.text(now)}
 		switch {
 		case p.BFD.State == bfdUp:
 			g.State = GateOK

@@ -124,6 +124,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for i := range s.Interfaces {
 		c.iface(m, &s.Interfaces[i])
 	}
+	if s.TopLevel != nil {
+		c.speaker(m, TopLevel, s.TopLevel)
+	}
 	for i := range s.Peers {
 		c.peer(m, &s.Peers[i])
 	}
@@ -135,8 +138,7 @@ func (c *Collector) iface(m sink, n *Interface) {
 	if !n.Usable && n.Reason != "" {
 		m.gauge(d.interfaceUnusable, 1, n.Name, string(n.Reason))
 	}
-	m.flag(d.speakerUp, n.Speaker.Phase == "running", n.Name)
-	m.count(d.speakerRestarts, uint64(max(n.Speaker.Restarts, 0)), n.Name)
+	c.speaker(m, n.Name, &n.Speaker)
 	m.damping(&d.interfaceDamping, n.Penalty, n.Name)
 	for i := range n.Probes {
 		p := &n.Probes[i]
@@ -151,9 +153,14 @@ func (c *Collector) iface(m sink, n *Interface) {
 	}
 }
 
+func (c *Collector) speaker(m sink, name string, p *Speaker) {
+	m.flag(c.descs.speakerUp, p.Phase == "running", name)
+	m.count(c.descs.speakerRestarts, uint64(max(p.Restarts, 0)), name)
+}
+
 func (c *Collector) peer(m sink, p *Peer) {
 	d := &c.descs
-	peer := p.Address.String()
+	peer := p.Name()
 	m.flag(d.peerUp, p.State == established, peer, p.Interface)
 	m.count(d.peerTransitions, p.Transitions, peer, p.Interface)
 	if p.BFD == nil {
@@ -179,7 +186,7 @@ func (c *Collector) vip(m sink, s *Status, v *VIP) {
 		m.flag(d.vipDesired, on.Wanted, v.Name, on.Interface)
 		for j := range s.Peers {
 			if p := &s.Peers[j]; p.Interface == on.Interface {
-				m.flag(d.vipAnnounced, slices.Contains(on.Peers, p.Address), v.Name, on.Interface, p.Address.String())
+				m.flag(d.vipAnnounced, slices.Contains(on.Peers, p.Address), v.Name, on.Interface, p.Name())
 			}
 		}
 	}

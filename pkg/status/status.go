@@ -77,8 +77,11 @@ type Status struct {
 	VIPs       []VIP       `json:"vips"`
 	Interfaces []Interface `json:"interfaces"`
 	Peers      []Peer      `json:"peers"`
-	Kernel     Kernel      `json:"kernel"`
-	Passes     Passes      `json:"passes"`
+	// TopLevel is the process of the peers that belong to no interface; nil if
+	// none are configured.
+	TopLevel *Speaker `json:"top_level,omitempty"`
+	Kernel   Kernel   `json:"kernel"`
+	Passes   Passes   `json:"passes"`
 }
 
 // Config tells about the configuration file and its last reload.
@@ -120,7 +123,12 @@ type VIP struct {
 	ChecksMode string `json:"checks_mode,omitempty"`
 }
 
-// VIPInterface is a VIP on one of its interfaces.
+// TopLevel stands for an interface where there is none: for the sessions with
+// peers that belong to no interface. No interface has this name, because the
+// kernel takes none with a blank.
+const TopLevel = "top-level peers"
+
+// VIPInterface is a VIP on one of its interfaces, or on TopLevel.
 type VIPInterface struct {
 	Interface string `json:"interface"`
 	// Wanted tells that it should be announced here, Announced that it is in
@@ -133,6 +141,16 @@ type VIPInterface struct {
 	NextHop netip.Addr `json:"next_hop,omitzero"`
 	// Peers are the addresses of the peers that have it.
 	Peers []netip.Addr `json:"peers"`
+	// Paths are those of TopLevel, the best one first. A peer without ADD-PATH
+	// (RFC 7911) has that one only.
+	Paths []Path `json:"paths,omitempty"`
+}
+
+// Path is a path of a VIP by one interface.
+type Path struct {
+	Interface string     `json:"interface"`
+	ID        uint32     `json:"id"`
+	NextHop   netip.Addr `json:"next_hop"`
 }
 
 // Check is one service check of a VIP.
@@ -176,7 +194,7 @@ type Probe struct {
 	Duration time.Duration `json:"duration_ns"`
 }
 
-// Speaker is the process that serves an interface.
+// Speaker is the process that serves an interface, or TopLevel.
 type Speaker struct {
 	Phase    string    `json:"phase"`
 	PID      int       `json:"pid"`
@@ -188,9 +206,13 @@ type Speaker struct {
 
 // Peer is one configured session.
 type Peer struct {
-	Address      netip.Addr `json:"address"`
-	Interface    string     `json:"interface"`
-	ASN          uint32     `json:"asn"`
+	// Address is empty while a peer that is found by itself has not been.
+	Address netip.Addr `json:"address"`
+	// Found is how the address is found: gateway or unnumbered; empty for a
+	// configured one.
+	Found        string     `json:"found,omitempty"`
+	Interface    string     `json:"interface"` // or TopLevel
+	ASN          uint32     `json:"asn"`       // 0 for an external peer before its first session
 	LocalAddress netip.Addr `json:"local_address,omitzero"`
 	State        string     `json:"state"` // RFC 4271 section 8.2.2, or "Down" when it is not to run
 	Since        time.Time  `json:"since,omitzero"`
@@ -200,6 +222,34 @@ type Peer struct {
 	LastError    string     `json:"last_error,omitempty"`
 	LastErrorAt  time.Time  `json:"last_error_at,omitzero"`
 	BFD          *BFD       `json:"bfd,omitempty"` // nil if not configured
+
+	// Negotiated is nil unless the session is established.
+	Negotiated *Negotiated `json:"negotiated,omitempty"`
+}
+
+// Negotiated is what the two ends of an established session agreed on.
+type Negotiated struct {
+	// Families are the unicast address families: ipv4, ipv6.
+	Families []string `json:"families"`
+	// RouterID is the peer's BGP identifier.
+	RouterID netip.Addr    `json:"router_id"`
+	HoldTime time.Duration `json:"hold_time_ns"`
+	// AddPath tells that the peer takes several paths of a prefix (RFC 7911),
+	// ExtendedNextHop that it takes IPv4 with an IPv6 next hop (RFC 8950),
+	// GracefulRestart and LongLived that it keeps our routes while we restart
+	// (RFC 4724, RFC 9494).
+	AddPath         bool `json:"add_path"`
+	ExtendedNextHop bool `json:"extended_next_hop"`
+	GracefulRestart bool `json:"graceful_restart"`
+	LongLived       bool `json:"long_lived"`
+}
+
+// Name is the peer's address, or how it is found while that is not known.
+func (p *Peer) Name() string {
+	if p.Address.IsValid() {
+		return p.Address.String()
+	}
+	return p.Found
 }
 
 // BFD is the BFD session with a peer (RFC 5880).

@@ -60,6 +60,9 @@ func writeHeader(b *strings.Builder, s *Status, style Style, now time.Time) {
 	if s.Config.Error != "" {
 		note(bad, "config", fmt.Sprintf("reload %s ago: %s", age(now, s.Config.ReloadedAt), s.Config.Error))
 	}
+	if s.TopLevel != nil && s.TopLevel.trouble() != "" {
+		note(bad, "speaker", TopLevel+": "+s.TopLevel.trouble())
+	}
 	if s.Passes.LastError != "" {
 		note(bad, "pass", s.Passes.LastError)
 	}
@@ -84,6 +87,9 @@ func writeVIPs(b *strings.Builder, s *Status, style Style) {
 	names := make([]string, len(s.Interfaces))
 	for i := range s.Interfaces {
 		names[i] = s.Interfaces[i].Name
+	}
+	if s.TopLevel != nil {
+		names = append(names, TopLevel)
 	}
 	var t table
 	t.header(append([]string{"VIP", "ADDRESS", "BOUND", "CHECKS", "SOURCE"}, names...)...)
@@ -249,7 +255,7 @@ func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
 		if p.State == established {
 			state.tone = good
 		}
-		t.add(text(p.Address.String()), text(p.Interface), text(strconv.FormatUint(uint64(p.ASN), 10)), state,
+		t.add(text(p.Name()), text(p.Interface), text(p.as()), state,
 			text(age(now, p.Since)), bfdCell(p.BFD), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)),
 			text(join("; ", p.trouble(now), p.BFD.trouble())))
 	}
@@ -257,6 +263,14 @@ func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
 		b.WriteByte('\n')
 		t.write(b, style)
 	}
+}
+
+// as is the peer's AS number, or a word for one that may be any.
+func (p *Peer) as() string {
+	if p.ASN == 0 {
+		return "external"
+	}
+	return strconv.FormatUint(uint64(p.ASN), 10)
 }
 
 func bfdCell(b *BFD) cell {
