@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -44,11 +43,12 @@ func startFRR(t *testing.T, ns netnstest.NS, device string) *frr {
 		}
 	}
 	f.startZebra()
-	f.bgpd = f.daemon("bgpd", "-p", "179")
+	f.startBGP()
 	return f
 }
 
 func (f *frr) startZebra() { f.zebra = f.daemon("zebra") }
+func (f *frr) startBGP()   { f.bgpd = f.daemon("bgpd", "-p", "179") }
 
 // daemon starts one of FRR's, as root: a process that changes its user forgets
 // that it is to die with its parent.
@@ -126,6 +126,30 @@ func (d *daemon) kill() {
 	<-d.done
 }
 
+// notIdle waits until FRR's session has left Idle.
+func (f *frr) notIdle() {
+	f.t.Helper()
+	netnstest.Until(f.t, patience, func() error {
+		s, err := f.state()
+		if err == nil && (s == "Idle" || s == "") {
+			err = fmt.Errorf("FRR's neighbour is %q", s)
+		}
+		return err
+	})
+}
+
+// idle waits until bgpd knows its neighbour and has nobody to dial.
+func (f *frr) idle() {
+	f.t.Helper()
+	netnstest.Until(f.t, patience, func() error {
+		s, err := f.state()
+		if err == nil && s != "Idle" {
+			err = fmt.Errorf("FRR's neighbour is %q", s)
+		}
+		return err
+	})
+}
+
 // listener takes connections to our port 179 on a link and tells from whom.
 func listener(t *testing.T) <-chan netip.Addr {
 	t.Helper()
@@ -181,13 +205,7 @@ func TestInteropFRR(t *testing.T) {
 		linkLocal(t, ns, "en1")
 		calls := listener(t)
 		f := startFRR(t, r1, "e1")
-		netnstest.Until(t, patience, func() error {
-			s, err := f.state()
-			if err == nil && s != "Idle" {
-				err = errors.New("FRR's neighbour is " + s)
-			}
-			return err
-		})
+		f.idle()
 		select {
 		case a := <-calls:
 			t.Fatalf("FRR dialled from %s before it knew us", a)
@@ -199,16 +217,62 @@ func TestInteropFRR(t *testing.T) {
 		t.Logf("learned after %s", time.Since(began))
 		awaitCall(t, calls, router.WithZone("en1"))
 		t.Logf("dialled after %s", time.Since(began))
-		if s, err := f.state(); err != nil || s == "Idle" {
-			t.Errorf("FRR's neighbour is %q, %v", s, err)
-		}
+		f.notIdle()
 		i := o.iface("en1")
 		if r := i.Routers[0]; i.Error != "" || r.Expires.Sub(r.Heard) < minHold {
 			t.Errorf("interface is %+v", i)
 		}
-		// It stays while FRR lives, through several of its intervals.
-		if out := ns.IP("-6 route show default"); strings.Contains(out, "en1") {
-			t.Logf("the host took FRR for a default router: %s", out)
-		}
+		o.end()
 	})
+}
+
+// FRR dials us again after its zebra was started again, after its interface was
+// made anew, and after ours was.
+func TestInteropFRRChanges(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		r1 := ns.New("r1")
+		ns.VethTo("en1", r1, "e1")
+		router := linkLocal(t, r1, "e1")
+		linkLocal(t, ns, "en1")
+		calls := listener(t)
+		f := startFRR(t, r1, "e1")
+		f.idle()
+		o := run(t, "en1")
+		o.awaitRouters("en1", advertises(router, "en1"))
+		awaitCall(t, calls, router.WithZone("en1"))
+
+		f.bgpd.kill()
+		f.zebra.kill()
+		f.startZebra()
+		f.startBGP()
+		drain(calls)
+		began := time.Now()
+		awaitCall(t, calls, router.WithZone("en1"))
+		t.Logf("FRR started again: dialled after %s", time.Since(began))
+		o.awaitRouters("en1", advertises(router, "en1"))
+
+		ns.IP("link del en1")
+		o.awaitError("en1", "there is no such interface")
+		ns.VethTo("en1", r1, "e1")
+		drain(calls)
+		began = time.Now()
+		router = linkLocal(t, r1, "e1")
+		o.await("en1", "one with the new router", func(i Interface) bool {
+			return len(i.Routers) > 0 && i.Routers[0].ByAdvertisement && i.Routers[0].Address == router.WithZone("en1")
+		})
+		t.Logf("made anew: learned after %s", time.Since(began))
+		awaitCall(t, calls, router.WithZone("en1"))
+		t.Logf("made anew: dialled after %s", time.Since(began))
+		o.end()
+	})
+}
+
+func drain(calls <-chan netip.Addr) {
+	for {
+		select {
+		case <-calls:
+		default:
+			return
+		}
+	}
 }

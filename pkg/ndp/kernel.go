@@ -35,7 +35,7 @@ func newKernel() (*kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
 	}
-	if err := h.SetSocketTimeout(answerTime); err != nil {
+	if err = h.SetSocketTimeout(answerTime); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("bound rtnetlink answers: %w", err)
 	}

@@ -137,7 +137,7 @@ func appendSource(b []byte, mac net.HardwareAddr) []byte {
 	}
 	units := (2 + len(mac) + optionUnit - 1) / optionUnit
 	option := make([]byte, units*optionUnit)
-	option[0], option[1] = optionSourceAddress, byte(units)
+	option[0], option[1] = optionSourceAddress, byte(units) //nolint:gosec // at most 5
 	copy(option[2:], mac)
 	return append(b, option...)
 }
