@@ -129,22 +129,27 @@ func TestTransitions(t *testing.T) {
 	probe := func(reason status.Reason, verdict string) *status.Status {
 		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Reason: reason, Probes: []status.Probe{{Layer: "path", Target: "192.0.2.1", Verdict: verdict}}}}}
 	}
+	session := func(transitions uint64, lastError string) *status.Status {
+		return &status.Status{Peers: []status.Peer{{State: "Established", Transitions: transitions, LastError: lastError}}}
+	}
 	for name, tt := range map[string]struct {
 		prev, next *status.Status
 		want       []string
 	}{
-		"gone and back": {peer(up), peer(down), []string{"WARN bfd down Up-Down path down; the other end is Down", "INFO bfd up Down-Up"}},
-		"switched off":  {peer(up), peer(off), []string{"WARN bfd down Up-Down the other end is AdminDown: administratively down"}},
-		"broken":        {peer(off), peer(broken), []string{"WARN bfd cannot run Down-Down no socket"}},
-		"initializing":  {peer(broken), peer(&status.BFD{State: "Init"}), []string{"DEBUG bfd state Down-Init"}},
-		"degraded":      {vip(false, ""), vip(true, "check web"), []string{"WARN vip degraded -degraded check web"}},
-		"well again":    {vip(true, "check web"), vip(false, ""), []string{"INFO vip no longer degraded degraded-"}},
-		"died":          {process("running", 7, 0), process("running", 8, 1), []string{"WARN speaker process ended running-running killed", "INFO speaker process runs running-running"}},
-		"silent":        {probe("path", "healthy"), probe("path", "unhealthy"), []string{"WARN probe verdict healthy-unhealthy path"}},
-		"no carrier":    {probe("no_carrier", "healthy"), probe("no_carrier", "unhealthy"), []string{"INFO probe verdict healthy-unhealthy path"}},
-		"answers":       {probe("path", "stale"), probe("path", "healthy"), []string{"INFO probe verdict stale-healthy path"}},
-		"begins anew":   {probe("path", "healthy"), probe("path", "unknown"), []string{"DEBUG probe verdict healthy-unknown path"}},
-		"stopped":       {process("running", 7, 0), process("stopped", 0, 0), nil},
+		"gone and back":         {peer(up), peer(down), []string{"WARN bfd down Up-Down path down; the other end is Down", "INFO bfd up Down-Up"}},
+		"switched off":          {peer(up), peer(off), []string{"WARN bfd down Up-Down the other end is AdminDown: administratively down"}},
+		"broken":                {peer(off), peer(broken), []string{"WARN bfd cannot run Down-Down no socket"}},
+		"initializing":          {peer(broken), peer(&status.BFD{State: "Init"}), []string{"DEBUG bfd state Down-Init"}},
+		"degraded":              {vip(false, ""), vip(true, "check web"), []string{"WARN vip degraded -degraded check web"}},
+		"well again":            {vip(true, "check web"), vip(false, ""), []string{"INFO vip no longer degraded degraded-"}},
+		"died":                  {process("running", 7, 0), process("running", 8, 1), []string{"WARN speaker process ended running-running killed", "INFO speaker process runs running-running"}},
+		"silent":                {probe("path", "healthy"), probe("path", "unhealthy"), []string{"WARN probe verdict healthy-unhealthy path"}},
+		"no carrier":            {probe("no_carrier", "healthy"), probe("no_carrier", "unhealthy"), []string{"INFO probe verdict healthy-unhealthy path"}},
+		"answers":               {probe("path", "stale"), probe("path", "healthy"), []string{"INFO probe verdict stale-healthy path"}},
+		"begins anew":           {probe("path", "healthy"), probe("path", "unknown"), []string{"DEBUG probe verdict healthy-unknown path"}},
+		"stopped":               {process("running", 7, 0), process("stopped", 0, 0), nil},
+		"session gone and back": {session(1, ""), session(3, "hold timer expired"), []string{"WARN peer down Established- hold timer expired", "INFO peer up -Established"}},
+		"session goes on":       {session(3, "hold timer expired"), session(3, "hold timer expired"), nil},
 	} {
 		var got []string
 		for _, n := range transitions(tt.prev, tt.next, troubles{}) {
