@@ -10,13 +10,23 @@ import (
 	"testing"
 )
 
-// processVariable makes the test binary a BFD process.
-const processVariable = "VIPSPEAKER_BFD_PROCESS"
+// processVariable makes the test binary a BFD process, ordinaryVariable one that
+// may not have real-time priority.
+const (
+	processVariable  = "VIPSPEAKER_BFD_PROCESS"
+	ordinaryVariable = "VIPSPEAKER_BFD_ORDINARY"
+)
 
 // TestMain runs the test binary as a BFD process where a Manager starts it.
 func TestMain(m *testing.M) {
 	if os.Getenv(processVariable) == "" {
 		os.Exit(m.Run())
+	}
+	if os.Getenv(ordinaryVariable) != "" {
+		if err := setCapabilities(0); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	if err := ServeInherited(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -34,11 +34,11 @@ const parentGone = unix.SIGUSR1
 // restrict takes away what a BFD process never needs: every capability but
 // CAP_SYS_NICE, and ways to get any (capabilities(7), prctl(2)). It tells whether
 // the process could be restricted at all.
-func restrict(log *slog.Logger) (able bool, err error) {
+func restrict(logger *slog.Logger) (able bool, err error) {
 	err = prctlAll(unix.PR_SET_NO_NEW_PRIVS, 1)
 	if errors.Is(err, syscall.ENOTSUP) {
 		// A binary with cgo, as the race detector needs it, cannot do this.
-		log.Warn("privileges are not dropped on all threads, because the binary uses cgo")
+		logger.Warn("privileges are not dropped on all threads, because the binary uses cgo")
 		return false, nil
 	}
 	if err != nil {

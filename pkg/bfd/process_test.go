@@ -43,11 +43,11 @@ func (c *commands) count() int {
 }
 
 // pids are the BFD processes of this test that live.
-func pids(t *testing.T) []int {
-	t.Helper()
+func pids(tb testing.TB) []int {
+	tb.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var out []int
 	for _, f := range files {
@@ -96,8 +96,8 @@ func TestProcess(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		key := &Auth{Type: MeticulousKeyedSHA1, KeyID: 1, Key: "a key \xff no text"}
 		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", func(c *SessionConfig) { c.Auth = key })
-		log := &lockedBuffer{}
-		a, made := apart(t, ns, ca, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		lines := &lockedBuffer{}
+		a, made := apart(t, ns, ca, slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelDebug})))
 		b := start(t, router, cb)
 		if made.count() != 0 {
 			t.Error("a process without a session")
@@ -139,7 +139,7 @@ func TestProcess(t *testing.T) {
 		if p := pids(t); len(p) > 0 || made.count() != 1 {
 			t.Errorf("%d processes started, left %v", made.count(), p)
 		}
-		if text := log.String(); !strings.Contains(text, "bfd session changed") || strings.Contains(text, "a key") {
+		if text := lines.String(); !strings.Contains(text, "bfd session changed") || strings.Contains(text, "a key") {
 			t.Errorf("log:\n%s", text)
 		}
 	})
@@ -283,7 +283,7 @@ func TestProcessHasNoPrivileges(t *testing.T) {
 					name, rest, _ := strings.Cut(line, ":")
 					if _, ok := want[name]; ok {
 						got[name] = strings.Fields(rest)[0]
-						if n, err := strconv.ParseUint(got[name], 16, 64); err == nil && n == 0 {
+						if n, bad := strconv.ParseUint(got[name], 16, 64); bad == nil && n == 0 {
 							got[name] = "0"
 						}
 					}
@@ -303,6 +303,30 @@ func TestProcessHasNoPrivileges(t *testing.T) {
 			}
 			return nil
 		})
+	})
+}
+
+// Where real-time priority is not permitted, the process says so once and does
+// what it can.
+func TestProcessOfOrdinaryPriority(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
+		lines := &lockedBuffer{}
+		a := &end{cfg: ca, m: New(Options{Log: slog.New(slog.NewTextHandler(lines, nil)), Command: func() *exec.Cmd {
+			cmd := testCommand()
+			cmd.Env = append(cmd.Env, ordinaryVariable+"=1")
+			return cmd
+		}})}
+		a.m.Set([]SessionConfig{ca})
+		a.run(t, ns)
+		start(t, router, cb)
+		a.reaches(t, Up, 5*time.Second)
+		if attr, err := unix.SchedGetAttr(onePID(t), 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
+			t.Errorf("%+v, %v", attr, err)
+		}
+		if text := lines.String(); strings.Count(text, "BFD has ordinary priority") != 1 || strings.Count(text, "\n") != 1 {
+			t.Errorf("log:\n%s", text)
+		}
 	})
 }
 

@@ -39,8 +39,8 @@ func ServeInherited(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, parentGone)
 	defer stop()
 	level := new(slog.LevelVar)
-	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	able, err := restrict(log)
+	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	able, err := restrict(logger)
 	if err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
@@ -56,10 +56,10 @@ func ServeInherited(ctx context.Context) error {
 		return fmt.Errorf("close inherited file: %w", err)
 	}
 	s := &server{conn: conn, level: level, out: make(chan struct{}, 1)}
-	s.m = New(Options{Log: log, Poke: func() { poke(s.out) }, Dedicated: true})
+	s.m = New(Options{Log: logger, Poke: func() { poke(s.out) }, Dedicated: true})
 	s.m.prompted = func(realTime bool) error {
 		if !realTime {
-			log.Info("BFD has ordinary priority: short sessions may go down while the host is busy",
+			logger.Info("BFD has ordinary priority: short sessions may go down while the host is busy",
 				"remedy", "CAP_SYS_NICE, or a resource limit RTPRIO of 2 or more")
 		}
 		if !able {

@@ -190,24 +190,24 @@ func (t *talk) follow(ctx context.Context) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	done := ctx.Done()
-	t.tell()
+	t.tell(ctx)
 	for {
 		select {
 		case <-t.c.exited:
 			return
 		case <-done:
 			done = nil
-			t.finish()
+			t.finish(ctx)
 		case <-t.idle.C:
-			t.finish()
+			t.finish(ctx)
 		case <-t.deadline.C:
 			t.fail("it did not end in time")
 		case <-t.wake:
 			if t.take() {
-				t.tell()
+				t.tell(ctx)
 			}
 		case <-tick.C:
-			t.check()
+			t.check(ctx)
 		case r := <-t.in:
 			t.accept(r)
 		case err := <-t.broken:
@@ -230,17 +230,17 @@ func (t *talk) fail(reason string) {
 }
 
 // finish has the process say goodbye and end.
-func (t *talk) finish() {
+func (t *talk) finish(ctx context.Context) {
 	if !t.ending {
 		t.ending = true
 		t.deadline.Reset(endMax)
-		t.write(&order{Stop: true}, endMax)
+		t.write(ctx, &order{Stop: true}, endMax)
 	}
 }
 
 // tell gives the process the newest list. One that is ending does not get it:
 // the next one does.
-func (t *talk) tell() {
+func (t *talk) tell(ctx context.Context) {
 	if t.ending {
 		return
 	}
@@ -249,11 +249,11 @@ func (t *talk) tell() {
 		t.idle.Reset(idleMax)
 	}
 	t.told = t.revision
-	t.write(&order{Set: newWireSet(t.revision, t.list)}, writeMax)
+	t.write(ctx, &order{Set: newWireSet(t.revision, t.list)}, writeMax)
 }
 
 // check asks whether the engine turns.
-func (t *talk) check() {
+func (t *talk) check(ctx context.Context) {
 	if t.ending {
 		return
 	}
@@ -265,13 +265,13 @@ func (t *talk) check() {
 		return
 	}
 	t.ping++
-	t.write(&order{Ping: t.ping}, writeMax)
+	t.write(ctx, &order{Ping: t.ping}, writeMax)
 }
 
 // write writes within a bound. That a process does not read is found by then;
 // that it has gone, by reading.
-func (t *talk) write(o *order, within time.Duration) {
-	o.Version, o.Debug = protocolVersion, t.m.log.Enabled(context.Background(), slog.LevelDebug)
+func (t *talk) write(ctx context.Context, o *order, within time.Duration) {
+	o.Version, o.Debug = protocolVersion, t.m.log.Enabled(ctx, slog.LevelDebug)
 	err := t.c.conn.SetWriteDeadline(time.Now().Add(within))
 	if err == nil {
 		err = writeFrame(t.c.conn, o)
