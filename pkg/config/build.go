@@ -115,8 +115,13 @@ func timers(raw rawTimers, defaults Timers) Timers {
 }
 
 // secretFile reads the file of a secret that is called word and is of a kind with
-// so many bytes at most. Messages never show what is in it.
+// so many bytes at most. Messages never show what is in it. A file that many
+// inherit is reported once.
 func secretFile(file string, r *report, path, word, kind string, longest int) Secret {
+	path = r.home(path)
+	if !r.ok(path) {
+		return ""
+	}
 	if !filepath.IsAbs(file) {
 		r.add(path, "must be an absolute path")
 		return ""

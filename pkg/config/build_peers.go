@@ -23,7 +23,7 @@ func peer(raw rawPeer, cfg *Config, maxPrefixes uint32, r *report, path string) 
 	}
 	p.BFD = bfd(raw.BFD, false, r, path+".bfd")
 	if place := path + ".bfd.multihop"; p.BFD != nil && p.BFD.Multihop && (p.Unnumbered || p.Gateway) && r.ok(place) {
-		r.add(place, "is for a router that is not on the link, and this one is")
+		r.add(place, "is for a router that is not on the link, and this one is%s", r.instead(place, "multihop: false"))
 	}
 	return p
 }

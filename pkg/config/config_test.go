@@ -131,20 +131,22 @@ func equalAddresses() cmp.Option {
 // TestFormats wants the same Config from the same file in each format.
 func TestFormats(t *testing.T) {
 	dir := secrets(t)
-	want, err := parseFile(t, "testdata/good/full.yaml", dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(want.Interfaces[0].Peers[0].Password) != "hunter2" {
-		t.Errorf("the password is not that of the file")
-	}
-	for _, path := range []string{"testdata/good/full.toml", "testdata/good/full.json"} {
-		got, err := parseFile(t, path, dir)
+	for _, name := range []string{"full", "fabric"} {
+		want, err := parseFile(t, "testdata/good/"+name+".yaml", dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, got, equalAddresses()); diff != "" {
-			t.Errorf("%s (-yaml +it):\n%s", path, diff)
+		if string(want.Interfaces[0].Peers[0].Password) != "hunter2" {
+			t.Errorf("%s: the password is not that of the file", name)
+		}
+		for _, format := range []string{".toml", ".json"} {
+			got, err := parseFile(t, "testdata/good/"+name+format, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, equalAddresses()); diff != "" {
+				t.Errorf("%s%s (-yaml +it):\n%s", name, format, diff)
+			}
 		}
 	}
 }

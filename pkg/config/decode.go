@@ -64,6 +64,14 @@ func (r *report) home(path string) string {
 	return path
 }
 
+// instead is what to write to be rid of an inherited value.
+func (r *report) instead(path, text string) string {
+	if r.homes[path] == "" {
+		return ""
+	}
+	return "; write " + text + " here"
+}
+
 // assume records the default of a key that the file does not have.
 func (r *report) assume(path, value string) {
 	if _, there := r.values[path]; !there {

@@ -1,6 +1,9 @@
 package config
 
-import "slices"
+import (
+	"reflect"
+	"slices"
+)
 
 // inheritDefaults gives every peer in the document what it lacks and
 // bgp.defaults has, key by key. It works on the document rather than on what was
@@ -11,6 +14,10 @@ func inheritDefaults(root *node) {
 		return
 	}
 	template = template.inherited("bgp.defaults")
+	shared := fields(reflect.TypeFor[rawSession]())
+	template.pairs = slices.DeleteFunc(template.pairs, func(p pair) bool { // what must not be there is reported there
+		return !slices.ContainsFunc(shared, func(f reflect.StructField) bool { return f.Tag.Get("key") == p.key })
+	})
 	for _, one := range root.get("interfaces").list() {
 		for _, p := range one.get("peers").list() {
 			p.complete(template)

@@ -177,7 +177,7 @@ func extendedCommunity(n *node, d *ExtendedCommunity) string {
 			problem = `must be "color:100" with a number from 0 to 4294967295`
 		}
 		value = ExtendedCommunity{opaque, color}
-		binary.BigEndian.PutUint32(value[4:], uint32(number)) //nolint:gosec // 32 bits were parsed
+		binary.BigEndian.PutUint32(value[4:], uint32(number))
 	case strings.HasPrefix(n.text, "0x"):
 		if len(n.text) != 18 {
 			return `must have 16 hexadecimal digits after 0x, which are all eight bytes`
@@ -209,11 +209,11 @@ func specific(kind, text string, subtype byte) (value ExtendedCommunity, problem
 	case short:
 		value = ExtendedCommunity{twoOctetAS, subtype}
 		binary.BigEndian.PutUint16(value[2:], uint16(as))     //nolint:gosec // short says so
-		binary.BigEndian.PutUint32(value[4:], uint32(number)) //nolint:gosec // 32 bits were parsed
+		binary.BigEndian.PutUint32(value[4:], uint32(number))
 		return value, ""
 	case notAS == nil:
 		value = ExtendedCommunity{fourOctetAS, subtype}
-		binary.BigEndian.PutUint32(value[2:], uint32(as)) //nolint:gosec // 32 bits were parsed
+		binary.BigEndian.PutUint32(value[2:], uint32(as))
 	default:
 		value = ExtendedCommunity{ipv4Address, subtype}
 		copy(value[2:], address.AsSlice())
@@ -234,7 +234,7 @@ func bandwidth(text string) (value ExtendedCommunity, problem string) {
 		return value, "has room for two bytes of AS number; write 23456 (AS_TRANS) for one above 65535"
 	}
 	value = ExtendedCommunity{nonTransitive | twoOctetAS, linkBandwidth}
-	binary.BigEndian.PutUint16(value[2:], uint16(as)) //nolint:gosec // checked above
+	binary.BigEndian.PutUint16(value[2:], uint16(as))
 	binary.BigEndian.PutUint32(value[4:], math.Float32bits(float32(number)))
 	return value, ""
 }

@@ -52,7 +52,7 @@ func validatePeers(one Interface, cfg *Config, r *report, path string) {
 		}
 		if (p.Gateway || p.Unnumbered) && r.ok(place) {
 			if found >= 0 {
-				r.add(place, "is a second peer of this interface that is found, beside peers[%d]; write the address of one", found)
+				r.add(place, "must not be: one peer of an interface at most is unnumbered or gateway, and peers[%d] is", found)
 			} else {
 				found = j
 			}
@@ -77,11 +77,7 @@ func validatePeer(p Peer, cfg *Config, r *report, path string) {
 	checkTimers(p.Timers, cfg.BGP.Timers, r, path+".timers")
 	internal := p.ASN == cfg.BGP.ASN && !p.External
 	if place := path + ".announce.local_pref"; p.Announce.LocalPref != nil && r.ok(place, path+".asn", "bgp.asn") && !internal {
-		problem := "reaches internal peers only, and this one is external"
-		if r.homes[place] != "" {
-			problem += "; write local_pref: false here"
-		}
-		r.add(place, "%s", problem)
+		r.add(place, "reaches internal peers only, and this one is external%s", r.instead(place, "local_pref: false"))
 	}
 	if place := path + ".router_id"; p.RouterID.IsValid() && r.ok(place) {
 		switch {
@@ -91,15 +87,11 @@ func validatePeer(p Peer, cfg *Config, r *report, path string) {
 			r.add(place, "is bgp.router_id, and no two routers of an AS have the same")
 		}
 	}
-	if place := path + ".passive"; p.Passive && r.ok(place, "bgp.listen_port") && cfg.BGP.ListenPort == 0 {
+	if place := r.home(path + ".passive"); p.Passive && r.ok(place, "bgp.listen_port") && cfg.BGP.ListenPort == 0 {
 		r.add(place, "waits for the router to connect, so bgp.listen_port must not be 0")
 	}
 	if place := path + ".password_file"; p.Password != "" && r.ok(place) && (p.Unnumbered || linkLocal(p.Address)) {
-		problem := "is TCP MD5, which GoBGP v3 cannot use with link-local addresses; use ttl_security"
-		if r.homes[place] != "" {
-			problem += ", and write password_file: false here"
-		}
-		r.add(place, "%s", problem)
+		r.add(place, "is TCP MD5, which GoBGP v3 cannot use with link-local addresses; use ttl_security%s", r.instead(place, "password_file: false"))
 	}
 	doubles(p.Announce.Communities, r, path+".announce", "communities")
 	doubles(p.Announce.LargeCommunities, r, path+".announce", "large_communities")
@@ -169,9 +161,11 @@ func validateLocalAddress(p Peer, r *report, path string) {
 // offer is what the VIPs of an interface, or all of them, meet there.
 type offer struct {
 	peers, ipv4, ipv6 bool
-	// vip is the path of the VIP with the longest prepend, which is that.
+	// vip is the path of the VIP with the longest prepend, which is that, with
+	// what comes on top when its checks fail.
 	vip     string
 	prepend int
+	failed  bool
 }
 
 // validateReach compares VIPs with the peers that get them.
@@ -213,27 +207,33 @@ func (o *offer) meet(peers []Peer, r *report, path string) {
 	}
 }
 
-func (o *offer) reaches(v VIP) bool { return o.ipv4 && v.Prefix.Addr().Is4() || o.ipv6 && v.Prefix.Addr().Is6() }
+func (o *offer) reaches(v VIP) bool {
+	return o.ipv4 && v.Prefix.Addr().Is4() || o.ipv6 && v.Prefix.Addr().Is6()
+}
 
 func (o *offer) add(v VIP, r *report, path string) {
 	if !r.ok(path+".announce.prepend", path+".on_failure") {
 		return
 	}
-	sum := v.Announce.Prepend
-	if v.Degrade != nil {
-		sum += v.Degrade.Prepend
+	sum, failed := v.Announce.Prepend, false
+	if v.Degrade != nil && v.Degrade.Prepend > 0 {
+		sum, failed = sum+v.Degrade.Prepend, true
 	}
 	if sum > o.prepend {
-		o.vip, o.prepend = path, sum
+		o.vip, o.prepend, o.failed = path, sum, failed
 	}
 }
 
 // judge reports the peers whose prepend is too long for one of the VIPs.
 func (o *offer) judge(peers []Peer, r *report, path string) {
+	when := ""
+	if o.failed {
+		when = " when its checks fail"
+	}
 	for j, p := range peers {
 		place := index(path, j) + ".announce.prepend"
 		if p.Announce.Prepend > 0 && p.Announce.Prepend+o.prepend > 10 && r.ok(place) {
-			r.add(place, "is added to what %s has when all is well or when checks fail, up to %d; the sum must be at most 10", o.vip, o.prepend)
+			r.add(place, "is added to that of %s, which is %d%s; the sum must be at most 10", o.vip, o.prepend, when)
 		}
 	}
 }
