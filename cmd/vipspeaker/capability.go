@@ -10,6 +10,7 @@ import (
 
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/ndp"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +39,33 @@ func requireCapabilities(cfg *config.Config, logger *slog.Logger) error {
 		logger.Warn("capability CAP_NET_BIND_SERVICE is missing: routers may not be able to connect to this host",
 			"listen_port", port, "remedy", "AmbientCapabilities=CAP_NET_BIND_SERVICE, --cap-add NET_BIND_SERVICE, or bgp.listen_port 1024 or above")
 	}
-	return requireICMP(cfg, health.ICMPPermitted)
+	return requireSockets(cfg)
+}
+
+// requireSockets returns an error when the configuration needs sockets that this
+// process may not open.
+func requireSockets(cfg *config.Config) error {
+	if err := requireICMP(cfg, health.ICMPPermitted); err != nil {
+		return err
+	}
+	return requireNDP(cfg, ndp.Permitted)
+}
+
+// requireNDP returns an error when the configuration has an unnumbered peer and
+// this process may not look for routers.
+func requireNDP(cfg *config.Config, permitted func() error) error {
+	for i := range cfg.Interfaces {
+		for j := range cfg.Interfaces[i].Peers {
+			if !cfg.Interfaces[i].Peers[j].Unnumbered {
+				continue
+			}
+			if err := permitted(); err != nil {
+				return fmt.Errorf("interfaces[%d].peers[%d].unnumbered: %w", i, j, err)
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 // requireICMP returns an error when the configuration needs echo requests and

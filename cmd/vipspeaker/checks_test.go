@@ -230,3 +230,21 @@ func TestICMPNeedsLeave(t *testing.T) {
 		}
 	}
 }
+
+// TestRoutersNeedLeave: an unnumbered peer where the process may not look for
+// routers is refused by its name; without one nobody asks.
+func TestRoutersNeedLeave(t *testing.T) {
+	refused := func() error { return errors.New("not permitted") }
+	cfg := &config.Config{Interfaces: []config.Interface{{Peers: []config.Peer{{}}}}}
+	if err := requireNDP(cfg, refused); err != nil {
+		t.Errorf("without an unnumbered peer: %v", err)
+	}
+	cfg.Interfaces = append(cfg.Interfaces, config.Interface{Peers: []config.Peer{{}, {Unnumbered: true}}})
+	const want = "interfaces[1].peers[1].unnumbered: not permitted"
+	if err := requireNDP(cfg, refused); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if err := requireNDP(cfg, func() error { return nil }); err != nil {
+		t.Errorf("permitted: %v", err)
+	}
+}

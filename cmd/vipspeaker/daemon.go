@@ -20,6 +20,7 @@ import (
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
@@ -46,6 +47,7 @@ type daemon struct {
 	network  *netmon.Monitor
 	checks   *health.Manager
 	bfd      *bfd.Manager
+	routers  *ndp.Manager
 	kernel   *vip.Manager
 	sessions *bgp.Manager
 	loop     *speaker.Loop
@@ -99,11 +101,12 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		Restarting: d.kernel.Adopted() && cfg.BGP.GracefulRestart.Enabled,
 	})
 	d.bfd = bfd.New(bfd.Options{Log: d.log, Poke: d.signal.Poke, Command: bfdProcess})
+	d.routers = ndp.New(ndp.Options{Log: d.log, Poke: d.signal.Poke})
 	v := readVersions()
 	makes := newCheckers()
 	d.loop, err = speaker.New(speaker.Options{
 		Log: d.log, Config: cfg, Signal: d.signal,
-		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd,
+		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
 		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(),
 	})
@@ -172,6 +175,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	// that BFD is not wanted (AdminDown), so that no router takes the end for a
 	// path that failed (RFC 5882 sections 3.2 and 4.3).
 	p.start("bfd", d.bfd.Run)
+	p.start("routers", d.routers.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
 		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events})

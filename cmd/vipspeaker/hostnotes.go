@@ -29,7 +29,8 @@ func hostNotes(c *config.Config) []checkError {
 		notes = append(notes, probeNotes(at, &c.Interfaces[i], addresses)...)
 		for j := range c.Interfaces[i].Peers {
 			peer := c.Interfaces[i].Peers[j].Address
-			if problem := unreachable(addresses, peer); problem != "" {
+			// Gateways and routers are found when it runs.
+			if problem := unreachable(addresses, peer); peer.IsValid() && problem != "" {
 				notes = append(notes, checkError{
 					Path: at + ".peers[" + strconv.Itoa(j) + "].address", Value: peer.String(),
 					Problem: c.Interfaces[i].Name + " has " + problem + " here; the session cannot start",
@@ -39,6 +40,29 @@ func hostNotes(c *config.Config) []checkError {
 	}
 	if !here {
 		return nil
+	}
+	return append(notes, localNotes(c)...)
+}
+
+// localNotes tells which local addresses of peers without an interface are not
+// here.
+func localNotes(c *config.Config) []checkError {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // nothing is known
+	}
+	var notes []checkError
+	for i := range c.Peers {
+		local := c.Peers[i].LocalAddress
+		if local.IsValid() && !slices.ContainsFunc(addresses, func(a net.Addr) bool {
+			p, err := netip.ParsePrefix(a.String())
+			return err == nil && p.Addr() == local
+		}) {
+			notes = append(notes, checkError{
+				Path: "peers[" + strconv.Itoa(i) + "].local_address", Value: local.String(),
+				Problem: "no interface has it here; the session cannot start",
+			})
+		}
 	}
 	return notes
 }

@@ -7,7 +7,6 @@ import (
 	"syscall"
 
 	"vipspeaker/pkg/config"
-	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/status"
 )
 
@@ -65,7 +64,7 @@ func (d *daemon) reload(ctx context.Context) []string {
 
 // apply puts a configuration in force.
 func (d *daemon) apply(cfg *config.Config) error {
-	if err := requireICMP(cfg, health.ICMPPermitted); err != nil {
+	if err := requireSockets(cfg); err != nil {
 		return err
 	}
 	before := d.given.Swap(&cfg.BGP.RouterID)
