@@ -223,7 +223,7 @@ func (l *logAdapter) fell(peer, text string, wasUp bool) {
 		return
 	}
 	l.errs[peer] = lastFall{text, now}
-	if wasUp {
+	if wasUp && !strings.Contains(text, openError) { // one that we refused was never up
 		l.ends[peer] = l.errs[peer]
 	}
 	poke(l.wake)

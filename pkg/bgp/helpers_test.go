@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -159,4 +160,28 @@ func awaitListening(t *testing.T, s *Speaker, a netip.Addr) {
 	t.Helper()
 	eventually(t, time.Second, func() string { return fmt.Sprintf("active for %s: %+v", a, s.State()) },
 		func() bool { return peerState(s.State(), a).State == Active })
+}
+
+// countConnections listens on an address and counts who connects.
+func countConnections(t *testing.T, at netip.Addr) func() int64 {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", tcpAddr(at, testPort).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	return n.Load
 }
