@@ -55,8 +55,10 @@ type fakePort struct {
 
 func newFake(t *testing.T) *fake {
 	t.Helper()
-	f := &fake{t: t, begin: time.Now(), change: make(chan struct{}, 1), done: make(chan error, 1),
-		links: map[string]link{"en1": aLink(7)}, ports: map[int]*fakePort{}}
+	f := &fake{
+		t: t, begin: time.Now(), change: make(chan struct{}, 1), done: make(chan error, 1),
+		links: map[string]link{"en1": aLink(7)}, ports: map[int]*fakePort{},
+	}
 	f.m = New(Options{Poke: func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()

@@ -54,9 +54,11 @@ func (f *frr) startBGP()   { f.bgpd = f.daemon("bgpd", "-p", "179") }
 // that it is to die with its parent.
 func (f *frr) daemon(name string, args ...string) *daemon {
 	f.t.Helper()
-	args = append([]string{"netns", "exec", f.ns.Name(), frrDir + name, "-u", "root", "-g", "frrvty", "-A", "127.0.0.1",
+	args = append([]string{
+		"netns", "exec", f.ns.Name(), frrDir + name, "-u", "root", "-g", "frrvty", "-A", "127.0.0.1",
 		"-f", filepath.Join(f.dir, name+".conf"), "-i", filepath.Join(f.dir, name+".pid"), "-z", filepath.Join(f.dir, "zserv.api"),
-		"--vty_socket", f.dir, "--log", "stdout", "--log-level", "notifications"}, args...)
+		"--vty_socket", f.dir, "--log", "stdout", "--log-level", "notifications",
+	}, args...)
 	return startDaemon(f.t, name, filepath.Join(f.dir, name+".vty"), exec.Command("ip", args...))
 }
 

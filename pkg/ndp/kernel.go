@@ -93,9 +93,9 @@ func (k *kernel) look(names []string) ([]link, error) {
 	if err := k.neighbours(at); err != nil {
 		return nil, err
 	}
-	for n := range links {
+	for n, name := range names {
 		if l := &links[n]; l.index != 0 && len(l.locals) == 0 && l.why == "" {
-			l.why = whyNone(names[n])
+			l.why = whyNone(name)
 		}
 	}
 	return links, nil

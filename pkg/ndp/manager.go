@@ -43,7 +43,9 @@ func (m *Manager) Set(interfaces []string) {
 			names = append(names, name)
 		}
 	}
-	m.wanted.Store(&names)
+	if old := m.wanted.Swap(&names); slices.Equal(*old, names) {
+		return
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
