@@ -11,7 +11,6 @@ package config
 
 import (
 	"net/netip"
-	"net/url"
 	"time"
 )
 
@@ -22,8 +21,8 @@ type Config struct {
 	VirtualInterface VirtualInterface
 	// Interfaces is the interface list, at least one, in the order of the file.
 	Interfaces []Interface
-	// Peers are sessions that belong to no interface; may be empty. Of their
-	// Address the zero value, Gateway and Unnumbered do not occur.
+	// Peers are sessions that belong to no interface; may be empty. They always
+	// have an Address, which no other peer has and no VIP holds.
 	Peers []Peer
 	// VIPs are in the order of the file; no two overlap.
 	VIPs     []VIP
@@ -87,7 +86,7 @@ type Interface struct {
 	PathProbe *PathProbe
 	// Damping is Config.Damping where the interface has none of its own.
 	Damping Damping
-	// Peers has at least one entry.
+	// Peers has at least one entry, unless Config.Peers has.
 	Peers []Peer
 }
 
@@ -127,10 +126,11 @@ type Damping struct {
 	MaxSuppress time.Duration
 }
 
-// Peer is one router on the interface's network.
+// Peer is one router: on the interface's network, or anywhere if it is one of
+// Config.Peers. What bgp.defaults has is filled in.
 type Peer struct {
 	// Address is a unicast address without a zone, unique on its interface; zero
-	// with Gateway and Unnumbered.
+	// with Gateway and Unnumbered. It may be link-local on an interface.
 	Address netip.Addr
 	// Gateway takes the interface's default gateways for the peer, one session
 	// for each. Unnumbered takes the router on the link by its IPv6 link-local
@@ -155,20 +155,22 @@ type Peer struct {
 	TTL uint8
 	// AddPath offers a peer of Config.Peers one path per interface (RFC 7911).
 	AddPath bool
-	// Announce changes the attributes of what this peer gets.
+	// Announce changes the attributes of what this peer gets. Its LocalPref is nil
+	// for a peer that is not internal.
 	Announce PeerAnnounce
 	// Port is 1 to 65535.
 	Port uint16
 	// Password is the TCP MD5 key (RFC 2385) out of the password file, at most
-	// 80 bytes; empty for none.
+	// 80 bytes; empty for none, and always with Unnumbered or a link-local Address.
+	// A Gateway may turn out to be link-local.
 	Password Secret
-	// TTLSecurity demands TTL 255 from the peer (RFC 5082).
+	// TTLSecurity demands TTL 255 from the peer (RFC 5082); never of Config.Peers.
 	TTLSecurity bool
 	Timers      Timers
 	// MaxPrefixes is how many prefixes of one family the peer may send, at
 	// least 1.
 	MaxPrefixes uint32
-	// BFD is nil for none.
+	// BFD is nil for none, and multihop with Config.Peers.
 	BFD *BFD
 }
 
@@ -252,9 +254,11 @@ type Announce struct {
 type PeerAnnounce struct {
 	// MED and LocalPref take the place of those of the VIP; nil for none.
 	MED, LocalPref *uint32
-	// Prepend is added to that of the VIP, 0 to 10.
+	// Prepend is added to that of the VIP, and to that of Degrade; the sum is at
+	// most 10.
 	Prepend int
-	// The communities come on top of those of the VIP.
+	// The communities come on top of those of the VIP, which may have some of them
+	// already.
 	Communities         []uint32
 	LargeCommunities    []LargeCommunity
 	ExtendedCommunities []ExtendedCommunity
@@ -266,120 +270,6 @@ type ExtendedCommunity [8]byte
 // LargeCommunity is one RFC 8092 value.
 type LargeCommunity struct {
 	Global, Local1, Local2 uint32
-}
-
-// Check is one service check of a VIP. Exactly one of HTTP, TCP, Exec, DNS, GRPC,
-// ICMP and Listen is set.
-type Check struct {
-	// Name is unique in its VIP; the kind if the file gives none.
-	Name string
-	// Kind is http, tcp, exec, dns, grpc, icmp or listen.
-	Kind   string
-	HTTP   *HTTPCheck
-	TCP    *TCPCheck
-	Exec   *ExecCheck
-	DNS    *DNSCheck
-	GRPC   *GRPCCheck
-	ICMP   *ICMPCheck
-	Listen *ListenCheck
-	// Source is the address that the check's packets are sent from; zero for the
-	// kernel's choice. It has the family of the target.
-	Source netip.Addr
-	// Interval is 50 ms to 1 h between starts of two runs; Timeout is 10 ms to
-	// Interval. FastInterval is 10 ms to Interval, for the time in which results
-	// disagree with the verdict.
-	Interval, FastInterval, Timeout time.Duration
-	// Rise and Fall are how many results in a row change the verdict, 1 to 100.
-	Rise, Fall int
-}
-
-// HTTPCheck asks for a URL.
-type HTTPCheck struct {
-	// URL is http or https; its host is an IP address, so that a check is always
-	// about one family.
-	URL     *url.URL
-	Method  string
-	Headers []Header
-	// ExpectStatus holds the good status codes, never empty.
-	ExpectStatus []StatusRange
-	// ExpectBody is a text that the body must hold; empty for any body.
-	ExpectBody string
-	// Insecure switches the check of the server's certificate off.
-	Insecure bool
-	// CAFile is a PEM file of roots to trust instead of the host's; may be empty.
-	CAFile string
-	// ServerName is the name that the certificate must have and that is sent
-	// with SNI; empty for the URL's address.
-	ServerName string
-}
-
-// Header is one request header. The value may be a token, so it is a Secret.
-type Header struct {
-	Name  string
-	Value Secret
-}
-
-// StatusRange is a range of status codes, both ends included, within 100 to 599.
-type StatusRange struct {
-	Min, Max int
-}
-
-// TCPCheck connects and closes, or holds the connection.
-type TCPCheck struct {
-	Address netip.AddrPort
-	// Hold keeps one connection open, so that its end is seen at once.
-	Hold bool
-}
-
-// DNSCheck asks a name server.
-type DNSCheck struct {
-	// Server is the name server, with port 53 if the file gives none.
-	Server netip.AddrPort
-	// Query is a fully qualified name, Type a record type such as A or SOA.
-	Query, Type string
-	// Transport is udp or tcp.
-	Transport string
-	// ExpectRcode is the good response code in capitals, such as NOERROR.
-	ExpectRcode string
-	// Expect are the data, as in a zone file, of records of Type that must all be in
-	// the answer; empty for any record, and with another code than NOERROR.
-	Expect []string
-}
-
-// GRPCCheck asks for the health of a service (grpc.health.v1).
-type GRPCCheck struct {
-	Address netip.AddrPort
-	// Service may be empty: the whole server.
-	Service string
-	// TLS speaks TLS; the keys after it are used only then, as in HTTPCheck.
-	TLS, Insecure      bool
-	CAFile, ServerName string
-}
-
-// ICMPCheck sends an echo request.
-type ICMPCheck struct {
-	Address netip.Addr
-}
-
-// ListenCheck asks the kernel whether a socket listens.
-type ListenCheck struct {
-	// Port is 1 to 65535.
-	Port uint16
-	// Protocol is tcp or udp.
-	Protocol string
-	// Address is what the socket must be bound to, if not to the wildcard; the
-	// VIP's if the file gives none.
-	Address netip.Addr
-}
-
-// ExecCheck runs a program; exit code 0 is a pass.
-type ExecCheck struct {
-	// Command is the absolute path of the program and its arguments. There is
-	// no shell in between.
-	Command []string
-	// Env are NAME=value entries for the program's environment; a value may be a
-	// token, so they are Secrets.
-	Env []Secret
 }
 
 // Egress holds what concerns outgoing traffic.
@@ -414,7 +304,7 @@ type Shutdown struct {
 	// withdraw and the end of the sessions, below Time.
 	Time, Wait time.Duration
 	// GracefulShutdown is how long before the withdraw everything is announced
-	// with GRACEFUL_SHUTDOWN (RFC 8326), 0 s to below Time; 0 for not at all.
+	// with GRACEFUL_SHUTDOWN (RFC 8326), 0 s to below Time-Wait; 0 for not at all.
 	GracefulShutdown time.Duration
 }
 

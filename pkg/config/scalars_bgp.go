@@ -208,7 +208,7 @@ func specific(kind, text string, subtype byte) (value ExtendedCommunity, problem
 		return value, "must end in a number from 0 to 65535; only behind an AS number below 65536 there is room for more"
 	case short:
 		value = ExtendedCommunity{twoOctetAS, subtype}
-		binary.BigEndian.PutUint16(value[2:], uint16(as))     //nolint:gosec // short says so
+		binary.BigEndian.PutUint16(value[2:], uint16(as)) //nolint:gosec // short says so
 		binary.BigEndian.PutUint32(value[4:], uint32(number))
 		return value, ""
 	case notAS == nil:
