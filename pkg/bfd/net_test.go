@@ -19,7 +19,9 @@ type end struct {
 	m     *Manager
 	cfg   SessionConfig
 	pokes atomic.Uint64
-	stop  func()
+	// onPoke is called by a poke of an end that runs apart.
+	onPoke atomic.Pointer[func()]
+	stop   func()
 }
 
 // start runs a Manager in the namespace until the test or stop ends it.

@@ -86,7 +86,12 @@ func apart(t *testing.T, ns netnstest.NS, cfg SessionConfig, log *slog.Logger) (
 	t.Helper()
 	c := &commands{}
 	e := &end{cfg: cfg}
-	e.m = New(Options{Log: log, Poke: func() { e.pokes.Add(1) }, Command: c.next})
+	e.m = New(Options{Log: log, Command: c.next, Poke: func() {
+		e.pokes.Add(1)
+		if f := e.onPoke.Load(); f != nil {
+			(*f)()
+		}
+	}})
 	e.run(t, ns)
 	return e, c
 }
@@ -153,6 +158,12 @@ func TestProcessIsReplaced(t *testing.T) {
 		a.m.Set([]SessionConfig{ca})
 		b := start(t, router, cb)
 		settled(t, a)
+		seen := make(chan SessionState, 10)
+		a.onPoke.Store(&[]func(){func() {
+			if s := a.m.State().Sessions[0]; strings.HasPrefix(s.Error, "BFD process") {
+				seen <- s
+			}
+		}}[0])
 		for name, c := range map[string]struct {
 			signal unix.Signal
 			want   string
@@ -161,15 +172,6 @@ func TestProcessIsReplaced(t *testing.T) {
 			"stopped": {unix.SIGSTOP, "BFD process ended: it did not answer for 2s, started again"},
 		} {
 			before, count, sent := onePID(t), made.count(), a.state(t).Sent
-			seen := make(chan SessionState, 1)
-			a.m.poke = func() {
-				if s := a.m.State().Sessions[0]; strings.HasPrefix(s.Error, "BFD process") {
-					select {
-					case seen <- s:
-					default:
-					}
-				}
-			}
 			if err := unix.Kill(before, c.signal); err != nil {
 				t.Fatal(err)
 			}
@@ -254,82 +256,6 @@ func TestProcessThatIsBroken(t *testing.T) {
 	}
 }
 
-// The process can do nothing but BFD.
-func TestProcessHasNoPrivileges(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-		_, ca, _ := pair(ns, "10.68.1.1", "10.68.1.2", nil)
-		a, _ := apart(t, ns, ca, nil)
-		a.m.Set([]SessionConfig{ca})
-		pid := onePID(t)
-		want := map[string]string{
-			"Uid": "65534", "CapInh": "0", "CapPrm": "0", "CapEff": "0", "CapAmb": "0", "NoNewPrivs": "1",
-		}
-		tasks := func() []string {
-			list, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
-			if err != nil || len(list) == 0 {
-				t.Fatal(list, err)
-			}
-			return list
-		}
-		netnstest.Until(t, 5*time.Second, func() error {
-			var best int
-			for _, f := range tasks() {
-				text, err := os.ReadFile(f)
-				if err != nil {
-					return err
-				}
-				got := map[string]string{}
-				for line := range strings.Lines(string(text)) {
-					name, rest, _ := strings.Cut(line, ":")
-					if _, ok := want[name]; ok {
-						got[name] = strings.Fields(rest)[0]
-						if n, bad := strconv.ParseUint(got[name], 16, 64); bad == nil && n == 0 {
-							got[name] = "0"
-						}
-					}
-				}
-				if d := cmp.Diff(want, got); d != "" {
-					return fmt.Errorf("%s (-want +got):\n%s", f, d)
-				}
-				id, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-				attr, err := unix.SchedGetAttr(id, 0)
-				if err != nil || attr.Policy != unix.SCHED_RR {
-					return fmt.Errorf("thread %d: %+v, %w", id, attr, err)
-				}
-				best = max(best, int(attr.Priority))
-			}
-			if best != 2 {
-				return fmt.Errorf("priority %d of the sending thread", best)
-			}
-			return nil
-		})
-	})
-}
-
-// Where real-time priority is not permitted, the process says so once and does
-// what it can.
-func TestProcessOfOrdinaryPriority(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
-		lines := &lockedBuffer{}
-		a := &end{cfg: ca, m: New(Options{Log: slog.New(slog.NewTextHandler(lines, nil)), Command: func() *exec.Cmd {
-			cmd := testCommand()
-			cmd.Env = append(cmd.Env, ordinaryVariable+"=1")
-			return cmd
-		}})}
-		a.m.Set([]SessionConfig{ca})
-		a.run(t, ns)
-		start(t, router, cb)
-		a.reaches(t, Up, 5*time.Second)
-		if attr, err := unix.SchedGetAttr(onePID(t), 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
-			t.Errorf("%+v, %v", attr, err)
-		}
-		if text := lines.String(); strings.Count(text, "BFD has ordinary priority") != 1 || strings.Count(text, "\n") != 1 {
-			t.Errorf("log:\n%s", text)
-		}
-	})
-}
-
 // When the daemon dies, the other ends hear that the session is not wanted.
 func TestProcessOfDeadDaemon(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
@@ -405,5 +331,45 @@ func TestWireHoldsAllSessions(t *testing.T) {
 	m.Set(many)
 	if s := m.State().Sessions; s[maxSessions].Error != "more than 20000 sessions are wanted" || s[maxSessions-1].Error != "" {
 		t.Errorf("%+v", s[maxSessions-1:])
+	}
+}
+
+// What a session was in a process that ended is kept over the next ones.
+func TestSlotKeepsItsPast(t *testing.T) {
+	c := netConfig()
+	s := newSlot(keyOf(&c), &c, nil)
+	s.remote = true
+	then := time.Now().Add(-time.Hour)
+	s.accept(SessionState{
+		Peer: netip.MustParseAddr("203.0.113.1"), Status: Up, RemoteStatus: Up, Since: then, WasUp: true, DownSince: then, Downs: 2,
+		Sent: 10, Received: 20, Dropped: 30, LastDrop: "TTL too low", TxInterval: time.Second, DetectionTime: time.Second,
+	})
+	if !s.lose("it ended") || s.lose("it ended") {
+		t.Error("the end is to be told once")
+	}
+	lost := s.state()
+	if time.Since(lost.Since) > time.Minute || lost.DownSince != lost.Since {
+		t.Errorf("%+v", lost)
+	}
+	want := SessionState{
+		Peer: c.Peer, Local: c.Local, Interface: c.Interface, Status: Down, Since: lost.Since, WasUp: true, DownSince: lost.Since, Downs: 2,
+		Sent: 10, Received: 20, Dropped: 30, LastDrop: "TTL too low", Error: "it ended",
+	}
+	if d := cmp.Diff(want, lost, cmp.Comparer(sameAddr)); d != "" {
+		t.Errorf("lost (-want +got):\n%s", d)
+	}
+	now := time.Now()
+	if !s.accept(SessionState{Status: "Upside", RemoteStatus: "Down", Since: now, Sent: 1, Received: 1, Diagnostic: strings.Repeat("x", 300)}) {
+		t.Error("nothing to poke about")
+	}
+	want.Error, want.RemoteStatus, want.Since, want.Sent, want.Received, want.Diagnostic = "", Down, now, 11, 21, strings.Repeat("x", maxText)
+	if d := cmp.Diff(want, s.state(), cmp.Comparer(sameAddr)); d != "" {
+		t.Errorf("the next one (-want +got):\n%s", d)
+	}
+	s.accept(SessionState{Status: Down, Since: now, Downs: 1, DownSince: now})
+	s.lose("it ended again")
+	s.accept(SessionState{Status: Up, Since: now, Downs: 1})
+	if got := s.state(); got.Downs != 4 || got.DownSince != now || !got.WasUp {
+		t.Errorf("%+v", got)
 	}
 }
