@@ -14,9 +14,9 @@ import (
 	"vipspeaker/test/topologies/lab"
 )
 
-// flapDamping suppresses after three flaps within some seconds, for up to six
+// flapDamping suppresses after three flaps within some seconds, for up to seven
 // more.
-const flapDamping = "damping: {half_life: 4s, suppress: 2500, reuse: 1200, max_suppress: 6s}"
+const flapDamping = "damping: {half_life: 4s, suppress: 2500, reuse: 1200, max_suppress: 7s}"
 
 // flapsToSuppress is how many flaps in a row exceed that.
 const flapsToSuppress = 3
@@ -141,7 +141,7 @@ func (f *flapping) explained(v *status.VIP) {
 	if want := p.Until.Local().Format(time.TimeOnly); !strings.Contains(v.Detail, want) {
 		f.t.Errorf("detail %q does not tell %s", v.Detail, want)
 	}
-	if wait := time.Until(p.Until); wait > 6*time.Second {
+	if wait := time.Until(p.Until); wait > 7*time.Second {
 		f.t.Errorf("suppressed for %v more", wait)
 	}
 	out, err := f.s.Command("status", "damped")

@@ -3,6 +3,8 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,88 +77,137 @@ func serviceKinds() []serviceKind {
 func TestServiceKinds(t *testing.T) {
 	t.Parallel()
 	l := lab.Start(t, "vipa")
-	host := l.Node("host")
-	wire := host.Capture()
-	c := hostConfig{}
-	kinds := serviceKinds()
-	running := make([]*lab.Process, len(kinds))
-	start := func(i int) {
-		if kinds[i].serves != "" {
-			running[i] = startService(t, host, kinds[i].name, kinds[i].serves)
-		}
-	}
-	for i, k := range kinds {
-		start(i)
+	r := &kindRun{t: t, l: l, host: l.Node("host"), kinds: serviceKinds(), running: map[string]*lab.Process{}}
+	r.wire = r.host.Capture()
+	// Failed runs are in the log for debugging.
+	c := hostConfig{more: "damping: {enabled: false}\nlog: {level: debug}"}
+	for _, k := range r.kinds {
+		r.start(k)
 		c.vips = append(c.vips, vipLine(k.name, k.vip, checks(fmt.Sprintf("{%s, interval: %v, timeout: %v, rise: %d, fall: %d}",
 			k.check, kindInterval, kindTimeout, kindRise, kindFall))))
 	}
-	s := startWith(t, l, c)
+	r.s = startWith(t, l, c)
 	shell := func(at, command string) { l.Node(at).Run("sh", "-c", command) }
-	ways := []struct {
-		name       string
-		fail, heal func(i int)
-		hangs      bool
-	}{
-		{"gone", func(i int) {
-			if running[i] != nil {
-				running[i].Kill()
-				return
-			}
-			shell(kinds[i].at, kinds[i].fails)
-		}, func(i int) {
-			if running[i] != nil {
-				start(i)
-				return
-			}
-			shell(kinds[i].at, kinds[i].heals)
-		}, false},
-		{"hangs", func(i int) { shell(kinds[i].at, kinds[i].hangs) }, func(i int) { shell(kinds[i].at, kinds[i].goesOn) }, true},
+	gone := func(k serviceKind) {
+		if p := r.running[k.name]; p != nil {
+			p.Kill()
+			return
+		}
+		shell(k.at, k.fails)
 	}
-	for _, w := range ways {
-		// The parts of both are in one network: all of a step at once.
-		since, done := make([]time.Time, len(kinds)), make([]time.Time, len(kinds))
-		step := func(do func(int)) {
-			for i := range kinds {
-				since[i] = time.Now()
-				do(i)
-				done[i] = time.Now()
-			}
+	back := func(k serviceKind) {
+		if r.running[k.name] != nil {
+			r.start(k)
+			return
 		}
-		step(w.fail)
-		for i, k := range kinds {
-			for _, peer := range peersOf(k.vip) {
-				m := waitSent(t, wire, 10*time.Second, k.name+" "+w.name, peer, since[i], withdraws(k.vip))
-				k.within(t, w.name+", withdraw", m.Time.Sub(since[i]), m.Time.Sub(done[i]), kindFall, w.hangs, kindTimeout)
-			}
-			s.WaitStatus(5*time.Second, k.name, withheld(k.name, status.CheckFailed))
-		}
-		step(w.heal)
-		for i, k := range kinds {
-			for _, peer := range peersOf(k.vip) {
-				m := waitSent(t, wire, 10*time.Second, k.name+" is back", peer, since[i], announces(k.vip))
-				k.within(t, w.name+" no more, announcement", m.Time.Sub(since[i]), m.Time.Sub(done[i]), kindRise, false, 0)
-			}
-		}
-		s.WaitStatus(5*time.Second, "all is announced", lab.Established)
+		shell(k.at, k.heals)
+	}
+	r.once("gone", false, gone, back)
+	r.once("hangs", true, func(k serviceKind) { shell(k.at, k.hangs) }, func(k serviceKind) { shell(k.at, k.goesOn) })
+}
+
+// kindRun is a run of TestServiceKinds. All kinds fail and come back together.
+type kindRun struct {
+	t       *testing.T
+	l       *lab.Lab
+	host    *lab.Node
+	wire    *lab.Capture
+	s       *lab.Speaker
+	kinds   []serviceKind
+	running map[string]*lab.Process
+}
+
+func (r *kindRun) start(k serviceKind) {
+	r.t.Helper()
+	if k.serves != "" {
+		r.running[k.name] = startService(r.t, r.host, k.name, k.serves)
 	}
 }
 
-// within checks the time of a message: after runs of the check, the first of
-// which may have been at once. took is at most how long it came after the change,
-// least is at least how long. The last run may take the timeout, and does if it
-// hangs.
-func (k serviceKind) within(t *testing.T, what string, took, least time.Duration, runs int, hangs bool, timeout time.Duration) {
-	t.Helper()
-	t.Logf("%s %s after %v", k.name, what, took.Round(time.Millisecond))
-	// A run that is late makes the time to the next one shorter.
-	early := time.Duration(runs-1)*kindInterval - kindInterval/2
+// once has all services fail and come back. What is told by the clock only is
+// tried again: a machine that stands still for a while makes anything late.
+func (r *kindRun) once(what string, hangs bool, fail, heal func(serviceKind)) {
+	r.t.Helper()
+	var off []string
+	for range 3 {
+		logged := len(r.s.Log())
+		off = r.step(what+", withdraw", fail, func(k serviceKind) error {
+			_, err := vipNamed(r.s.WaitStatus(5*time.Second, k.name, withheld(k.name, status.CheckFailed)), k.name)
+			return err
+		}, withdraws, kindFall, hangs)
+		for _, k := range r.kinds {
+			r.decided(k, r.s.Log()[logged:])
+		}
+		off = append(off, r.step(what+" no more, announcement", heal, func(serviceKind) error { return nil }, announces, kindRise, false)...)
+		r.s.WaitStatus(5*time.Second, "all is announced", lab.Established)
+		if len(off) == 0 {
+			return
+		}
+		r.t.Logf("off the schedule: %q", off)
+	}
+	r.t.Errorf("three times off the schedule, the last time: %q", off)
+}
+
+// step changes something with each service, and returns what of the messages to
+// the routers was not in time.
+func (r *kindRun) step(what string, do func(serviceKind), then func(serviceKind) error, says func(netip.Prefix) func(lab.Message) bool, runs int, hangs bool) (off []string) {
+	r.t.Helper()
+	since, done := map[string]time.Time{}, map[string]time.Time{}
+	for _, k := range r.kinds {
+		since[k.name] = time.Now()
+		do(k)
+		done[k.name] = time.Now()
+	}
+	for _, k := range r.kinds {
+		var took []time.Duration
+		for _, peer := range peersOf(k.vip) {
+			m := waitSent(r.t, r.wire, 10*time.Second, k.name+" "+what, peer, since[k.name], says(k.vip))
+			took = append(took, m.Time.Sub(since[k.name]).Round(time.Millisecond))
+			// The change was made between the two times.
+			if late := m.Time.Sub(done[k.name]); late > latest(runs) {
+				off = append(off, fmt.Sprintf("%s %s after %v, later than %v", k.name, what, late, latest(runs)))
+			}
+			if early := m.Time.Sub(since[k.name]); early < earliest(runs, hangs) {
+				off = append(off, fmt.Sprintf("%s %s after %v, before %v", k.name, what, early, earliest(runs, hangs)))
+			}
+		}
+		r.t.Logf("%s %s after %v", k.name, what, took)
+		if err := then(k); err != nil {
+			r.t.Error(err)
+		}
+	}
+	return off
+}
+
+// earliest and latest are when so many runs of a check are over. The first may be
+// at once, and the last may take the timeout, and does if it hangs.
+func earliest(runs int, hangs bool) time.Duration {
+	d := time.Duration(runs-1)*kindInterval - kindInterval/2
 	if hangs {
-		early += timeout
+		d += kindTimeout
 	}
-	if took < early {
-		t.Errorf("%s %s after %v, before %d runs in a row", k.name, what, took, runs)
+	return d
+}
+
+func latest(runs int) time.Duration {
+	return time.Duration(runs)*kindInterval + kindTimeout + kindSlack
+}
+
+// decided checks by the log that the verdict fell with the right failed run, and
+// once.
+func (r *kindRun) decided(k serviceKind, log string) {
+	r.t.Helper()
+	var failed int
+	var fell []string
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, `msg="check result" check=`+k.name+"/") && !strings.Contains(line, `reason=""`) {
+			failed++
+			if _, streak, ok := strings.Cut(strings.TrimSpace(line), " streak="); ok && strings.HasSuffix(streak, " changed=true") {
+				fell = append(fell, streak)
+			}
+		}
 	}
-	if late := time.Duration(runs)*kindInterval + timeout + kindSlack; least > late {
-		t.Errorf("%s %s after %v, later than %v", k.name, what, least, late)
+	if want := fmt.Sprintf("%d changed=true", kindFall); failed < kindFall || !slices.Equal(fell, []string{want}) {
+		r.t.Errorf("%s: %d failed runs, the verdict fell with streak=%q, want %s", k.name, failed, fell, want)
 	}
 }
