@@ -208,14 +208,14 @@ func (p *planner) carriers(pl *Placement, own []Peer, prefix netip.Prefix) (peer
 	waits := false // for the speaker, not for a session
 	for i := range own {
 		peer := &own[i]
-		if peer.held != "" || !peer.LocalAddress.IsValid() && peer.Found != "" {
-			states = append(states, joinNonEmpty("", peer.held, peer.missing))
+		if peer.held != "" || peer.missing != "" {
+			states = append(states, joinNonEmpty("; ", peer.missing, peer.held))
 		}
 	}
 	for i := range s.Peers {
 		peer := &s.Peers[i]
 		at := slices.IndexFunc(own, func(o Peer) bool { return sameAddress(o.Address, peer.Address) })
-		if at < 0 || own[at].held != "" {
+		if at < 0 || own[at].held != "" || own[at].missing != "" {
 			continue // it is to end
 		}
 		switch why := refuses(peer, pl.NextHop, prefix); {
