@@ -4,10 +4,12 @@ package bfd
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,7 +32,9 @@ func TestLongNoFalseDown(t *testing.T) {
 			ns.IP("addr add %s/24 dev en1", c.Local)
 			router.IP("addr add %s/24 dev p1", c.Peer)
 		}
-		a, z := &end{m: New(Options{Command: testCommand})}, &end{m: New(Options{Command: testCommand})}
+		lines := &lockedBuffer{}
+		log := slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		a, z := &end{m: New(Options{Log: log, Command: testCommand})}, &end{m: New(Options{Log: log, Command: testCommand})}
 		a.m.Set(near)
 		z.m.Set(far)
 		a.run(t, ns)
@@ -59,6 +63,13 @@ func TestLongNoFalseDown(t *testing.T) {
 		t.Logf("%d sessions for %s; false downs by interval: %v", len(far), d, downs)
 		if err := allUp(a.m, z.m); err != nil {
 			t.Error(err)
+		}
+		a.stop()
+		z.stop()
+		for line := range strings.Lines(lines.String()) {
+			if strings.Contains(line, "late_by") {
+				t.Log(line)
+			}
 		}
 	})
 }

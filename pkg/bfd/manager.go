@@ -206,7 +206,8 @@ func (m *Manager) begin(wake func()) error {
 		return errors.New("bfd: it runs already")
 	}
 	m.wake = wake
-	m.wanted.Store(&m.last)
+	last := m.last // Set replaces the field
+	m.wanted.Store(&last)
 	return nil
 }
 
