@@ -133,7 +133,7 @@ type Peer struct {
 	// with Gateway and Unnumbered. It may be link-local on an interface.
 	Address netip.Addr
 	// Gateway takes the interface's default gateways for the peer, one session
-	// for each. Unnumbered takes the router on the link by its IPv6 link-local
+	// for each: Interface.Gateways, else those of the main table. Unnumbered takes the router on the link by its IPv6 link-local
 	// address, which it tells by router advertisements or its first packet. At
 	// most one peer of an interface has either.
 	Gateway, Unnumbered bool
@@ -147,8 +147,8 @@ type Peer struct {
 	Passive bool
 	// IPv4 and IPv6 are the families to negotiate, at least one.
 	IPv4, IPv6 bool
-	// LocalAddress is what the session is made from; zero for the kernel's
-	// choice. Of Config.Peers only.
+	// LocalAddress is what the session is made from, not in a VIP; zero for that of
+	// the first usable interface. Of Config.Peers only.
 	LocalAddress netip.Addr
 	// TTL is that of packets to a peer of Config.Peers, 1 to 255; 0 for peers of
 	// an interface.

@@ -32,7 +32,7 @@ type rawSession struct {
 	PasswordFile *string          `key:"password_file" off:"true"`
 	TTLSecurity  bool             `key:"ttl_security" default:"false"`
 	Timers       rawTimers        `key:"timers"`
-	BFD          *rawBFD          `key:"bfd" off:"true" hint:"write {} for the defaults"`
+	BFD          *rawBFD          `key:"bfd" off:"true" hint:"write {} for the defaults, false for none"`
 	Passive      bool             `key:"passive" default:"false"`
 	Families     *[]string        `key:"families" oneof:"ipv4 ipv6" single:"true"`
 	Announce     *rawPeerAnnounce `key:"announce" off:"true" hint:"write {med: 100} or another attribute"`

@@ -138,11 +138,11 @@ func validateRemotes(cfg *Config, r *report) {
 				seen[p.Address] = path
 			}
 		}
-		validateLocalAddress(p, r, path)
+		validateLocalAddress(p, cfg, r, path)
 	}
 }
 
-func validateLocalAddress(p Peer, r *report, path string) {
+func validateLocalAddress(p Peer, cfg *Config, r *report, path string) {
 	place := path + ".local_address"
 	if !p.LocalAddress.IsValid() || !r.ok(place) {
 		return
@@ -155,6 +155,11 @@ func validateLocalAddress(p Peer, r *report, path string) {
 		r.add(place, "is of another family than the peer's address %s", p.Address)
 	case p.LocalAddress == p.Address:
 		r.add(place, "is the peer's address; give one of this host")
+	}
+	for i, v := range cfg.VIPs {
+		if v.Prefix.IsValid() && v.Prefix.Contains(p.LocalAddress) && r.ok(place) {
+			r.add(place, "is in %s, which may be withdrawn; give an address that stays", index("vips", i))
+		}
 	}
 }
 
