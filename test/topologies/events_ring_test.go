@@ -24,7 +24,7 @@ func TestEventsRing(t *testing.T) {
 	const vips = 60
 	c := hostConfig{more: "damping: {enabled: false}"}
 	for i := range vips {
-		c.vips = append(c.vips, vipLine(fmt.Sprintf("v%d", i), prefix4(100+i), checks("{listen: {port: 8100, address: 10.68.6.100}, interval: 50ms}")))
+		c.vips = append(c.vips, vipLine(fmt.Sprintf("v%d", i), prefix4(100+i), checks("{listen: {port: 8100, address: 10.68.6.100}, interval: 200ms, timeout: 200ms}")))
 	}
 	service := netip.MustParseAddrPort("10.68.6.100:8100")
 	listener, err := m.host.Listen(service)

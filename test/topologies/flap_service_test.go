@@ -74,7 +74,7 @@ func TestFlappingService(t *testing.T) {
 	f := &flapping{modes: &modes{t: t, l: lab.Start(t, "vipa")}, listensFor: prefix4(61), service: netip.MustParseAddrPort("10.68.6.61:8061")}
 	f.host = f.l.Node("host")
 	f.wire = f.host.Capture()
-	check := checks("{listen: {port: 8061, address: 10.68.6.61}, interval: 50ms}")
+	check := checks("{listen: {port: 8061, address: 10.68.6.61}, interval: 300ms, timeout: 300ms}")
 	damped, degraded := prefix4(62), prefix4(63)
 	c := hostConfig{vips: []string{
 		vipLine("restless", f.listensFor, check, "damping: {enabled: false}"),
@@ -189,7 +189,7 @@ func TestFlapOnce(t *testing.T) {
 	vip := prefix4(64)
 	start := func() *lab.Process { return startService(t, m.host, "service", "tcp 10.68.6.64:8064") }
 	service := start()
-	m.s = startWith(t, m.l, hostConfig{vips: []string{vipLine("once", vip, checks("{listen: {port: 8064}, interval: 200ms}"))}})
+	m.s = startWith(t, m.l, hostConfig{vips: []string{vipLine("once", vip, checks(listenCheck("service", 8064)))}})
 	m.sends("restart", vip, func() {
 		service.Kill()
 		m.s.WaitStatus(5*time.Second, "withheld", withheld("once", status.CheckFailed))

@@ -14,9 +14,10 @@ import (
 	"vipspeaker/test/topologies/lab"
 )
 
-// listenCheck is a check that hears of the end of a service at once.
+// listenCheck is a check that hears of the end of a service at once. It gives the
+// kernel time on a machine that stands still for a while.
 func listenCheck(name string, port int, more ...string) string {
-	return "{" + strings.Join(append([]string{"name: " + name, fmt.Sprintf("listen: {port: %d}", port), "interval: 100ms"}, more...), ", ") + "}"
+	return "{" + strings.Join(append([]string{"name: " + name, fmt.Sprintf("listen: {port: %d}", port), "interval: 400ms", "timeout: 400ms"}, more...), ", ") + "}"
 }
 
 // modes is a topology in which services die and come back.
@@ -165,7 +166,7 @@ func TestServiceShared(t *testing.T) {
 	m.wire = m.host.Capture()
 	start := func() *lab.Process { return startService(t, m.host, "service", "tcp 10.68.6.51:8051") }
 	service := start()
-	const check = `checks: [{name: web, tcp: {address: "10.68.6.51:8051"}, interval: 200ms, fall: 1, rise: 1}]`
+	const check = `checks: [{name: web, tcp: {address: "10.68.6.51:8051"}, interval: 200ms, timeout: 200ms, fall: 1, rise: 1}]`
 	shared := []netip.Prefix{prefix4(51), prefix4(52)}
 	alone := prefix4(53)
 	m.s = startWith(t, m.l, hostConfig{vips: []string{vipLine("one", shared[0], check), vipLine("two", shared[1], check), vipLine("alone", alone)}})
