@@ -236,10 +236,39 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// noteZones remembers which devices the zones of addresses mean.
+func (s *Speaker) noteZones(cfg SpeakerConfig) {
+	for _, p := range cfg.Peers {
+		zone := p.Address.Zone()
+		if zone == "" || s.zones[zone] != 0 {
+			continue
+		}
+		if device, err := net.InterfaceByName(zone); err == nil {
+			s.zones[zone] = device.Index
+		}
+	}
+}
+
+// staleZone tells whether a zone means another device than when it was first
+// seen: the standard library remembers that for a minute, so GoBGP would dial
+// through one that is gone.
+func (s *Speaker) staleZone(cfg SpeakerConfig) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(cfg.Peers, func(p Peer) bool {
+		known := s.zones[p.Address.Zone()]
+		if known == 0 {
+			return false
+		}
+		device, err := net.InterfaceByName(p.Address.Zone())
+		return err == nil && device.Index != known
+	})
+}
+
 // NeedsRestart tells whether a new process would serve the wanted configuration
 // better: the port has changed, an address that should be listened on is not
-// and could be now, or a listener is bound to a device that was made anew; and no
-// session would be lost. GoBGP cannot add a listener to a running server, and
+// and could be now, or a listener or an address belongs to a device that was made
+// anew; and no session would be lost. GoBGP cannot add a listener to a running server, and
 // without CAP_NET_RAW nobody binds a socket a second time (socket(7)).
 func (s *Speaker) NeedsRestart(ctx context.Context) bool {
 	s.mu.Lock()
@@ -251,7 +280,7 @@ func (s *Speaker) NeedsRestart(ctx context.Context) bool {
 	if slices.ContainsFunc(have, func(a netip.AddrPort) bool { return int(a.Port()) != cfg.ListenPort }) {
 		return true // listens on a port that is not wanted any more
 	}
-	if staleBinding(cfg, have) {
+	if staleBinding(cfg, have) || s.staleZone(cfg) {
 		return true
 	}
 	missing := slices.DeleteFunc(slices.Clone(cfg.ListenAddresses), func(a netip.Addr) bool { return slices.Contains(have, listenAddr(cfg, a)) })

@@ -24,20 +24,20 @@ func TestWrongPeerIsRefused(t *testing.T) {
 		shownASN uint32
 	}{
 		"internal instead of external": {
-			func(p *Peer) { p.ASN, p.External = 0, true }, 65010, netip.Addr{}, "notification 2/2",
-			"sent OPEN Message Error/Bad Peer AS (AS 65010 is this host's own, wanted is an external one)", 4200000001, netip.Addr{}, 4200000001,
+			change: func(p *Peer) { p.ASN, p.External = 0, true }, asn: 65010, want: "notification 2/2",
+			error: "sent OPEN Message Error/Bad Peer AS (AS 65010 is this host's own, wanted is an external one)", right: 4200000001, shownASN: 4200000001,
 		},
 		"wrong AS": {
-			func(*Peer) {}, 65002, netip.Addr{}, "notification 2/2",
-			"sent OPEN Message Error/Bad Peer AS (as number mismatch expected 65001, received 65002)", 65001, netip.Addr{}, 65001,
+			change: func(*Peer) {}, asn: 65002, want: "notification 2/2",
+			error: "sent OPEN Message Error/Bad Peer AS (as number mismatch expected 65001, received 65002)", right: 65001, shownASN: 65001,
 		},
 		"wrong router id": {
-			func(p *Peer) { p.RouterID = id }, 65001, netip.MustParseAddr("10.0.0.8"), "notification 2/3",
-			"sent OPEN Message Error/Bad BGP Identifier (router id is 10.0.0.8, wanted is 10.0.0.7)", 65001, id, 65001,
+			change: func(p *Peer) { p.RouterID = id }, asn: 65001, id: netip.MustParseAddr("10.0.0.8"), want: "notification 2/3",
+			error: "sent OPEN Message Error/Bad BGP Identifier (router id is 10.0.0.8, wanted is 10.0.0.7)", right: 65001, rightID: id, shownASN: 65001,
 		},
 		"our own router id, internal": {
-			func(p *Peer) { p.ASN = 65010 }, 65010, netip.MustParseAddr("10.9.8.7"), "notification 2/3",
-			"sent OPEN Message Error/Bad BGP Identifier (10.9.8.7 is this host's own)", 65010, netip.Addr{}, 65010,
+			change: func(p *Peer) { p.ASN = 65010 }, asn: 65010, id: netip.MustParseAddr("10.9.8.7"), want: "notification 2/3",
+			error: "sent OPEN Message Error/Bad BGP Identifier (10.9.8.7 is this host's own)", right: 65010, shownASN: 65010,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -79,8 +79,8 @@ func TestWhatResetsASession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			host, second, one, two := addr(t), addr(t), addr(t), addr(t)
-			var log syncBuffer
-			s := startSpeaker(t, SpeakerOptions{Log: slog.New(slog.NewTextHandler(&log, nil))})
+			var logged syncBuffer
+			s := startSpeaker(t, SpeakerOptions{Log: slog.New(slog.NewTextHandler(&logged, nil))})
 			cfg := conf("en1", 65010, host, peer(one, 65001), peer(two, 65002))
 			cfg.ListenAddresses = append(cfg.ListenAddresses, second)
 			cfg.Paths = []Path{path4(1)}
@@ -124,12 +124,12 @@ func TestWhatResetsASession(t *testing.T) {
 					wantLog = append(wantLog, fmt.Sprintf("peer=%s reason=%q", cfg.Peers[i].Address, tt.reset+" changed"))
 				}
 			}
-			if n := strings.Count(log.String(), "msg=\"peer reset\""); n != len(wantLog) {
+			if n := strings.Count(logged.String(), "msg=\"peer reset\""); n != len(wantLog) {
 				t.Errorf("%d resets are logged, want %d", n, len(wantLog))
 			}
 			for _, line := range wantLog {
-				if !strings.Contains(log.String(), line) {
-					t.Errorf("not logged: %s in\n%s", line, log.String())
+				if !strings.Contains(logged.String(), line) {
+					t.Errorf("not logged: %s in\n%s", line, logged.String())
 				}
 			}
 			if e := s.State().Error; e != "" {

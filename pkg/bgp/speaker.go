@@ -75,6 +75,7 @@ type Speaker struct {
 	held      []pathKey // the paths of the last listing
 	bundles   bundles
 	export    export
+	zones     map[string]int // index of the device of each zone
 
 	pub sync.Mutex // serialises publish
 
@@ -93,7 +94,7 @@ func NewSpeaker(o SpeakerOptions) *Speaker {
 	wake := make(chan struct{}, 1)
 	s := &Speaker{
 		opt: o, log: o.Log, timing: defaultTiming(), adapter: newLogAdapter(o.Log, wake), wake: wake,
-		started: time.Now(), watch: ctx, stopWatch: cancel, sessions: map[netip.Addr]*session{},
+		started: time.Now(), watch: ctx, stopWatch: cancel, sessions: map[netip.Addr]*session{}, zones: map[string]int{},
 	}
 	s.state.Store(&SpeakerState{Phase: Starting, PID: os.Getpid(), Since: s.started})
 	return s
@@ -151,6 +152,7 @@ func (s *Speaker) Apply(ctx context.Context, cfg SpeakerConfig) error {
 		return s.finish(ctx, fmt.Errorf("speaker %s: asn and router id cannot change while it runs", want.Name))
 	}
 	s.cfg = want
+	s.noteZones(want)
 	s.smu.Lock()
 	s.name, s.asn = want.Name, want.ASN
 	s.smu.Unlock()

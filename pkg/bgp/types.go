@@ -36,7 +36,9 @@ type SpeakerConfig struct {
 	ListenPort int
 	// ListenAddresses are the interface's own addresses on which peers may
 	// connect. A change that needs a new listener restarts the speaker only
-	// while none of its sessions is established.
+	// while none of its sessions is established. An IPv6 link-local address has
+	// its interface as zone, the same for all, and with it all listeners are bound
+	// to that device.
 	ListenAddresses []netip.Addr
 	// GracefulRestart is RFC 4724 as restarting speaker.
 	GracefulRestart GracefulRestart
@@ -70,16 +72,29 @@ type GracefulRestart struct {
 	LongLived time.Duration
 }
 
-// Peer is one wanted session of a speaker.
+// Peer is one wanted session of a speaker. What changes at run time is told by
+// GoBGP's rules: remote AS, LocalAddress, Interface where it binds, Password,
+// Families, AddPath and graceful restart reset this session and no other, with
+// the reason in the log and in the Cease. Timers, Port and Passive count from the
+// next session on. Everything else has effect at once.
+//
+// An unnumbered peer (RFC 8950, session over the link-local addresses of a link)
+// has Address fe80::x%eth0, learned from router advertisements or neighbours, and
+// LocalAddress fe80::y%eth0, the interface's own, which belongs into
+// ListenAddresses too. Zones are names of interfaces; an interface made anew needs
+// nothing. TCP MD5 and MultihopTTL are not possible then.
 type Peer struct {
-	// Address is the peer's address; unique in its speaker.
+	// Address is the peer's address; unique in its speaker, also without zone.
 	Address netip.Addr
 	// ASN is the peer's autonomous system number.
 	ASN uint32
-	// LocalAddress is the interface's own address that the session uses.
+	// LocalAddress is the own address that the session uses: the interface's, or
+	// one of lo for a session over several hops. It is the next hop of paths that
+	// have none.
 	LocalAddress netip.Addr
 	// Interface is the kernel's name of the interface. The session is bound to
-	// this device only where neither TTL 1 (eBGP) nor GTSM pins it.
+	// this device only where neither TTL 1 (eBGP with a given AS) nor GTSM pins
+	// it, and never with MultihopTTL.
 	Interface string
 	// Port is the peer's TCP port, 0 for 179.
 	Port uint16
@@ -94,12 +109,15 @@ type Peer struct {
 	MaxPrefixes uint32
 	// Passive waits for the peer's connection.
 	Passive bool
-	// External takes any AS but the own one; ASN is then 0.
+	// External takes any AS but the own one; ASN is then 0. Another peer is refused
+	// with OPEN Message Error/Bad Peer AS.
 	External bool
 	// RouterID is the only BGP identifier that the peer may have; zero for any.
+	// Another peer is refused with OPEN Message Error/Bad BGP Identifier.
 	RouterID netip.Addr
 	// MultihopTTL is the TTL of packets to a peer that is not on the link, 2 to
-	// 255; 0 for one that is. Not together with TTLSecurity.
+	// 255; 0 for one that is. Not together with TTLSecurity. Internal and External
+	// peers get the system's TTL instead.
 	MultihopTTL uint8
 	// Families are the families to negotiate; the zero value means both.
 	Families Families
@@ -116,10 +134,12 @@ type Families struct{ IPv4, IPv6 bool }
 // Attributes are changes to the attributes of every path for one peer.
 type Attributes struct {
 	// MED and LocalPref take the place of those of the path; nil for none.
+	// LocalPref is not 0, which GoBGP's policies cannot set.
 	MED, LocalPref *uint32
-	// Prepend is added to that of the path.
+	// Prepend is added to that of the path, 0 to 10; not for an internal peer.
 	Prepend int
-	// The communities come on top of those of the path.
+	// The communities come on top of those of the path, at most 32 of each kind.
+	// Extended ones are route targets or route origins of AS or IPv4 addresses.
 	Communities         []uint32
 	LargeCommunities    []LargeCommunity
 	ExtendedCommunities []ExtendedCommunity
@@ -148,14 +168,16 @@ func (Secret) MarshalText() ([]byte, error) { return []byte("(secret)"), nil }
 type Path struct {
 	Prefix netip.Prefix
 	// ID tells paths of one prefix apart, for peers with AddPath; the lowest is
-	// the best. It is not the identifier on the wire.
+	// the best. It is not the identifier on the wire. 0 is for a path that is
+	// alone: with others of its prefix it is left out.
 	ID uint32
 	// NextHop is the next hop to announce; the zero value means each session's
 	// own local address.
 	NextHop netip.Addr
 	// MED is MULTI_EXIT_DISC, nil for none.
 	MED *uint32
-	// LocalPref is LOCAL_PREF, sent to iBGP peers only; nil for the default 100.
+	// LocalPref is LOCAL_PREF, sent to iBGP peers only; nil for the default 100. 0
+	// of a path with an ID is sent as 1.
 	LocalPref *uint32
 	// Prepend is how many times the own AS is added in front, 0 to 10.
 	Prepend int
@@ -166,6 +188,10 @@ type Path struct {
 	// Origin is ORIGIN: 0 IGP, 1 EGP, 2 incomplete.
 	Origin uint8
 }
+
+// GracefulShutdown is the community that asks a router to move traffic away
+// (RFC 8326). Many paths that get it together are sent in a few messages.
+const GracefulShutdown uint32 = 0xffff0000
 
 // LargeCommunity is one RFC 8092 value.
 type LargeCommunity struct {

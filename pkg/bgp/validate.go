@@ -84,12 +84,20 @@ func cleanPaths(cfg SpeakerConfig, peers []Peer, errs []error) ([]Path, []error)
 	internal := slices.IndexFunc(peers, func(p Peer) bool { return p.internal(cfg.ASN) })
 	paths := make([]Path, 0, len(cfg.Paths))
 	seen := make(map[pathKey]bool, len(cfg.Paths))
+	several := map[netip.Prefix]bool{}
+	for i := range cfg.Paths {
+		if cfg.Paths[i].ID != 0 {
+			several[cfg.Paths[i].Prefix] = true
+		}
+	}
 	for _, p := range cfg.Paths {
 		err := checkPath(p)
 		switch {
 		case err != nil:
 		case seen[p.key()]:
 			err = errors.New("is there twice")
+		case p.ID == 0 && several[p.Prefix]:
+			err = errors.New("has no ID, but others of the same prefix have")
 		case needsV6 && p.Prefix.Addr().Is6() && !p.NextHop.IsValid():
 			err = errors.New("needs an explicit IPv6 next hop, because a session runs over IPv4")
 		}

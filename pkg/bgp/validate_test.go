@@ -49,6 +49,34 @@ func TestClean(t *testing.T) {
 		{"prepend", func(c *SpeakerConfig) { c.Paths[0].Prepend = 11 }, "prepend 11 is not in 0 to 10"},
 		{"communities", func(c *SpeakerConfig) { c.Paths[0].Communities = make([]uint32, 129) }, "more than 128 communities"},
 		{"large", func(c *SpeakerConfig) { c.Paths[0].LargeCommunities = make([]LargeCommunity, 129) }, "more than 128 large communities"},
+		{"long-lived", func(c *SpeakerConfig) { c.GracefulRestart.LongLived = 1 << 24 * time.Second }, "long-lived stale time"},
+		{"long-lived alone", func(c *SpeakerConfig) {
+			c.GracefulRestart = GracefulRestart{LongLived: time.Hour}
+		}, "long-lived graceful restart needs graceful restart"},
+		{"external with AS", func(c *SpeakerConfig) { c.Peers[0].External = true }, "asn 65001 and any external one exclude each other"},
+		{"router id of peer", func(c *SpeakerConfig) { c.Peers[0].RouterID = netip.MustParseAddr("::1") }, "router id ::1 is not an IPv4 address"},
+		{"multihop 1", func(c *SpeakerConfig) { c.Peers[0].MultihopTTL = 1 }, "multihop TTL 1"},
+		{"multihop and security", func(c *SpeakerConfig) {
+			c.Peers[0].MultihopTTL, c.Peers[0].TTLSecurity = 5, true
+		}, "exclude each other"},
+		{"attributes: prepend", func(c *SpeakerConfig) { c.Peers[0].Attributes = &Attributes{Prepend: 11} }, "prepend 11 is not in 0 to 10"},
+		{"attributes: local pref", func(c *SpeakerConfig) { c.Peers[0].Attributes = &Attributes{LocalPref: new(uint32)} }, "local preference 0"},
+		{"attributes: communities", func(c *SpeakerConfig) {
+			c.Peers[0].Attributes = &Attributes{Communities: make([]uint32, 33)}
+		}, "more than 32 communities"},
+		{"attributes: extended", func(c *SpeakerConfig) {
+			c.Peers[0].Attributes = &Attributes{ExtendedCommunities: []ExtendedCommunity{{3, 0x0b}}}
+		}, "neither a route target nor a route origin"},
+		{"attributes: reserved", func(c *SpeakerConfig) {
+			c.Peers[0].Attributes = &Attributes{LargeCommunities: []LargeCommunity{{hiddenGlobal, hiddenPref, 1}}}
+		}, "reserved AS"},
+		{"origin", func(c *SpeakerConfig) { c.Paths[0].Origin = 3 }, "origin 3"},
+		{"extended", func(c *SpeakerConfig) { c.Paths[0].ExtendedCommunities = make([]ExtendedCommunity, 65) }, "more than 64 extended"},
+		{"reserved", func(c *SpeakerConfig) { c.Paths[0].LargeCommunities = []LargeCommunity{{hiddenGlobal, hiddenPref, 1}} }, "reserved AS"},
+		{"id 0 beside others", func(c *SpeakerConfig) {
+			c.Paths = append(c.Paths, c.Paths[0])
+			c.Paths[1].ID = 4
+		}, "has no ID, but others of the same prefix have"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
