@@ -212,8 +212,9 @@ func (t *talk) follow(ctx context.Context) {
 			t.accept(r)
 		case err := <-t.broken:
 			// Its last words are worth waiting for, a breach of the protocol is not.
-			if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-				t.deadline.Reset(exitMax)
+			// It may take exitMax to say goodbye, and as long to read its log.
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+				t.deadline.Reset(2 * exitMax)
 			} else {
 				t.fail(err.Error())
 			}
