@@ -38,8 +38,11 @@ func (l *Loop) leave(ctx context.Context) error {
 	}
 	l.shutdown = true
 	if carried := l.drain(ctx); carried {
-		rest := s.Time - s.GracefulShutdown
-		l.awaitWithdrawn(ctx, min(s.Wait, rest), min(s.Wait+(s.Time-s.Wait)/2, rest))
+		wait, left := s.Wait, s.Time-s.GracefulShutdown
+		if wait >= left {
+			wait = left / 2
+		}
+		l.awaitWithdrawn(ctx, wait, wait+(left-wait)/2)
 	}
 	return errors.Join(l.stopSessions(ctx, bgp.StopDrain, "vipspeaker is shut down"), l.restore(ctx))
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vipspeaker/pkg/bgp"
+	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/status"
 )
 
@@ -156,6 +157,103 @@ func TestStopByContext(t *testing.T) {
 			if !w.restored || !slices.Equal(w.stopped, []bgp.StopMode{bgp.StopDrain}) {
 				t.Errorf("ready=%t: restored=%t, sessions stopped %v", ready, w.restored, w.stopped)
 			}
+		})
+	}
+}
+
+// tagged counts the paths of all orders, and those with GRACEFUL_SHUTDOWN and the
+// lowest preference.
+func tagged(w *world) (paths, warned int) {
+	for _, order := range w.orders {
+		for _, p := range order.Paths {
+			paths++
+			if slices.Contains(p.Communities, gracefulShutdown) && p.LocalPref != nil && *p.LocalPref == 0 {
+				warned++
+			}
+		}
+	}
+	return paths, warned
+}
+
+// With graceful_shutdown a stop first tells that everything is about to go, for
+// that long, with the sources on; then it is as any other.
+func TestStopWithGracefulShutdown(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		var last *status.Status
+		opt := w.options()
+		opt.Publish = func(s *status.Status) { last = s }
+		w.config.Shutdown.GracefulShutdown = 3 * time.Second
+		l, stop := w.start(opt)
+		w.settled(time.Second)
+		began := time.Now()
+		w.journal = nil
+		if paths, warned := tagged(w); paths != 4 || warned != 0 {
+			t.Errorf("before: %d of %d paths tell that they go", warned, paths)
+		}
+		l.Stop()
+		w.sleep(50 * time.Millisecond)
+		if paths, warned := tagged(w); paths != 4 || warned != 4 {
+			t.Errorf("after the order to stop: %d of %d paths tell that they go", warned, paths)
+		}
+		if !last.Stopping || !last.VIPs[0].Announced || len(w.journal) != 0 {
+			t.Errorf("stopping %t, announced %t, and %v", last.Stopping, last.VIPs[0].Announced, w.journal)
+		}
+		// The world goes on meanwhile.
+		w.do(func() { w.verdict("vipb", health.Unhealthy, time.Hour) })
+		w.sleep(50 * time.Millisecond)
+		if paths, warned := tagged(w); paths != 3 || warned != 3 {
+			t.Errorf("a check fails meanwhile: %d of %d paths tell that they go", warned, paths)
+		}
+		w.journal = nil
+		w.sleep(3*time.Second - 100*time.Millisecond - time.Millisecond)
+		if len(w.journal) > 0 {
+			t.Errorf("too early: %v", w.journal)
+		}
+		w.stop(stop)
+		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("stop took %s, want 3s for the word and 2s after the withdraw", took)
+		}
+		slices.Sort(w.journal[1:3])
+		if want := []string{"source off", "withdraw en1", "withdraw en5", "stop drain", "restore"}; !slices.Equal(w.journal, want) {
+			t.Errorf("stop did %q, want %q", w.journal, want)
+		}
+	})
+}
+
+// A word ahead that nobody needs takes no time, and one that takes nearly all of
+// the time leaves some for the rest.
+func TestGracefulShutdownIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		routers, hang bool
+		ahead         time.Duration
+		low, high     time.Duration
+	}{
+		{false, false, 5 * time.Second, 0, 100 * time.Millisecond},
+		{true, false, 9 * time.Second, 9 * time.Second, 10 * time.Second},
+		{true, true, 5 * time.Second, 5 * time.Second, 10 * time.Second},
+	} {
+		bubble(t, func(w *world) {
+			if !tt.routers {
+				w.routers = map[string]bool{}
+			}
+			w.config.Shutdown.GracefulShutdown = tt.ahead
+			_, stop := w.start(w.options())
+			w.sleep(time.Second)
+			release := make(chan struct{})
+			if tt.hang {
+				w.hang = release
+			}
+			began := time.Now()
+			err := stop()
+			if took := time.Since(began); took < tt.low || took > tt.high {
+				t.Errorf("%+v: stop took %s", tt, took)
+			}
+			if (err != nil) != tt.hang || !slices.Equal(w.stopped, []bgp.StopMode{bgp.StopDrain}) {
+				t.Errorf("%+v: %v, sessions stopped %v", tt, err, w.stopped)
+			}
+			close(release)
 		})
 	}
 }
