@@ -50,7 +50,8 @@ func TestServiceKeepsItsPromises(t *testing.T) {
 		"StartLimitIntervalSec":    "0",
 		"RuntimeDirectoryPreserve": "yes", // the state file outlives the process
 		"ProtectKernelTunables":    "no",
-		"AmbientCapabilities":      "CAP_NET_ADMIN CAP_NET_BIND_SERVICE",
+		"AmbientCapabilities":      "CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_SYS_NICE",
+		"RestrictRealtime":         "no", // the BFD process
 		"Type":                     "notify",
 	} {
 		if settings[key] != want {
