@@ -24,7 +24,7 @@ func TestLoopConverges(t *testing.T) {
 				w.sleep(time.Duration(w.random(int(400 * time.Millisecond))))
 			}
 			w.faults = false
-			w.settled(resync + time.Second)
+			w.settled(resync + 3*time.Second) // a lost wake-up, then the hold-up
 			w.stop(stop)
 			if !w.restored || len(w.bound) > 0 {
 				t.Errorf("stop left %v", w.bound)
