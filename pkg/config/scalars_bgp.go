@@ -123,6 +123,9 @@ func largeCommunity(n *node, d *LargeCommunity) string {
 	if !ok || n.kind != kindText {
 		return `must be "65010:1:2" with three numbers from 0 to 4294967295`
 	}
+	if parts[0] == math.MaxUint32 {
+		return "is of AS 4294967295, which is reserved (RFC 8092 section 5); write the own AS number first"
+	}
 	*d = LargeCommunity{Global: parts[0], Local1: parts[1], Local2: parts[2]}
 	return ""
 }

@@ -58,7 +58,7 @@ type rawBFDAuth struct {
 // rawPeerAnnounce has the fields of rawDegrade in their order.
 type rawPeerAnnounce struct {
 	MED                 *uint32             `key:"med" range:"0..4294967295" off:"true"`
-	LocalPref           *uint32             `key:"local_pref" range:"0..4294967295" off:"true"`
+	LocalPref           *uint32             `key:"local_pref" range:"1..4294967295" off:"true"`
 	Prepend             int                 `key:"prepend" default:"0" range:"0..10"`
 	Communities         []community         `key:"communities"`
 	LargeCommunities    []LargeCommunity    `key:"large_communities"`

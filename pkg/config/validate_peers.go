@@ -93,9 +93,33 @@ func validatePeer(p Peer, cfg *Config, r *report, path string) {
 	if place := path + ".password_file"; p.Password != "" && r.ok(place) && (p.Unnumbered || linkLocal(p.Address)) {
 		r.add(place, "is TCP MD5, which GoBGP v3 cannot use with link-local addresses; use ttl_security%s", r.instead(place, "password_file: false"))
 	}
-	doubles(p.Announce.Communities, r, path+".announce", "communities")
-	doubles(p.Announce.LargeCommunities, r, path+".announce", "large_communities")
-	doubles(p.Announce.ExtendedCommunities, r, path+".announce", "extended_communities")
+	validatePeerAnnounce(p, internal, r, path+".announce")
+}
+
+// validatePeerAnnounce judges what GoBGP's policies have to add for one peer.
+func validatePeerAnnounce(p Peer, internal bool, r *report, path string) {
+	const most = 32
+	a := p.Announce
+	doubles(a.Communities, r, path, "communities")
+	doubles(a.LargeCommunities, r, path, "large_communities")
+	doubles(a.ExtendedCommunities, r, path, "extended_communities")
+	for _, list := range []struct {
+		key   string
+		count int
+	}{{"communities", len(a.Communities)}, {"large_communities", len(a.LargeCommunities)}, {"extended_communities", len(a.ExtendedCommunities)}} {
+		if place := r.home(path + "." + list.key); list.count > most && r.ok(place) {
+			r.add(place, "are %d; a peer can have at most %d of its own", list.count, most)
+		}
+	}
+	for k, c := range a.ExtendedCommunities {
+		place := r.home(index(path+".extended_communities", k))
+		if (c[0] > fourOctetAS || c[1] != routeTarget && c[1] != routeOrigin) && r.ok(place) {
+			r.add(place, "is possible for VIPs only: GoBGP v3 can add route targets (rt) and route origins (soo) for one peer, and no others")
+		}
+	}
+	if place := path + ".prepend"; a.Prepend > 0 && internal && r.ok(place) {
+		r.add(place, "is for external peers: an internal one takes its own AS number for a loop%s", r.instead(place, "prepend: 0"))
+	}
 }
 
 // linkLocal tells whether a is an IPv6 link-local address.

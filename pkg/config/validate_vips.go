@@ -37,6 +37,7 @@ func validateVIPs(cfg *Config, r *report) {
 		doubles(v.Announce.LargeCommunities, r, path+".announce", "large_communities")
 		doubles(v.Announce.ExtendedCommunities, r, path+".announce", "extended_communities")
 		validateDegrade(v, r, path)
+		validateSizes(v, r, path)
 		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
 	}
@@ -163,6 +164,31 @@ func validateDegrade(v VIP, r *report, path string) {
 		r.add(place+".local_pref", isSame)
 	case r.ok(path+".announce.prepend") && a.Prepend+d.Prepend > 10:
 		r.add(place+".prepend", "is added to announce.prepend, which is %d; the sum must be at most 10", a.Prepend)
+	}
+}
+
+// validateSizes bounds the lists, so that an UPDATE holds them.
+func validateSizes(v VIP, r *report, path string) {
+	d := Degrade{}
+	if v.Degrade != nil {
+		d = *v.Degrade
+	}
+	for _, list := range []struct {
+		key        string
+		count, add int
+		most       int
+	}{
+		{"communities", len(v.Announce.Communities), len(d.Communities), 127}, // and GRACEFUL_SHUTDOWN
+		{"large_communities", len(v.Announce.LargeCommunities), len(d.LargeCommunities), 128},
+		{"extended_communities", len(v.Announce.ExtendedCommunities), len(d.ExtendedCommunities), 64},
+	} {
+		place, with := path+".announce."+list.key, ""
+		if list.add > 0 {
+			place, with = path+".on_failure.degrade."+list.key, " with those of announce"
+		}
+		if list.count+list.add > list.most && r.ok(place) {
+			r.add(place, "are %d%s; at most %d are possible", list.count+list.add, with, list.most)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func TestPeerValues(t *testing.T) {
 	third.Timers.Keepalive = 5 * time.Second
 	third.BFD.Multiplier, third.BFD.Multihop, third.BFD.MinTTL, third.BFD.Auth.KeyID = 9, false, 0, 7
 	third.Announce.MED, third.Announce.Prepend, third.Announce.Communities = nil, 3, nil
-	third.Announce.ExtendedCommunities = []ExtendedCommunity{{3, 11, 0, 0, 255, 255, 255, 255}}
+	third.Announce.ExtendedCommunities = []ExtendedCommunity{{1, 3, 10, 0, 0, 1, 0, 5}, {2, 2, 255, 255, 255, 255, 0, 1}}
 	gateway := inherited()
 	gateway.Gateway, gateway.BFD.Auth, gateway.BFD.Multihop, gateway.BFD.MinTTL = true, nil, false, 0
 	unnumbered := inherited()
@@ -55,21 +55,24 @@ func TestPeerValues(t *testing.T) {
 	linkLocal := inherited()
 	linkLocal.Address, linkLocal.ASN, linkLocal.External = netip.MustParseAddr("fe80::1"), 65010, false
 	linkLocal.Password, linkLocal.BFD.Multihop, linkLocal.BFD.MinTTL, linkLocal.Announce.LocalPref = "", false, 0, number(4294967295)
+	linkLocal.Announce.Prepend = 0
 	one := inherited()
 	one.Address, one.TTLSecurity, one.TTL, one.AddPath = netip.MustParseAddr("192.0.2.1"), false, 64, true
+	far := inherited()
+	far.Address, far.TTLSecurity, far.TTL, far.AddPath, far.Announce.Prepend = netip.MustParseAddr("192.0.2.2"), false, 64, true, 10
 	two := inherited()
 	two.Address, two.ASN, two.External = netip.MustParseAddr("2001:db8::1"), 65010, false
 	two.LocalAddress, two.TTLSecurity, two.TTL, two.RouterID = netip.MustParseAddr("2001:db8::10"), false, 1, netip.MustParseAddr("192.0.2.1")
 	two.IPv4, two.IPv6 = false, true
 	two.BFD.MinRx, two.BFD.MinTTL = time.Second, 1
-	two.Announce.LocalPref, two.Announce.Prepend = number(0), 10
+	two.Announce.LocalPref, two.Announce.Prepend = number(1), 0
 
 	got := make([][]Peer, 0, len(cfg.Interfaces)+1)
 	for _, one := range cfg.Interfaces {
 		got = append(got, one.Peers)
 	}
 	got = append(got, cfg.Peers)
-	want := [][]Peer{{first, second, third, gateway}, {unnumbered}, {linkLocal}, nil, {one, two}}
+	want := [][]Peer{{first, second, third, gateway}, {unnumbered}, {linkLocal}, nil, {one, far, two}}
 	if diff := cmp.Diff(want, got, equalAddresses()); diff != "" {
 		t.Errorf("peers (-want +got):\n%s", diff)
 	}
