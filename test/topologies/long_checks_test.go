@@ -63,6 +63,8 @@ func TestLongThousandChecks(t *testing.T) {
 			idleUsed := cpuOver(t, s, 5*time.Second)
 			reload(t, host, s, c)
 			s.WaitStatus(20*time.Second, "all is announced", lab.Established)
+			// What was unknown ran more often, and waits to be accepted.
+			cpuOver(t, s, 2*time.Second)
 			from := time.Now()
 			used := cpuOver(t, s, thousandSeconds*time.Second)
 			to := time.Now()
@@ -122,14 +124,18 @@ func allRan(t *testing.T, service *lab.Process, from, to time.Time) {
 		t.Errorf("%d addresses were asked", len(asked))
 	}
 	var late []time.Duration
+	var off []string
 	runs := int(to.Sub(from) / time.Second)
 	for address, times := range asked {
-		if len(times) < runs-1 || len(times) > runs+1 {
-			t.Errorf("%s was asked %d times in %v", address, len(times), to.Sub(from))
+		if len(times) < runs-1 || len(times) > runs+2 {
+			off = append(off, fmt.Sprintf("%s was asked %d times", address, len(times)))
 		}
 		for i := 1; i < len(times); i++ {
 			late = append(late, (time.Duration(times[i]-times[i-1])*time.Microsecond - time.Second).Abs())
 		}
+	}
+	if len(off) > 0 {
+		t.Errorf("in %v %d addresses were asked too often or not often enough: %s, …", to.Sub(from), len(off), off[0])
 	}
 	slices.Sort(late)
 	t.Logf("two runs of a check are one second apart, but for %v at p50, %v at p99 and %v at most",
