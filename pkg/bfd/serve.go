@@ -22,6 +22,11 @@ const (
 	// silenceMax is how long the process stays without a word of the daemon,
 	// which speaks every pingEvery.
 	silenceMax = 15 * time.Second
+	// aftermath is how long sessions go on when the daemon has died without an
+	// order. The BGP sessions of the host die at the same time, and routers must
+	// hear of that first: one that hears AdminDown of an established neighbour
+	// drops the routes that graceful restart would keep (seen with FRR 8.4).
+	aftermath = 300 * time.Millisecond
 	// exitMax bounds the goodbye of the process.
 	exitMax = time.Second
 	// reportShare is the part of a processor's time that making reports may take.
@@ -36,8 +41,11 @@ const (
 func ServeInherited(ctx context.Context) error {
 	// Whoever stops the daemon may signal the whole group. The daemon decides.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	ctx, stop := signal.NotifyContext(ctx, parentGone)
+	gone, stop := signal.NotifyContext(ctx, parentGone)
 	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(gone, func() { outlive(ctx, cancel) })()
 	level := new(slog.LevelVar)
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	able, err := restrict(logger)
@@ -88,7 +96,12 @@ func (s *server) serve(ctx context.Context) error {
 	defer stop()
 	received := make(chan error, 1)
 	go func() {
-		received <- s.receive()
+		err := s.receive()
+		if errors.Is(err, io.EOF) { // no order: it died
+			err = nil
+			outlive(ctx, stop)
+		}
+		received <- err
 		stop()
 	}()
 	go s.send(ctx)
@@ -99,13 +112,24 @@ func (s *server) serve(ctx context.Context) error {
 	if err := s.m.Run(ctx); err != nil {
 		return err
 	}
-	s.m.log.Debug("BFD process ends", "packets_late_by_at_most", s.m.late.String())
 	select {
 	case err := <-received:
 		return err
 	default:
 		return nil
 	}
+}
+
+// outlive calls stop when the aftermath of the daemon is over, or at the end of
+// ctx.
+func outlive(ctx context.Context, stop func()) {
+	timer := time.NewTimer(aftermath)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	stop()
 }
 
 // receive takes the daemon's messages until it is to end.
@@ -116,8 +140,6 @@ func (s *server) receive() error {
 		}
 		o, err := readFrame[order](s.conn)
 		switch {
-		case errors.Is(err, io.EOF):
-			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return fmt.Errorf("the daemon says nothing for %s", silenceMax)
 		case err != nil:
