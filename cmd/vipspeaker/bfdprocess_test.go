@@ -90,7 +90,9 @@ func TestBFDProcessDies(t *testing.T) {
 			}
 			return nil
 		})
-		shows(t, "up again", func(s *status.Status) bool { return bfdUp(s) && s.Interfaces[0].Usable && len(s.Interfaces[0].Failures) == 0 })
+		shows(t, "up again", func(s *status.Status) bool {
+			return bfdUp(s) && s.Interfaces[0].Usable && len(s.Interfaces[0].Failures) == 0
+		})
 		if code := d.signal(t, syscall.SIGTERM); code != exitGood {
 			t.Errorf("exit code %d", code)
 		}
