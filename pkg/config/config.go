@@ -155,8 +155,7 @@ type Peer struct {
 	TTL uint8
 	// AddPath offers a peer of Config.Peers one path per interface (RFC 7911).
 	AddPath bool
-	// Announce changes the attributes of what this peer gets. Its LocalPref is nil
-	// for a peer that is not internal.
+	// Announce changes the attributes of what this peer gets.
 	Announce PeerAnnounce
 	// Port is 1 to 65535.
 	Port uint16
@@ -253,12 +252,14 @@ type Announce struct {
 // PeerAnnounce holds what changes in the path attributes for one peer.
 type PeerAnnounce struct {
 	// MED and LocalPref take the place of those of the VIP; nil for none.
+	// LocalPref is at least 1, and nil for a peer that is not internal.
 	MED, LocalPref *uint32
 	// Prepend is added to that of the VIP, and to that of Degrade; the sum is at
-	// most 10.
+	// most 10. It is 0 for an internal peer.
 	Prepend int
 	// The communities come on top of those of the VIP, which may have some of them
-	// already.
+	// already; at most 32 of each kind. The extended ones are route targets and
+	// route origins.
 	Communities         []uint32
 	LargeCommunities    []LargeCommunity
 	ExtendedCommunities []ExtendedCommunity

@@ -55,8 +55,8 @@ func promises(t *testing.T, cfg *Config) {
 		if !goodPeer(p) || remote != (p.TTL > 0) || remote && (p.Gateway || p.Unnumbered || p.TTLSecurity || p.BFD != nil && !p.BFD.Multihop) {
 			t.Errorf("%s: %+v", path, p)
 		}
-		if p.Announce.LocalPref != nil && p.ASN != cfg.BGP.ASN {
-			t.Errorf("%s: local_pref for AS %d", path, p.ASN)
+		if internal := p.ASN == cfg.BGP.ASN; p.Announce.LocalPref != nil && !internal || p.Announce.Prepend > 0 && internal {
+			t.Errorf("%s: AS %d gets %+v", path, p.ASN, p.Announce)
 		}
 	})
 	for i, v := range cfg.VIPs {
