@@ -112,6 +112,7 @@ func (s *server) serve(ctx context.Context) error {
 	if err := s.m.Run(ctx); err != nil {
 		return err
 	}
+	s.m.log.Debug("BFD process ends", "packets_late_by_at_most", s.m.late.String())
 	select {
 	case err := <-received:
 		return err
