@@ -117,7 +117,7 @@ func (e *Explanation) checks(v *VIP, now time.Time) {
 			reason = CheckStale
 		}
 		e.add("check", c.Name, c.Verdict == "healthy", reason,
-			join(": ", fmt.Sprintf("%s %s for %s", c.Kind, c.Verdict, age(now, c.Since)), c.Reason))
+			join(": ", c.Kind+" "+c.Verdict+lasting(now, c.Since), c.Reason))
 	}
 	healthy := v.healthy()
 	if len(v.Checks) > 1 {
@@ -162,7 +162,8 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 			if len(n.Addresses) > 0 {
 				addresses = joined(n.Addresses)
 			}
-			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, n.cause(now), n.Speaker.trouble()))
+			cause := n.cause(func(f Failure) string { return s.text(n, f, now) })
+			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, cause, n.Speaker.trouble()))
 			e.damping(n.Name, n.Penalty)
 			e.probes(n, now)
 		}
@@ -176,7 +177,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 			continue
 		}
 		up = up || p.State == established
-		text := fmt.Sprintf("%s %s for %s", p.Name(), p.State, age(now, p.Since))
+		text := p.Name() + " " + p.State + lasting(now, p.Since)
 		if p.State != established {
 			text = join(": ", text, p.LastError)
 		}
@@ -211,11 +212,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 func (e *Explanation) probes(n *Interface, now time.Time) {
 	for i := range n.Probes {
 		p := &n.Probes[i]
-		detail := p.Layer + " " + p.Target + " " + p.Verdict
-		if !p.Since.IsZero() {
-			detail += " for " + age(now, p.Since)
-		}
-		detail = join(": ", detail, p.Reason)
+		detail := join(": ", p.Layer+" "+p.Target+" "+p.Verdict+lasting(now, p.Since), p.Reason)
 		for _, f := range n.Failures {
 			if f.Layer == p.Layer && f.Target == p.Target {
 				detail = f.Text(now)
@@ -260,7 +257,7 @@ func (e *Explanation) source(v *VIP) {
 func (e *Explanation) WriteText(w io.Writer, style Style) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s is %s\n\n", style.paint(clean(e.VIP.Name), head), e.VIP.Prefix, e.answer(style))
-	var t table
+	t := table{lines: whole}
 	t.header("GATE", "OF", "STATE", "REASON", "DETAIL")
 	for _, g := range e.Gates {
 		state := cell{string(g.State), good, true}

@@ -17,10 +17,22 @@ const (
 // the layer: "10.68.1.2 unreachable since 12 s (3 of 3 probes)". The reason of
 // an attachment is left out, as it says no more than that.
 func (f Failure) Text(now time.Time) string {
-	text, reason := f.Target+" failed", strings.TrimPrefix(f.Reason, f.Target+": ")
+	text, reason := f.short(now), f.why()
+	if f.Layer == LayerAttachment {
+		reason = ""
+	}
+	if f.Of > 0 {
+		text += fmt.Sprintf(" (%d of %d probes)", min(f.Failed, f.Of), f.Of)
+	}
+	return join(": ", text, reason)
+}
+
+// short is Text without why and without the count.
+func (f Failure) short(now time.Time) string {
+	text := f.Target + " failed"
 	switch f.Layer {
 	case LayerAttachment:
-		text, reason = f.Target+" unreachable", ""
+		text = f.Target + " unreachable"
 	case LayerPath:
 		text = f.Target + " does not answer"
 	case LayerBFD:
@@ -29,10 +41,20 @@ func (f Failure) Text(now time.Time) string {
 	if !f.Since.IsZero() {
 		text += " since " + words(now.Sub(f.Since))
 	}
-	if f.Of > 0 {
-		text += fmt.Sprintf(" (%d of %d probes)", min(f.Failed, f.Of), f.Of)
+	return text
+}
+
+// why is the reason without a beginning that names the target once more, such as
+// "icmp 10.99.0.2 by en1: ".
+func (f Failure) why() string {
+	before, after, found := strings.Cut(f.Reason, f.Target)
+	if !found || strings.Contains(before, ": ") {
+		return f.Reason
 	}
-	return join(": ", text, reason)
+	if _, rest, ok := strings.Cut(after, ": "); ok {
+		return rest
+	}
+	return f.Reason
 }
 
 // Text says in words how much something flaps: "penalty 2300, 3 flaps", and
@@ -93,18 +115,30 @@ func (f Failure) reason() Reason {
 }
 
 // cause says in words why the interface is not usable, beside the reason.
-// Failures say more than the detail that stands for them, and count up to now.
-func (n *Interface) cause(now time.Time) string {
+// Failures, each in the words of text, take the place of the detail that stands
+// for them: they count up to now.
+func (n *Interface) cause(text func(Failure) string) string {
 	var texts []string
 	for _, f := range n.Failures {
 		if f.reason() == n.Reason {
-			texts = append(texts, f.Text(now))
+			texts = append(texts, text(f))
 		}
 	}
 	if len(texts) == 0 {
 		return n.Detail
 	}
 	return strings.Join(texts, "; ")
+}
+
+// gone tells that there is nothing that a probe could go out by: its failures
+// follow from that, and name the wrong layer.
+func (n *Interface) gone() bool {
+	switch n.Reason {
+	case InterfaceAbsent, InterfaceDown, InterfaceCarrier, InterfaceAddress:
+		return true
+	default:
+		return false
+	}
 }
 
 // bfdUp is the one state of a BFD session in which it vouches for the path
@@ -121,22 +155,62 @@ func (b *BFD) failed() bool {
 	return b.State != bfdUp && b.State != bfdAdminDown && b.RemoteState != bfdAdminDown && b.Downs > 0
 }
 
-// trouble says in words why the session cannot run, empty if it can.
-func (b *BFD) trouble() string {
-	if b == nil || b.Error == "" {
+// refused says that packets of the other end are not taken, and why, while that
+// may be what keeps the session from being up; empty otherwise.
+func (b *BFD) refused() string {
+	if b == nil || b.LastDrop == "" || b.State == bfdUp || b.State == bfdAdminDown {
 		return ""
 	}
-	return "BFD: " + b.Error
+	packets := "packets"
+	switch b.Dropped {
+	case 0:
+	case 1:
+		packets = "1 packet"
+	default:
+		packets = fmt.Sprintf("%d packets", b.Dropped)
+	}
+	return packets + " dropped: " + b.LastDrop
+}
+
+// text says in words what a failure of an interface is, as Failure.Text does,
+// and of BFD also why packets that do come are not taken.
+func (s *Status) text(n *Interface, f Failure, now time.Time) string {
+	text := f.Text(now)
+	if f.Layer != LayerBFD {
+		return text
+	}
+	for i := range s.Peers {
+		if p := &s.Peers[i]; p.Interface == n.Name && p.Name() == f.Target {
+			return join("; ", text, p.BFD.refused())
+		}
+	}
+	return text
+}
+
+// trouble says in words why the session cannot run or not come up, empty if
+// nothing is known to be in its way.
+func (b *BFD) trouble() string {
+	if b == nil {
+		return ""
+	}
+	if text := join("; ", b.Error, b.refused()); text != "" {
+		return "BFD: " + text
+	}
+	return ""
 }
 
 // text tells about the session in words.
 func (b *BFD) text(now time.Time) string {
-	text := join(": ", fmt.Sprintf("%s for %s", b.State, age(now, b.Since)), b.Diagnostic)
-	if b.RemoteState != "" && b.State != bfdUp {
-		text = join(", ", text, join(": ", "the other end is "+b.RemoteState, b.RemoteDiagnostic))
+	text := b.State + lasting(now, b.Since)
+	if b.State == bfdUp {
+		if b.DetectionTime > 0 {
+			text += ", down after " + b.DetectionTime.String() + " of silence"
+		}
+		return join("; ", text, b.Error)
 	}
-	if b.State == bfdUp && b.DetectionTime > 0 {
-		text = join(", ", text, "down after "+b.DetectionTime.String()+" of silence")
+	remote := ""
+	if b.RemoteState != "" {
+		remote = join(": ", "the other end is "+b.RemoteState, b.RemoteDiagnostic)
 	}
-	return join("; ", text, b.Error)
+	return join(": ", text, join("; ", join(", ", b.Diagnostic, remote), b.refused(), b.Error))
 }

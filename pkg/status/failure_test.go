@@ -1,6 +1,7 @@
 package status
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -26,11 +27,112 @@ func TestFailureText(t *testing.T) {
 			Failure{Layer: LayerBFD, Target: "10.68.1.2", Since: ago(3 * time.Second), Reason: "control detection time expired"},
 			"BFD with 10.68.1.2 down since 3 s: control detection time expired",
 		},
+		"the target named again": {
+			Failure{Layer: LayerPath, Target: "10.99.0.2", Since: ago(5 * time.Second), Failed: 3, Of: 3, Reason: "icmp 10.99.0.2 by en1: timeout after 500ms"},
+			"10.99.0.2 does not answer since 5 s (3 of 3 probes): timeout after 500ms",
+		},
+		"the target named later": {
+			Failure{Layer: LayerPath, Target: "10.99.0.2", Reason: "no route: to 10.99.0.2: at all"},
+			"10.99.0.2 does not answer: no route: to 10.99.0.2: at all",
+		},
+		"the target named last": {
+			Failure{Layer: LayerPath, Target: "fd68:9::2", Reason: "no route to fd68:9::2"},
+			"fd68:9::2 does not answer: no route to fd68:9::2",
+		},
 		"nothing known": {Failure{Layer: LayerAttachment, Target: "fe80::1"}, "fe80::1 unreachable"},
 		"another layer": {Failure{Layer: "x", Target: "y", Since: noon}, "y failed since 0 s"},
 	}
 	for name, tt := range tests {
 		if got := tt.failure.Text(noon); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
+func TestBFDText(t *testing.T) {
+	since := ago(21 * time.Second)
+	tests := map[string]struct {
+		bfd           BFD
+		text, trouble string
+	}{
+		"up": {
+			BFD{State: "Up", Since: since, DetectionTime: 150 * time.Millisecond, Dropped: 2, LastDrop: "TTL too low"},
+			"Up for 21s, down after 150ms of silence", "",
+		},
+		"wrong key": {
+			BFD{State: "Down", Since: since, Dropped: 104, LastDrop: "not authenticated"},
+			"Down for 21s: 104 packets dropped: not authenticated", "BFD: 104 packets dropped: not authenticated",
+		},
+		"wrong key at the other end, too": {
+			BFD{State: "Init", Since: since, Dropped: 1, LastDrop: "not authenticated", RemoteState: "Down"},
+			"Init for 21s: the other end is Down; 1 packet dropped: not authenticated", "BFD: 1 packet dropped: not authenticated",
+		},
+		"was up": {
+			BFD{State: "Down", Since: since, Diagnostic: "control detection time expired", LastDrop: "TTL too low", Downs: 1},
+			"Down for 21s: control detection time expired; packets dropped: TTL too low", "BFD: packets dropped: TTL too low",
+		},
+		"not to run, no time": {BFD{State: "AdminDown", LastDrop: "TTL too low"}, "AdminDown", ""},
+		"down, no time":       {BFD{State: "Down"}, "Down", ""},
+		"cannot run": {
+			BFD{State: "Down", Error: "listen: address in use", Dropped: 2, LastDrop: "TTL too low"},
+			"Down: 2 packets dropped: TTL too low; listen: address in use", "BFD: listen: address in use; 2 packets dropped: TTL too low",
+		},
+	}
+	for name, tt := range tests {
+		if got := tt.bfd.text(noon); got != tt.text {
+			t.Errorf("%s: %q, want %q", name, got, tt.text)
+		}
+		if got := tt.bfd.trouble(); got != tt.trouble {
+			t.Errorf("%s: trouble %q, want %q", name, got, tt.trouble)
+		}
+	}
+}
+
+// What a link that is gone brings with it is no failure of its own.
+func TestNoFailuresOfALinkThatIsGone(t *testing.T) {
+	for _, reason := range []Reason{InterfaceAbsent, InterfaceDown, InterfaceCarrier, InterfaceAddress, InterfaceAttachment, InterfaceHoldUp} {
+		s := failing()
+		s.Interfaces[0].Reason = reason
+		told := strings.Contains(tables(t, s, Style{}), "failure  interface en1")
+		if want := reason == InterfaceAttachment || reason == InterfaceHoldUp; told != want {
+			t.Errorf("%s: told %t, want %t", reason, told, want)
+		}
+	}
+}
+
+// A failure is told with its age as of now, wherever it is shown, and not with
+// that of the text which was made when it began.
+func TestAgesOfFailures(t *testing.T) {
+	s := failing()
+	text := tables(t, s, Style{})
+	e, err := s.Explain("vipa", noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := e.WriteText(&b, Style{}); err != nil {
+		t.Fatal(err)
+	}
+	text += b.String()
+	if frozen, live := strings.Count(text, "since 1 s"), strings.Count(text, "10.68.1.2 unreachable since 12 s"); frozen != 0 || live != 4 {
+		t.Errorf("%d frozen ages and %d live ones, want 0 and 4:\n%s", frozen, live, text)
+	}
+}
+
+func TestDegradedBy(t *testing.T) {
+	check := func(name, verdict, reason string) Check { return Check{Name: name, Verdict: verdict, Reason: reason} }
+	suppressed := Penalty{Value: 2300, Flaps: 3, Suppressed: true}
+	tests := map[string]struct {
+		vip  VIP
+		want string
+	}{
+		"a check":      {VIP{Detail: "degraded: x", Checks: []Check{check("web", "unhealthy", "got 503"), check("tcp", "healthy", "")}}, "check web: got 503"},
+		"two checks":   {VIP{Checks: []Check{check("web", "unhealthy", "got 503"), check("tcp", "stale", "")}}, "check web: got 503; check tcp: stale"},
+		"flaps":        {VIP{Penalty: suppressed, Checks: []Check{check("web", "healthy", "")}}, "penalty 2300, 3 flaps, suppressed"},
+		"nothing else": {VIP{Detail: "degraded: just now"}, "just now"},
+	}
+	for name, tt := range tests {
+		if got := tt.vip.degradedBy(); got != tt.want {
 			t.Errorf("%s: %q, want %q", name, got, tt.want)
 		}
 	}

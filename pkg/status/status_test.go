@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -127,7 +129,7 @@ func failing() *Status {
 	en1.Probes[0].Verdict, en1.Probes[0].Since = "unhealthy", ago(11*time.Second)
 	en1.Penalty = Penalty{Value: 3100, Flaps: 4, Suppressed: true, Until: noon.Add(20 * time.Minute)}
 	en5.Failures = []Failure{
-		{Layer: LayerPath, Target: "192.0.2.1", Since: ago(4 * time.Second), Failed: 3, Of: 3, Reason: "192.0.2.1: \x1b[2Jno reply"},
+		{Layer: LayerPath, Target: "192.0.2.1", Since: ago(4 * time.Second), Failed: 3, Of: 3, Reason: "icmp 192.0.2.1 by en5: \x1b[2Jno reply"},
 		{Layer: LayerBFD, Target: "10.68.5.2", Since: ago(1649 * time.Millisecond), Reason: "control detection time expired"},
 	}
 	en5.Probes = []Probe{
@@ -138,8 +140,18 @@ func failing() *Status {
 	s.Peers[0].State, s.Peers[0].BFD = "Down", &BFD{State: "AdminDown", Since: ago(11 * time.Second), Error: "listen: address in use"}
 	s.Peers[1].BFD = &BFD{
 		State: "Down", Since: ago(2 * time.Second), Diagnostic: "control detection time expired", Downs: 1,
-		RemoteState: "Down", RemoteDiagnostic: "neighbor signaled session down",
+		RemoteState: "Down", RemoteDiagnostic: "neighbor signaled session down", Dropped: 104, LastDrop: "not authenticated",
 	}
+	return s
+}
+
+// longCauses is failing with more to say about it.
+func longCauses() *Status {
+	s := failing()
+	s.Interfaces[0].Penalty, s.VIPs[1].Degraded = Penalty{}, true
+	s.VIPs[1].Checks[1].Reason = "https://10.68.6.1/healthz: tls: failed to verify certificate: x509: certificate signed by unknown authority"
+	s.VIPs[0].Interfaces[0].Detail = "attachment: 10.68.1.2 unreachable (3 of 3 probes); fd68:1::2 unreachable (3 of 3 probes)"
+	s.Peers[0].LastError = strings.Repeat("a long word of the router ", 15)
 	return s
 }
 
@@ -151,7 +163,7 @@ func degradedSample() *Status {
 	web.Degraded = true
 	web.Checks[0].Verdict, web.Checks[0].Reason = "unhealthy", "got 503, want 200-399"
 	s.Peers[0].BFD = &BFD{State: "Down", Since: ago(time.Minute), Downs: 2, RemoteState: "AdminDown", Diagnostic: "neighbor signaled session down"}
-	s.Peers[1].BFD = &BFD{State: "Init", Since: ago(time.Second), RemoteState: "Down"}
+	s.Peers[1].BFD = &BFD{State: "Init", Since: ago(time.Second), RemoteState: "Down", Dropped: 1, LastDrop: "other authentication key ID"}
 	return s
 }
 
@@ -170,6 +182,16 @@ func golden(t *testing.T, name, got string) {
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
+}
+
+// tables are those of a picture.
+func tables(t *testing.T, s *Status, style Style) string {
+	t.Helper()
+	var b strings.Builder
+	if err := WriteText(&b, s, style, noon); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }
 
 func TestText(t *testing.T) {
@@ -191,6 +213,9 @@ func TestText(t *testing.T) {
 		"degraded":    {degraded, Style{Marks: true}},
 		"stopping":    {stopping, Style{Marks: true}},
 		"empty":       {empty, Style{}},
+
+		"failing-100": {longCauses(), Style{Marks: true, Columns: 100}},
+		"failing-60":  {longCauses(), Style{Columns: 60}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -199,10 +224,62 @@ func TestText(t *testing.T) {
 				t.Fatal(err)
 			}
 			golden(t, name, b.String())
-			if tt.style == (Style{}) && strings.ContainsFunc(b.String(), func(r rune) bool { return r > 126 || r < ' ' && r != '\n' }) {
+			if !tt.style.Marks && strings.ContainsFunc(b.String(), func(r rune) bool { return r > 126 || r < ' ' && r != '\n' }) {
 				t.Error("output for a pipe is not plain ASCII")
 			}
 		})
+	}
+}
+
+// TestWidth: no text at the end of a line is wider than the terminal, and on a
+// wide one everything is as where the width is not known.
+func TestWidth(t *testing.T) {
+	for _, columns := range []int{92, 100, 120} {
+		style := Style{Marks: true, Colour: true, Columns: columns}
+		e, err := longCauses().Explain("vipa", noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := e.WriteText(&b, style); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(strings.Join(strings.Fields(b.String()), " "), "long word of the router"); got != 15 {
+			t.Errorf("%d columns: the explanation has %d of 15 parts of the cause:\n%s", columns, got, &b)
+		}
+		text := regexp.MustCompile("\x1b\\[[0-9]*m").ReplaceAllString(tables(t, longCauses(), style)+b.String(), "")
+		for line := range strings.Lines(text) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns || strings.HasSuffix(line, " \n") {
+				t.Errorf("%d columns: a line has %d: %q", columns, n, line)
+			}
+		}
+		if strings.Count(text, "…") != 1 {
+			t.Errorf("%d columns: what is left out is not marked:\n%s", columns, text)
+		}
+	}
+	if diff := cmp.Diff(tables(t, longCauses(), Style{}), tables(t, longCauses(), Style{Columns: 1000})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWrap(t *testing.T) {
+	tests := []struct {
+		text           string
+		columns, lines int
+		want           []string
+	}{
+		{"one two three", 13, 0, []string{"one two three"}},
+		{"one two three", 12, 0, []string{"one two", "three"}},
+		{"one two three", 5, 0, []string{"one", "two", "three"}},
+		{"one two three", 7, 1, []string{"one..."}},
+		{"one two three four", 5, 2, []string{"one", "tw..."}},
+		{"immeasurable one", 8, 0, []string{"immea...", "one"}},
+		{"✓ ééé", 5, 1, []string{"✓ ééé"}},
+	}
+	for _, tt := range tests {
+		if diff := cmp.Diff(tt.want, wrap(tt.text, tt.columns, tt.lines, "...")); diff != "" {
+			t.Errorf("%q in %d columns, %d lines (-want +got):\n%s", tt.text, tt.columns, tt.lines, diff)
+		}
 	}
 }
 
@@ -238,6 +315,10 @@ func TestLastErrorOfAPeer(t *testing.T) {
 		p.LastErrorAt = ago(d)
 		return p
 	}
+	bfd := func(p Peer) Peer {
+		p.BFD = &BFD{State: "Down", LastDrop: "not authenticated"}
+		return p
+	}
 	tests := map[string]struct {
 		peer Peer
 		want string
@@ -249,9 +330,11 @@ func TestLastErrorOfAPeer(t *testing.T) {
 		"overcome, no age": {up, "before: hold timer expired"},
 		"not up":           {at(idle, 2*time.Minute), "hold timer expired (2m00s ago)"},
 		"not up, no age":   {idle, "hold timer expired"},
+		"BFD, overcome":    {bfd(up), "BFD: packets dropped: not authenticated"},
+		"BFD, not up":      {bfd(idle), "hold timer expired; BFD: packets dropped: not authenticated"},
 	}
 	for name, tt := range tests {
-		if got := tt.peer.trouble(noon); got != tt.want {
+		if got := tt.peer.troubles(noon); got != tt.want {
 			t.Errorf("%s: %q, want %q", name, got, tt.want)
 		}
 	}

@@ -16,6 +16,9 @@ type Style struct {
 	Marks bool
 	// Colour allows ANSI colours.
 	Colour bool
+	// Columns is the width of the terminal: texts at the end of a line that do
+	// not fit go on below. 0 is for a width that is not known.
+	Columns int
 }
 
 // tone is the meaning of a cell, shown as mark and colour.
@@ -52,6 +55,7 @@ func yesNo(ok bool) cell {
 type table struct {
 	rows   [][]cell
 	widths []int // of the columns; they only grow
+	lines  int   // that a text at the end of a row may take; 0 for any number
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
@@ -79,15 +83,82 @@ func (t *table) write(b *strings.Builder, s Style) {
 		for last > 0 && row[last].text == "" {
 			last--
 		}
+		at, gap := 0, 0
 		for i, c := range row[:last+1] {
 			shown := s.plain(c)
-			b.WriteString(s.paint(shown, c.tone))
-			if i < last {
-				b.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(shown)+2))
+			placed := t.place(s, shown, c.tone, i, at)
+			if !strings.HasPrefix(placed, "\n") {
+				b.WriteString(strings.Repeat(" ", gap))
 			}
+			b.WriteString(placed)
+			gap = t.widths[i] - utf8.RuneCountInString(shown) + 2
+			at += t.widths[i] + 2
 		}
 		b.WriteByte('\n')
 	}
+}
+
+const (
+	// narrow is how few columns are too few for a text to go on in.
+	narrow = 24
+	// below is how far a text is indented for which too few are left.
+	below = 4
+)
+
+// place is a cell that begins at the column at. A text in the last column that
+// does not fit into the terminal's width goes on below.
+func (t *table) place(s Style, shown string, tone tone, i, at int) string {
+	wide := s.Columns > 0 && at+utf8.RuneCountInString(shown) > s.Columns
+	if !wide || tone == head || t.lines == 0 || i < len(t.widths)-1 || s.Columns < narrow+below {
+		return s.paint(shown, tone)
+	}
+	first := ""
+	if s.Columns-at < narrow {
+		at = below
+		first = "\n" + strings.Repeat(" ", at)
+	}
+	lines := wrap(shown, s.Columns-at, t.lines, s.ellipsis())
+	for i := range lines {
+		lines[i] = s.paint(lines[i], tone)
+	}
+	return first + strings.Join(lines, "\n"+strings.Repeat(" ", at))
+}
+
+// wrap breaks a text between words into lines of that many columns. A word that
+// has more is alone on its line and cut. With lines above 0 there are no more
+// than that, and what was left out is marked.
+func wrap(text string, columns, lines int, mark string) []string {
+	var out []string
+	for word := range strings.FieldsSeq(text) {
+		word = cut(word, columns, mark)
+		if last := len(out) - 1; last >= 0 && utf8.RuneCountInString(out[last])+1+utf8.RuneCountInString(word) <= columns {
+			out[last] += " " + word
+			continue
+		}
+		if lines > 0 && len(out) == lines {
+			out[lines-1] = cut(out[lines-1]+" "+word, columns, mark)
+			break
+		}
+		out = append(out, word)
+	}
+	return out
+}
+
+// cut makes a text fit into that many columns, with a mark if it did not.
+func cut(text string, columns int, mark string) string {
+	runes := []rune(text)
+	if len(runes) <= columns {
+		return text
+	}
+	return strings.TrimRight(string(runes[:columns-utf8.RuneCountInString(mark)]), " ") + mark
+}
+
+// ellipsis marks what was left out.
+func (s Style) ellipsis() string {
+	if s.Marks {
+		return "…"
+	}
+	return "..."
 }
 
 // plain returns the cell's text with its mark and without colours.
@@ -161,4 +232,12 @@ func span(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%dd%02dh", d/day, d%day/time.Hour)
 	}
+}
+
+// lasting says since how long something is, " for 1m05s"; empty for a zero time.
+func lasting(now, t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " for " + age(now, t)
 }

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
@@ -18,13 +19,21 @@ const established = "Established"
 // every 30 s.
 const stale = 35 * time.Second
 
+// How many lines of a terminal a text at the end of a row may take: shortened in
+// most tables, for `status VIP` and JSON have all of it.
+const (
+	shortened = 3
+	whole     = -1 // any number
+)
+
 // WriteText writes the whole picture as tables: VIPs by interfaces, what is
-// withheld and why, what flaps, interfaces and peers. Ages are counted up to now.
+// withheld or degraded and why, what flaps, interfaces and peers. Ages are counted up to now.
 func WriteText(w io.Writer, s *Status, style Style, now time.Time) error {
 	var b strings.Builder
 	writeHeader(&b, s, style, now)
 	writeVIPs(&b, s, style)
 	writeWithheld(&b, s, style)
+	writeDegraded(&b, s, style)
 	writeFlapping(&b, s, style)
 	writeInterfaces(&b, s, style, now)
 	writePeers(&b, s, style, now)
@@ -42,7 +51,7 @@ func writeHeader(b *strings.Builder, s *Status, style Style, now time.Time) {
 	} else {
 		fmt.Fprintf(b, "config %s\n", style.paint("refused", bad))
 	}
-	var notes table
+	notes := table{lines: whole}
 	// An error that joins several has one line for each, below each other.
 	note := func(t tone, word, what string) {
 		first := cell{word, t, true}
@@ -76,7 +85,9 @@ func writeHeader(b *strings.Builder, s *Status, style Style, now time.Time) {
 			t = weak
 		}
 		for _, f := range n.Failures {
-			note(t, "failure", fmt.Sprintf("interface %s: %s: %s", n.Name, f.reason(), f.Text(now)))
+			if !n.gone() {
+				note(t, "failure", fmt.Sprintf("interface %s: %s: %s", n.Name, f.reason(), s.text(n, f, now)))
+			}
 		}
 	}
 	notes.write(b, style)
@@ -181,7 +192,7 @@ func pathCell(v *VIP, name string) cell {
 // writeWithheld writes one line with the detail for each VIP that is announced
 // nowhere, and for each interface on which an announced VIP is not.
 func writeWithheld(b *strings.Builder, s *Status, style Style) {
-	var t table
+	t := table{lines: shortened}
 	t.header("WITHHELD", "ON", "REASON", "DETAIL")
 	for i := range s.VIPs {
 		v := &s.VIPs[i]
@@ -202,9 +213,43 @@ func writeWithheld(b *strings.Builder, s *Status, style Style) {
 	}
 }
 
+// writeDegraded writes one line with the cause for each VIP that is announced,
+// or would be, although its checks fail.
+func writeDegraded(b *strings.Builder, s *Status, style Style) {
+	t := table{lines: shortened}
+	t.header("DEGRADED", "DETAIL")
+	for i := range s.VIPs {
+		if v := &s.VIPs[i]; v.Degraded {
+			t.add(cell{v.Name, weak, false}, text(v.degradedBy()))
+		}
+	}
+	if len(t.rows) > 1 {
+		b.WriteByte('\n')
+		t.write(b, style)
+	}
+}
+
+// degradedBy says why a VIP is degraded: what its checks say, its flaps, or else
+// its detail.
+func (v *VIP) degradedBy() string {
+	var texts []string
+	for i := range v.Checks {
+		if c := &v.Checks[i]; c.Verdict != "healthy" {
+			texts = append(texts, join(": ", "check "+c.Name, cmp.Or(c.Reason, c.Verdict)))
+		}
+	}
+	if v.Penalty.Suppressed {
+		texts = append(texts, v.Penalty.Text())
+	}
+	if len(texts) == 0 {
+		return strings.TrimPrefix(v.Detail, "degraded: ")
+	}
+	return strings.Join(texts, "; ")
+}
+
 // writeFlapping writes one line for each VIP and each interface with a penalty.
 func writeFlapping(b *strings.Builder, s *Status, style Style) {
-	var t table
+	t := table{lines: whole}
 	t.header("FLAPPING", "KIND", "DAMPING")
 	add := func(name, kind string, p Penalty) {
 		tone := weak
@@ -228,7 +273,7 @@ func writeFlapping(b *strings.Builder, s *Status, style Style) {
 }
 
 func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) {
-	var t table
+	t := table{lines: shortened}
 	t.header("INTERFACE", "USABLE", "SINCE", "ADDRESSES", "SPEAKER", "RESTARTS", "WHY")
 	for i := range s.Interfaces {
 		n := &s.Interfaces[i]
@@ -236,7 +281,7 @@ func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) 
 		if n.Speaker.Phase != "running" {
 			speaker.tone = weak
 		}
-		why := join("; ", join(": ", string(n.Reason), n.cause(now)), n.Speaker.trouble())
+		why := join("; ", join(": ", string(n.Reason), n.cause(func(f Failure) string { return f.short(now) })), n.Speaker.trouble())
 		t.add(text(n.Name), yesNo(n.Usable), text(age(now, n.Since)), text(joined(n.Addresses)),
 			speaker, text(strconv.Itoa(n.Speaker.Restarts)), text(why))
 	}
@@ -247,7 +292,7 @@ func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) 
 }
 
 func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
-	var t table
+	t := table{lines: shortened}
 	t.header("PEER", "INTERFACE", "AS", "STATE", "SINCE", "BFD", "SENT", "RECEIVED", "LAST ERROR")
 	for i := range s.Peers {
 		p := &s.Peers[i]
@@ -257,7 +302,7 @@ func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
 		}
 		t.add(text(p.Name()), text(p.Interface), text(p.as()), state,
 			text(age(now, p.Since)), bfdCell(p.BFD), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)),
-			text(join("; ", p.trouble(now), p.BFD.trouble())))
+			text(p.troubles(now)))
 	}
 	if len(s.Peers) > 0 {
 		b.WriteByte('\n')
@@ -287,6 +332,21 @@ func bfdCell(b *BFD) cell {
 	}
 }
 
+// troubles are those of the session and of BFD. What BFD has now matters more
+// than what the session has overcome.
+func (p *Peer) troubles(now time.Time) string {
+	news := p.BFD.trouble()
+	if news != "" && p.overcame() {
+		return news
+	}
+	return join("; ", p.trouble(now), news)
+}
+
+// overcame tells that the session is up and was not when its last error came.
+func (p *Peer) overcame() bool {
+	return p.State == established && !p.LastErrorAt.After(p.Since)
+}
+
 // trouble is the last error with its age. One that the session has overcome
 // says so: it is history, not news.
 func (p *Peer) trouble(now time.Time) string {
@@ -297,7 +357,7 @@ func (p *Peer) trouble(now time.Time) string {
 	if !p.LastErrorAt.IsZero() {
 		text = fmt.Sprintf("%s (%s ago)", text, age(now, p.LastErrorAt))
 	}
-	if p.State == established && !p.LastErrorAt.After(p.Since) {
+	if p.overcame() {
 		return "before: " + text
 	}
 	return text
