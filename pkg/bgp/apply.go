@@ -67,7 +67,7 @@ func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, wan
 		}
 		delete(have, k)
 	}
-	if err := s.setExport(ctx, srv, exportFor(want, have)); err != nil {
+	if err := s.setExport(ctx, srv, s.exportFor(want, have)); err != nil {
 		errs = append(errs, err)
 	} else {
 		errs = append(errs, s.resendChanged(ctx, srv, want))

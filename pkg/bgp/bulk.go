@@ -70,7 +70,7 @@ func wholePrefixes(add []Path, have map[pathKey]Path) (whole, rest []Path) {
 // then sends them in as few messages as GoBGP can make. Withdraws pass meanwhile.
 // A peer that comes up meanwhile gets everything as usual.
 func (s *Speaker) addBulk(ctx context.Context, srv *server.BgpServer, want SpeakerConfig, add []Path, have map[pathKey]Path, up map[netip.Addr]uint64) error {
-	normal := exportFor(want, have)
+	normal := s.exportFor(want, have)
 	rules := normal
 	rules.hold = &holdRules{peers: sortedAddrs(up)}
 	for i := range add {

@@ -23,13 +23,15 @@ type export struct {
 	key        string // what the policy in force does
 	sets       []*api.DefinedSet
 	applied    map[netip.Addr]*Attributes // what each peer's paths were sent with
+	rules      exportRules                // in force, but for a hold
 }
 
 // exportRules are what an export policy does.
 type exportRules struct {
 	asn   uint32
-	prefs []uint32 // values of LOCAL_PREF that hide keeps in a community
-	peers []Peer   // with attributes
+	prefs []uint32     // values of LOCAL_PREF that hide keeps in a community
+	peers []Peer       // with attributes
+	wait  []netip.Addr // get nothing before their OPEN is checked
 	hold  *holdRules
 }
 
@@ -44,7 +46,7 @@ type holdRules struct {
 const ownPaths = "own-paths"
 
 // exportFor returns the rules that hold in general.
-func exportFor(want SpeakerConfig, have map[pathKey]Path) exportRules {
+func (s *Speaker) exportFor(want SpeakerConfig, have map[pathKey]Path) exportRules {
 	r := exportRules{asn: want.ASN}
 	prefs := map[uint32]bool{}
 	for _, p := range want.Paths {
@@ -65,8 +67,61 @@ func exportFor(want SpeakerConfig, have map[pathKey]Path) exportRules {
 		if p.Attributes = effective(p, want.ASN); p.Attributes != nil {
 			r.peers = append(r.peers, p)
 		}
+		if s.unchecked(p) {
+			r.wait = append(r.wait, p.Address)
+		}
 	}
 	return r
+}
+
+// unchecked tells whether a peer may turn out to be another than wanted in a way
+// that GoBGP does not look at. After a crash it has been looked at before, and
+// must not see an End-of-RIB before its paths (RFC 4724 section 4.1).
+func (s *Speaker) unchecked(p Peer) bool {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	rec := s.sessions[p.Address]
+	return p.needsCheck() && !s.opt.Restarting && (rec == nil || !rec.checked)
+}
+
+func (p *Peer) needsCheck() bool { return p.External || p.RouterID.IsValid() }
+
+// admit sends their paths to the peers that have turned out to be the wanted ones.
+func (s *Speaker) admit(ctx context.Context) error {
+	if !s.waiting.Load() {
+		return nil // an Apply that takes long holds nothing else up
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	srv := s.server.Load()
+	if srv == nil || s.closed || len(s.export.rules.wait) == 0 {
+		return nil
+	}
+	rules := s.export.rules
+	rules.wait = nil
+	var admitted []netip.Addr
+	for _, p := range s.cfg.Peers {
+		switch waited := slices.Contains(s.export.rules.wait, p.Address); {
+		case waited && s.unchecked(p):
+			rules.wait = append(rules.wait, p.Address)
+		case waited:
+			admitted = append(admitted, p.Address)
+		}
+	}
+	if len(admitted) == 0 {
+		return nil
+	}
+	if err := s.setExport(ctx, srv, rules); err != nil {
+		return err
+	}
+	up, err := s.sessionsUp(ctx, srv)
+	errs := []error{err}
+	for _, a := range admitted {
+		if _, ok := up[a]; ok {
+			errs = append(errs, s.sendAll(ctx, srv, a))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // effective is what of a peer's attributes is seen on the wire, nil for nothing.
@@ -113,6 +168,9 @@ func (s *Speaker) setExport(ctx context.Context, srv *server.BgpServer, r export
 	}
 	old, oldKey := s.export.sets, s.export.key
 	s.export.sets, s.export.key = sets, r.key()
+	s.export.rules = r
+	s.export.rules.hold = nil
+	s.waiting.Store(len(r.wait) > 0)
 	if oldKey == "" {
 		return nil
 	}
@@ -133,7 +191,7 @@ func (s *Speaker) setExport(ctx context.Context, srv *server.BgpServer, r export
 // key is different for different rules. Holds are never put in force twice.
 func (r exportRules) key() string {
 	var b strings.Builder
-	fmt.Fprint(&b, r.asn, r.prefs)
+	fmt.Fprint(&b, r.asn, r.prefs, r.wait)
 	for _, p := range r.peers {
 		a := p.Attributes
 		fmt.Fprint(&b, "\n", p.Address, optional(a.MED), optional(a.LocalPref), a.Prepend, a.Communities, a.LargeCommunities, a.ExtendedCommunities)
@@ -171,6 +229,10 @@ func (w *policyWriter) add(c *api.Conditions, a *api.Actions) {
 
 func (r exportRules) policy(name string) (*api.Policy, []*api.DefinedSet) {
 	w := &policyWriter{name: name}
+	if len(r.wait) > 0 {
+		wait := w.set(api.DefinedType_NEIGHBOR, hosts(r.wait...), nil)
+		w.add(&api.Conditions{NeighborSet: wait}, &api.Actions{RouteAction: api.RouteAction_REJECT})
+	}
 	var up *api.MatchSet
 	var held []*api.MatchSet
 	if r.hold != nil {

@@ -76,7 +76,9 @@ func (s *Speaker) changeInPlace(ctx context.Context, srv *server.BgpServer, give
 	rec := s.remember(want, next, gr, false)
 	s.smu.Lock()
 	refused := s.refusal(rec)
+	rec.checked = refused == nil
 	s.smu.Unlock()
+	s.signal()
 	if given.TTLSecurity && !want.TTLSecurity {
 		if err := anyTTL(want.LocalAddress, want.Address); err != nil {
 			return fmt.Errorf("lift TTL security of peer %s: %w", want.Address, err)

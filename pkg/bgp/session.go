@@ -21,6 +21,7 @@ type session struct {
 	gr          GracefulRestart
 	remoteAS    uint32     // of the last OPEN
 	remoteID    netip.Addr // of the last OPEN
+	checked     bool       // an OPEN said what is wanted
 	state       SessionState
 	since       time.Time
 	transitions uint64
@@ -42,6 +43,7 @@ func (s *Speaker) remember(p, given Peer, gr GracefulRestart, fresh bool) *sessi
 		rec = &session{state: Idle, since: time.Now()}
 		s.sessions[p.Address] = rec
 	}
+	rec.checked = rec.checked && rec.peer.External == p.External && rec.peer.RouterID == p.RouterID
 	rec.peer, rec.given, rec.gr = p, given, gr
 	if fresh {
 		s.enter(rec, Idle)
@@ -131,6 +133,7 @@ func (s *Speaker) observePeer(st *api.PeerState) {
 		rec.remoteAS = st.GetPeerAsn()
 		rec.remoteID, _ = netip.ParseAddr(st.GetRouterId()) // zero is what it then should be
 		refused = s.refusal(rec)
+		rec.checked = refused == nil
 	}
 	if refused == nil || next != Established {
 		s.enter(rec, next)
@@ -168,6 +171,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 			return nil
 		case <-s.wake:
 		case <-timer.C:
+		}
+		if err := s.admit(ctx); err != nil {
+			s.log.Warn("peer cannot be admitted", "error", err)
 		}
 		s.publish(ctx)
 		timer.Reset(s.revive(ctx))

@@ -67,6 +67,7 @@ type Speaker struct {
 	server   atomic.Pointer[server.BgpServer] // nil before the first Apply
 	state    atomic.Pointer[SpeakerState]
 	received atomic.Pointer[[]ReceivedPath]
+	waiting  atomic.Bool // peers wait for admit
 
 	mu        sync.Mutex // serialises whatever changes GoBGP
 	cfg       SpeakerConfig
@@ -198,7 +199,7 @@ func (s *Speaker) start(ctx context.Context, cfg SpeakerConfig) error {
 	if err != nil {
 		return fmt.Errorf("start speaker %s: %w", cfg.Name, err)
 	}
-	if err := errors.Join(setImport(ctx, srv, s.opt.AcceptPaths), s.setExport(ctx, srv, exportFor(cfg, nil))); err != nil {
+	if err := errors.Join(setImport(ctx, srv, s.opt.AcceptPaths), s.setExport(ctx, srv, s.exportFor(cfg, nil))); err != nil {
 		return fmt.Errorf("start speaker %s: %w", cfg.Name, err)
 	}
 	watch := &api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}
