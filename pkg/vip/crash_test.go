@@ -84,11 +84,7 @@ func TestKilledAfterAnyWrite(t *testing.T) {
 					t.Fatal(err)
 				}
 				l.same(t, before)
-				step := parts
-				if testing.Short() {
-					step = 3 * parts
-				}
-				for n := part; ; n += step {
+				for n := part; ; n += parts {
 					l.killAfter(t, n, d, before, "")
 					if finished := l.killAfter(t, n, d, before, want); finished || t.Failed() {
 						t.Logf("the last write of a whole life is before number %d", n)

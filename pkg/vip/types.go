@@ -46,10 +46,12 @@ type Desired struct {
 // Fallback is a BGP session's pair of addresses.
 type Fallback struct {
 	Local, Peer netip.Addr
-	// First tells that the path by the interface is known to be dead although
-	// the main table still has it: the table of the VIPs is then consulted before
-	// main, for TCP. The interface must not be Usable, or that table still has
-	// its network. Sockets that are bound to the interface are not affected.
+	// First tells that the main table may still have the way to Peer by an
+	// interface behind which it is known to be dead: the table of the VIPs is then
+	// consulted before main, for TCP. It has no way by interfaces that are not
+	// Usable. The network of one that is Usable it has as main has, so nothing
+	// changes for a peer on it. Sockets that are bound to an interface are not
+	// affected.
 	First bool
 }
 
