@@ -56,17 +56,20 @@ func (p *planner) watchPeer(name string, peer *Peer, holdUp time.Duration, healt
 	if known {
 		switch {
 		case s.Downs > h.Downs:
-			failed, h.FailedAt = true, s.DownSince
-			if h.FailedAt.IsZero() {
-				h.FailedAt = p.now
-			}
+			failed, h.FailedAt, h.UpAt = true, p.past(s.DownSince), time.Time{}
 		case s.Downs < h.Downs: // another session
 			h.FailedAt = time.Time{}
 		}
 		h.Downs = s.Downs
 	}
-	if !h.FailedAt.IsZero() && p.forgiven(holdUp, b, s, h.FailedAt) {
-		h.FailedAt = time.Time{}
+	switch {
+	case s.Status != bfd.Up || h.FailedAt.IsZero():
+		h.UpAt = time.Time{}
+	case h.UpAt.IsZero():
+		h.UpAt = p.past(s.Since)
+	}
+	if !h.FailedAt.IsZero() && p.forgiven(holdUp, b, s, h) {
+		h.FailedAt, h.UpAt = time.Time{}, time.Time{}
 	}
 	p.rememberBFD(key, h)
 	peer.dead = !h.FailedAt.IsZero()
@@ -77,6 +80,15 @@ func (p *planner) watchPeer(name string, peer *Peer, holdUp time.Duration, healt
 		}
 	}
 	return failed, found
+}
+
+// past is a time that another process told, as one of this process: a step of the
+// clock moves only the former. One that is to come counts as now.
+func (p *planner) past(at time.Time) time.Time {
+	if at.IsZero() || at.After(p.now) {
+		return p.now
+	}
+	return p.now.Add(-p.now.Sub(at))
 }
 
 // bfdState is the state of the BFD session with a peer, or false. BFD takes the
@@ -114,16 +126,16 @@ func bfdSession(name string, peer *Peer, b *config.BFD) bfd.SessionConfig {
 // back to BFD in time, while that is not required; or it says that it does not
 // want BFD, or we cannot run it, which are no failures of the path (RFC 5882
 // sections 3.2 and 4.2).
-func (p *planner) forgiven(holdUp time.Duration, b *config.BFD, s bfd.SessionState, failedAt time.Time) bool {
+func (p *planner) forgiven(holdUp time.Duration, b *config.BFD, s bfd.SessionState, h BFDHistory) bool {
 	if s.Error != "" || s.Status != bfd.Up && s.RemoteStatus == bfd.AdminDown {
 		return true
 	}
 	var ends []time.Time
 	if s.Status == bfd.Up {
-		ends = append(ends, s.Since.Add(holdUp))
+		ends = append(ends, h.UpAt.Add(holdUp))
 	}
 	if !b.Required {
-		ends = append(ends, failedAt.Add(max(bfdPatience, holdUp)))
+		ends = append(ends, h.FailedAt.Add(max(bfdPatience, holdUp)))
 	}
 	if slices.ContainsFunc(ends, func(end time.Time) bool { return !end.After(p.now) }) {
 		return true

@@ -233,3 +233,32 @@ func TestBFDTakesTheLeg(t *testing.T) {
 		t.Errorf("one of two is up again: %+v", d.Kernel.Interfaces[0])
 	}
 }
+
+// The times of the BFD process are those of a clock that somebody may set: a
+// step of an hour, whichever way, holds no session for longer.
+func TestBFDTimesOfAnotherClock(t *testing.T) {
+	t.Parallel()
+	for _, step := range []time.Duration{0, time.Hour} {
+		f := &film{in: edit(bfdPeers), now: t0}
+		f.look(0, nil)
+		set := func(status bfd.SessionStatus, downs uint64) func(*Inputs) {
+			return func(in *Inputs) {
+				s := &in.BFD.Sessions[0]
+				s.Status, s.Downs, s.Since, s.DownSince = status, downs, f.now.Add(step), f.now.Add(step)
+			}
+		}
+		wanted := func(when string, want bool, d Desired) {
+			t.Helper()
+			if got := d.Interfaces[0].Peers[0]; got.Wanted != want {
+				t.Errorf("step %s, %s: wanted %t, %q", step, when, got.Wanted, got.Detail)
+			}
+		}
+		wanted("down", false, f.look(time.Second, set(bfd.Down, 1)))
+		wanted("patience is over", true, f.look(bfdPatience, nil))
+		wanted("up", true, f.look(time.Second, set(bfd.Up, 1)))
+		wanted("down again", false, f.look(time.Second, set(bfd.Down, 2)))
+		wanted("up again", false, f.look(time.Second, set(bfd.Up, 2)))
+		wanted("hold-up", false, f.look(1999*time.Millisecond, nil))
+		wanted("hold-up is over", true, f.look(time.Millisecond, nil))
+	}
+}

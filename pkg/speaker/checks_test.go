@@ -2,6 +2,8 @@ package speaker
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/status"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -65,7 +68,7 @@ func TestDegrade(t *testing.T) {
 	full := config.Degrade{
 		MED: n(99), LocalPref: n(50), Prepend: 3, Communities: []uint32{3, 2}, LargeCommunities: []config.LargeCommunity{{Global: 2}},
 	}
-	bad := health.Results{vipID(): {Verdict: health.Unhealthy, Reason: "refused"}}
+	bad := health.Results{vipID(): {Verdict: health.Unhealthy, Reason: "refused", Passed: t0}}
 	for name, tt := range map[string]struct {
 		results  health.Results
 		degrade  *config.Degrade
@@ -139,5 +142,70 @@ func TestSharedChecks(t *testing.T) {
 		if got := names(s.specsOf(held)); !slices.Equal(got, want) {
 			t.Errorf("checks with %v bound: %q, want %q", held, got, want)
 		}
+	}
+}
+
+// A service that was never seen to work is not announced as degraded either; with
+// any, one check that was is enough.
+func TestDegradeNeedsOnePass(t *testing.T) {
+	t.Parallel()
+	failed := health.Result{Verdict: health.Unhealthy, Reason: "refused"}
+	passed := failed
+	passed.Passed = t0.Add(-time.Hour)
+	for _, tt := range []struct {
+		mode string
+		a, b health.Result
+		want bool
+	}{
+		{"all", failed, failed, false},
+		{"all", passed, failed, false},
+		{"all", passed, passed, true},
+		{"all", failed, healthyResult(""), false},
+		{"all", passed, healthyResult(""), true},
+		{"any", failed, failed, false},
+		{"any", passed, failed, true},
+	} {
+		in := sample()
+		v := &in.Config.VIPs[0]
+		v.ChecksMode, v.Degrade = tt.mode, &config.Degrade{Prepend: 3}
+		v.Checks = append(webCheck("10.68.6.1"), webCheck("10.68.6.2")...)
+		in.Health = health.Results{webID("10.68.6.1"): tt.a, webID("10.68.6.2"): tt.b}
+		d := Plan(in, t0)
+		if got := d.VIPs[0]; got.Degraded != tt.want || got.Wanted != tt.want || !tt.want && got.Reason != status.CheckFailed {
+			t.Errorf("%s, passed %t and %t: %+v", tt.mode, !tt.a.Passed.IsZero(), !tt.b.Passed.IsZero(), got)
+		}
+	}
+}
+
+// The cause of a degraded VIP is its check, also before a speaker has it.
+func TestDegradedCause(t *testing.T) {
+	t.Parallel()
+	in := sample()
+	in.Config.VIPs[0].Degrade = &config.Degrade{}
+	in.Health = health.Results{vipID(): {Verdict: health.Unhealthy, Reason: "refused", Passed: t0}}
+	in.BGP = nil
+	const want = "degraded: check web: refused; en1: the speaker has not started; en5: the speaker has not started"
+	if v := Plan(in, t0).VIPs[0]; v.Detail != want || v.Reason != status.NoSession {
+		t.Errorf("%s: %q, want %q", v.Reason, v.Detail, want)
+	}
+}
+
+// Another file of roots is another check, although its path is the same.
+func TestRootsKey(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "roots.pem")
+	c := &config.Check{Kind: "grpc", GRPC: &config.GRPCCheck{CAFile: path}}
+	keys := map[string]bool{rootsKey(&config.Check{}): true, rootsKey(c): true}
+	for _, content := range []string{"one", "two"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		keys[rootsKey(c)] = true
+		if rootsKey(c) != rootsKey(&config.Check{Kind: "http", HTTP: &config.HTTPCheck{CAFile: path}}) {
+			t.Error("the file is not what counts")
+		}
+	}
+	if len(keys) != 4 || !keys[""] {
+		t.Errorf("%d different keys, want 4", len(keys))
 	}
 }

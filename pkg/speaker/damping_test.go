@@ -108,7 +108,9 @@ func TestDampedVIP(t *testing.T) {
 			c.Degrade = &config.Degrade{Prepend: 3}
 		}
 		f.look(0, nil)
-		bad := func(in *Inputs) { in.Health[vipID()] = health.Result{Verdict: health.Unhealthy, Reason: "refused"} }
+		bad := func(in *Inputs) {
+			in.Health[vipID()] = health.Result{Verdict: health.Unhealthy, Reason: "refused", Passed: t0}
+		}
 		fine := func(in *Inputs) { in.Health[vipID()] = health.Result{Verdict: health.Healthy} }
 		var d Desired
 		for i := range 3 {

@@ -76,6 +76,7 @@ func anyInputs(r *rand.Rand) Inputs {
 			if !chance(r, 8) {
 				in.Health[CheckID(&c)] = health.Result{
 					Verdict: pick(r, health.Healthy, health.Healthy, health.Healthy, health.Unhealthy, health.Unknown),
+					Passed:  pick(r, time.Time{}, t0.Add(-time.Hour)),
 					Reason:  pick(r, "", "timeout"), Expires: t0.Add(time.Duration(r.IntN(10)-2) * time.Second),
 				}
 			}
@@ -283,9 +284,12 @@ func shuffled(r *rand.Rand, in Inputs) Inputs {
 
 // mayBeAnnounced is the rule in its shortest form, made apart from Plan.
 func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
-	passing, failed := 0, false
+	passing, failed, passed := 0, false, 0
 	for _, k := range c.Checks {
 		r := in.Health[CheckID(&k)]
+		if r.Verdict == health.Healthy || !r.Passed.IsZero() {
+			passed++
+		}
 		switch {
 		case r.Verdict == health.Healthy && r.Expires.After(t0):
 			passing++
@@ -294,7 +298,8 @@ func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
 		}
 	}
 	fine := passing == len(c.Checks) || c.ChecksMode == "any" && passing > 0
-	return (fine || c.Degrade != nil && failed) && slices.Contains(in.Bound, c.Prefix) && !in.Overrides.Shutdown
+	once := passed == len(c.Checks) || c.ChecksMode == "any" && passed > 0
+	return (fine || c.Degrade != nil && failed && once) && slices.Contains(in.Bound, c.Prefix) && !in.Overrides.Shutdown
 }
 
 func checkPaths(t *testing.T, in *Inputs, d *Desired) {

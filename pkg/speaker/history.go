@@ -60,8 +60,8 @@ type BFDHistory struct {
 	// Downs is the session's count at the last look.
 	Downs uint64
 	// FailedAt is since when its failure holds the BGP session back; zero if none
-	// does.
-	FailedAt time.Time
+	// does. UpAt is since when the session is up again, while it does.
+	FailedAt, UpAt time.Time
 }
 
 // owned tells which maps of a History may be written.

@@ -46,6 +46,9 @@ func (p *planner) look(c *config.Interface) Interface {
 		n.Reason, n.Detail = judge(c, &n, link)
 	}
 	p.judgeHistory(c, &n, link, layer, failed)
+	if n.Reason == status.InterfaceAbsent || n.Reason == status.InterfaceDown || n.Reason == status.InterfaceCarrier {
+		n.Failures = nil // what is behind a link that is gone cannot answer
+	}
 	name := c.Name
 	if len(c.Peers) == 0 {
 		name = status.TopLevel // whose sessions are all that it has

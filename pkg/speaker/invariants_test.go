@@ -106,7 +106,7 @@ func checkAttachment(t *testing.T, in *Inputs, d *Desired, n *Interface) {
 	if n.Reason == status.InterfaceAttachment && attached || n.Reason == status.InterfacePath && path == 0 {
 		t.Errorf("%s is unusable for %s: %d answer, %d are silent, %d paths are dead", n.Name, n.Reason, answered, silent, path)
 	}
-	if len(n.Failures) < silent+path {
+	if link, _ := in.Net.Link(n.Name); len(n.Failures) < silent+path && link.Healthy() && n.Reason != status.InterfaceAbsent {
 		t.Errorf("%s: %d failures are shown of %d", n.Name, len(n.Failures), silent+path)
 	}
 }

@@ -228,7 +228,7 @@ func TestAttributes(t *testing.T) {
 	}
 	expect("healthy", nil, &lower)
 	r := in.Health[vipID()]
-	r.Verdict = "unhealthy"
+	r.Verdict, r.Passed = "unhealthy", t0
 	in.Health[vipID()] = r
 	want.LocalPref, want.Prepend, want.Communities = &lower, 4, []uint32{1, 2}
 	want.LargeCommunities = append(want.LargeCommunities, bgp.LargeCommunity{Global: 2})

@@ -34,7 +34,7 @@ func (p *planner) decide(c *config.VIP) VIP {
 		}
 	}
 	degraded := ""
-	if c.Degrade != nil && (reason == status.CheckFailed || reason == status.CheckStale || reason == status.Damped) {
+	if c.Degrade != nil && (reason == status.CheckFailed || reason == status.CheckStale || reason == status.Damped) && p.everPassed(c) {
 		v.Degraded, degraded = true, joinNonEmpty(": ", "degraded", detail)
 		reason, detail = "", ""
 	}
@@ -56,6 +56,7 @@ func (p *planner) decide(c *config.VIP) VIP {
 	}
 	if v.Detail = degraded; !v.Announced {
 		v.Reason, v.Detail = explain(&v, reason, detail)
+		v.Detail = joinNonEmpty("; ", degraded, v.Detail)
 	}
 	return v
 }
@@ -95,6 +96,18 @@ func (p *planner) checked(c *config.VIP) (status.Reason, string) {
 		return "", ""
 	}
 	return order[worst], detail
+}
+
+// everPassed tells whether the checks of a VIP have passed since the start, each
+// for itself: a service that was never seen to work is not announced at all.
+func (p *planner) everPassed(c *config.VIP) bool {
+	passed := 0
+	for _, id := range p.checkIDs(c) {
+		if r := p.in.Health[id]; r.Verdict == health.Healthy || !r.Passed.IsZero() {
+			passed++
+		}
+	}
+	return passed == len(c.Checks) || c.ChecksMode == anyCheck && passed > 0
 }
 
 // anyCheck is the value of checks_mode for a VIP of which one check must pass.

@@ -153,9 +153,9 @@ func (p *planner) mainGateways(ipv4 bool, n *Interface, link netmon.Link) []neti
 
 // router is the router that an unnumbered peer of an interface is, zero and why
 // not if there is none. One that was chosen stays while it lives, so that two
-// routers on a link do not take turns. It gives way to one that was heard since
-// when it does not answer its probe, and, while there is no session with it, to
-// one that advertises itself when it does not.
+// routers on a link do not take turns. Only while there is no session with it, it
+// gives way: to one that was heard since when it does not answer its probe, and
+// to one that advertises itself when it does not.
 func (p *planner) router(name string) (netip.Addr, string) {
 	link, _ := p.in.NDP.Interface(name)
 	if len(link.Routers) == 0 {
@@ -167,10 +167,13 @@ func (p *planner) router(name string) (netip.Addr, string) {
 		return link.Routers[0].Address, ""
 	}
 	old := &link.Routers[at]
-	dead, up := p.unanswered(name, kept), p.hasSession(name, kept)
+	if p.hasSession(name, kept) {
+		return kept, ""
+	}
+	dead := p.unanswered(name, kept)
 	for i := range link.Routers {
 		r := &link.Routers[i]
-		if dead && r.Heard.After(old.Heard) || !up && r.ByAdvertisement && !old.ByAdvertisement {
+		if dead && r.Heard.After(old.Heard) || r.ByAdvertisement && !old.ByAdvertisement {
 			return r.Address, ""
 		}
 	}

@@ -266,6 +266,14 @@ func TestRouterChanges(t *testing.T) {
 	expect("the link is back, hold-up", "", d)
 	expect("in use again", "fe80::2%en1", f.look(2*time.Second, nil))
 	silentRouter := func(in *Inputs) { in.Health["attachment/en1/fe80::2%en1"] = silent("") }
+	expect("it is silent, but its session is up", "fe80::2%en1", f.look(0, func(in *Inputs) {
+		in.Config.Interfaces[0].GatewayProbe.Enabled = false
+		silentRouter(in)
+		heard(in, router("fe80::3", -5*time.Second), router("fe80::2", 0))
+	}))
+	f.in.Config.Interfaces[0].GatewayProbe.Enabled = true
+	f.in.BGP.Speakers[0].Peers[0].State = bgp.Active
+	heard(&f.in, router("fe80::3", 0), router("fe80::2", 0))
 	expect("it is silent, and so is the other", "", f.look(0, silentRouter))
 	expect("the other was heard since, hold-up", "", f.look(3*time.Second, func(in *Inputs) {
 		heard(in, router("fe80::3", -10*time.Second), router("fe80::2", 0))

@@ -95,6 +95,10 @@ func (p *planner) probed(n *Interface, probes []Probe) status.Reason {
 			n.Failures = append(n.Failures, probeFailure(b, r))
 			path = path || b.Layer == status.LayerPath
 		default:
+			if known && r.Verdict == health.Unhealthy {
+				// Nobody wakes us when the failures are enough.
+				p.mayChange(p.now.Add(b.Interval))
+			}
 			continue
 		}
 		p.mayChange(r.Expires)

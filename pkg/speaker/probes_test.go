@@ -301,3 +301,27 @@ func TestLastWordsOfADeadPath(t *testing.T) {
 		}
 	}
 }
+
+// A probe that is dead from the start tells nobody when its failures are enough,
+// so Plan looks again; and what is behind a link that is gone is no failure.
+func TestProbeDeadFromTheStart(t *testing.T) {
+	t.Parallel()
+	in := edit(probing)
+	in.Health["attachment/en1/10.68.1.2"] = health.Result{Verdict: health.Unhealthy, Since: t0, Checked: t0, Expires: t0.Add(time.Hour), Streak: 1}
+	if d := Plan(in, t0); !d.Interfaces[0].Usable || !d.Recheck.Equal(t0.Add(500*time.Millisecond)) {
+		t.Errorf("usable %t, recheck at %s", d.Interfaces[0].Usable, d.Recheck)
+	}
+	in.Health["attachment/en1/10.68.1.2"] = silent("")
+	if d := Plan(in, t0); len(d.Interfaces[0].Failures) != 1 {
+		t.Errorf("failures %+v", d.Interfaces[0].Failures)
+	}
+	for _, gone := range []func(*netmon.Link){
+		func(l *netmon.Link) { l.Up = false }, func(l *netmon.Link) { l.Running = false }, func(l *netmon.Link) { l.Name = "en1x" },
+	} {
+		in.Net = sampleNet()
+		gone(&in.Net.Links[0])
+		if d := Plan(in, t0); len(d.Interfaces[0].Failures) != 0 {
+			t.Errorf("%+v: failures %+v", in.Net.Links[0], d.Interfaces[0].Failures)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -31,7 +32,7 @@ func checkSpecs(c *config.Config, newChecker func(config.Check) (health.Checker,
 				return nil, nil, fmt.Errorf("check %s/%s: %w", v.Name, check.Name, err)
 			}
 			specs = append(specs, health.Spec{
-				ID: id, Name: v.Name + "/" + check.Name, Key: checkKey(check), Kind: check.Kind, Checker: checker,
+				ID: id, Name: v.Name + "/" + check.Name, Key: checkKey(check) + rootsKey(check), Kind: check.Kind, Checker: checker,
 				Interval: check.Interval, Timeout: check.Timeout, FastInterval: check.FastInterval,
 				Rise: check.Rise, Fall: check.Fall,
 			})
@@ -148,6 +149,26 @@ func checkKey(c *config.Check) string {
 		fmt.Fprintf(&b, "%d %q %s\n", w.Port, w.Protocol, w.Address)
 	}
 	return digest(b.String())
+}
+
+// rootsKey changes when the file of roots of a check does; empty without one. It
+// is no part of the ID, which says what a VIP has, not what is in files.
+func rootsKey(c *config.Check) string {
+	path := ""
+	switch {
+	case c.HTTP != nil:
+		path = c.HTTP.CAFile
+	case c.GRPC != nil:
+		path = c.GRPC.CAFile
+	}
+	if path == "" {
+		return ""
+	}
+	data, err := os.ReadFile(path) //nolint:gosec // the operator names it
+	if err != nil {
+		return " " + err.Error() // whoever makes the check says it
+	}
+	return " " + digest(string(data))
 }
 
 func digest(text string) string {

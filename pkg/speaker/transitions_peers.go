@@ -212,7 +212,9 @@ func (c *changes) bfd(p, was *status.Peer) {
 		if between {
 			gone := e
 			gone.Message, gone.To = "bfd down", string(bfd.Down)
-			c.add(c.worse, gone, attrs...)
+			was := slices.Clone(attrs)
+			was[5] = gone.To
+			c.add(c.worse, gone, was...)
 			e.From = gone.To
 		}
 		e.Message, e.Cause = "bfd up", ""

@@ -192,7 +192,7 @@ func (w *world) verdict(name string, v health.Verdict, expires time.Duration) {
 	k := slices.IndexFunc(all, func(v config.VIP) bool { return v.Name == name })
 	id := webID(all[k].Prefix.Addr().String())
 	w.results = maps.Clone(w.results)
-	w.results[id] = health.Result{ID: id, Verdict: v, Checked: time.Now(), Expires: time.Now().Add(expires)}
+	w.results[id] = health.Result{ID: id, Verdict: v, Checked: time.Now(), Passed: time.Now(), Expires: time.Now().Add(expires)}
 }
 
 // probe gives the probe of an interface's router a result.
