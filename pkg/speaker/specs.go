@@ -164,7 +164,7 @@ func rootsKey(c *config.Check) string {
 	if path == "" {
 		return ""
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // the operator names it
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return " " + err.Error() // whoever makes the check says it
 	}
