@@ -10,6 +10,7 @@ import (
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
+	"golang.org/x/sys/unix"
 )
 
 // reconcile reads GoBGP's peers and RIB and makes them equal to want. A step
@@ -203,7 +204,7 @@ func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have m
 		if text == "" || stateFromAPI(have[a].GetState().GetSessionState()) != Established {
 			continue
 		}
-		errs = append(errs, s.loosen(ctx, srv, a))
+		errs = append(errs, s.loosen(a))
 		if err := srv.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: a.String(), Communication: ceaseText(text)}); err != nil {
 			errs = append(errs, fmt.Errorf("shut peer %s down: %w", a, err))
 		}
@@ -249,14 +250,16 @@ const lastTTL = 64
 
 // loosen lifts the TTL of 1 that pins an eBGP session to its link, because its
 // last words may have to pass other routers when the interface has failed.
-// GoBGP sets it on the running session.
-func (s *Speaker) loosen(ctx context.Context, srv *server.BgpServer, a netip.Addr) error {
-	_, p, gr, ok := s.told(a)
-	if !ok || p.TTLSecurity || p.Interface != "" || p.MultihopTTL > 0 {
+func (s *Speaker) loosen(a netip.Addr) error {
+	p, _, _, ok := s.told(a)
+	if !ok || p.TTLSecurity || p.Interface != "" || p.MultihopTTL > 0 || a.Zone() != "" {
 		return nil
 	}
-	p.MultihopTTL = lastTTL
-	return s.updatePeer(ctx, srv, p, gr)
+	level, option := unix.IPPROTO_IP, unix.IP_TTL
+	if a.Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+	}
+	return setConnections(p.LocalAddress, a, level, option, lastTTL)
 }
 
 // awaitDown waits until none of the peers is established.

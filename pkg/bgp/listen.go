@@ -186,9 +186,14 @@ func anyTTL(local, remote netip.Addr) error {
 	if remote.Is6() {
 		level, option = unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT
 	}
+	return setConnections(local, remote, level, option, 0)
+}
+
+// setConnections sets an option of the connections between two addresses.
+func setConnections(local, remote netip.Addr, level, option, value int) error {
 	var failed error
 	err := eachConnection(local, remote, func(fd int) {
-		failed = errors.Join(failed, os.NewSyscallError("set lowest TTL", unix.SetsockoptInt(fd, level, option, 0)))
+		failed = errors.Join(failed, os.NewSyscallError("set TTL", unix.SetsockoptInt(fd, level, option, value)))
 	})
 	return errors.Join(err, failed)
 }

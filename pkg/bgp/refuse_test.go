@@ -41,7 +41,6 @@ func TestWrongPeerIsRefused(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			host, router, other := addr(t), addr(t), addr(t)
 			s := startSpeaker(t, SpeakerOptions{})
 			s.timing.flapMax = 100 * time.Millisecond
@@ -111,7 +110,6 @@ func TestExternalAndMultihopArePinned(t *testing.T) {
 	} {
 		for _, passive := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, passive %t", name, passive), func(t *testing.T) {
-				t.Parallel()
 				host, router := addr(t), addr(t)
 				s := startSpeaker(t, SpeakerOptions{})
 				p := peer(router, 65001)

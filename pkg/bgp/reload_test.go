@@ -77,7 +77,6 @@ func TestWhatResetsASession(t *testing.T) {
 		"ListenPort":      {change: func(c *SpeakerConfig) { c.ListenPort = testPort + 1 }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			host, second, one, two := addr(t), addr(t), addr(t), addr(t)
 			var logged syncBuffer
 			s := startSpeaker(t, SpeakerOptions{Log: slog.New(slog.NewTextHandler(&logged, nil))})
