@@ -13,7 +13,9 @@ import (
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/status"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -114,7 +116,17 @@ func anyConfig(r *rand.Rand) *config.Config {
 			n.Gateways = []netip.Addr{addr(fmt.Sprintf("10.1.%d.9", i))}
 		}
 		behind(r, &n)
+		found(r, &n)
 		c.Interfaces, names = append(c.Interfaces, n), append(names, n.Name)
+	}
+	for i := range r.IntN(3) {
+		p := template
+		p.Address, p.ASN, p.TTL, p.AddPath = addr(fmt.Sprintf(pick(r, "10.255.0.%d", "fd99::%d"), i)), pick(r, uint32(65000), 65010), uint8(r.IntN(9)), chance(r, 2)
+		p.Passive, p.LocalAddress = chance(r, 5), pick(r, netip.Addr{}, netip.Addr{}, addr("10.1.0.1"), addr("10.255.9.9"))
+		if chance(r, 3) {
+			p.BFD = &config.BFD{Required: chance(r, 4)}
+		}
+		c.Peers = append(c.Peers, p)
 	}
 	taken := map[netip.Prefix]bool{}
 	sources := map[string]bool{}
@@ -143,6 +155,43 @@ func anyConfig(r *rand.Rand) *config.Config {
 		c.VIPs = append(c.VIPs, v)
 	}
 	return c
+}
+
+// found makes one of an interface's peers one that is found by itself, now and
+// then, or takes all peers away.
+func found(r *rand.Rand, n *config.Interface) {
+	p := &n.Peers[r.IntN(len(n.Peers))]
+	switch r.IntN(8) {
+	case 0:
+		p.Address, p.Gateway = netip.Addr{}, true
+	case 1:
+		p.Address, p.Unnumbered, p.External, p.ASN = netip.Addr{}, true, true, 0
+	case 2:
+		p.Address, p.IPv4 = addr("fe80::77"), true
+	case 3:
+		n.Peers = nil
+	}
+}
+
+// around gives an interface default gateways and routers that are heard.
+func around(r *rand.Rand, in *Inputs, i int) {
+	for _, g := range []string{"10.1.%d.8", "10.1.%d.10", "fe80::%d:8", "fd01:%d::8", "192.0.2.%d"} {
+		if chance(r, 3) {
+			in.Net.Routes = append(in.Net.Routes, defaultRoute(i+2, uint32(r.IntN(2)), fmt.Sprintf(g, i)))
+		}
+	}
+	n := ndp.Interface{Name: in.Config.Interfaces[i].Name, Error: pick(r, "", "no socket")}
+	for j := range r.IntN(3) {
+		n.Routers = append(n.Routers, ndp.Router{
+			Address:         addr(fmt.Sprintf("fe80::%d:%d", i, j+7)).WithZone(n.Name),
+			ByAdvertisement: chance(r, 2), Heard: t0.Add(-time.Duration(r.IntN(9)) * time.Second),
+		})
+	}
+	in.NDP.Interfaces = append(in.NDP.Interfaces, n)
+	if h, ok := in.History.Interfaces[n.Name]; ok && len(n.Routers) > 0 && chance(r, 2) {
+		h.Router = n.Routers[r.IntN(len(n.Routers))].Address
+		in.History.Interfaces[n.Name] = h
+	}
 }
 
 // behind gives an interface probes and damping.
@@ -188,8 +237,19 @@ func anyPast(r *rand.Rand, in *Inputs) {
 	for i := range in.Config.VIPs {
 		in.History.VIPs[in.Config.VIPs[i].Prefix] = VIPHistory{Open: chance(r, 2), Penalty: anyPenalty(r)}
 	}
-	// What is probed and watched follows from the rest.
+	in.NDP = &ndp.State{}
+	for i := range in.Config.Interfaces {
+		around(r, in, i)
+	}
+	// What is probed and watched, and with whom there are sessions, follows from
+	// the rest.
 	now := Plan(*in, t0)
+	if in.BGP != nil {
+		for i := range now.Interfaces {
+			anySpeaker(r, in, now.Interfaces[i].Name, now.Interfaces[i].Peers)
+		}
+		anySpeaker(r, in, status.TopLevel, now.Remote)
+	}
 	for _, b := range now.Probes {
 		if !chance(r, 5) {
 			in.Health[b.ID] = health.Result{
@@ -226,17 +286,21 @@ func anyInterface(r *rand.Rand, in *Inputs, i int) {
 		}
 		in.Net.Links = append(in.Net.Links, l)
 	}
+}
+
+// anySpeaker gives peers a speaker.
+func anySpeaker(r *rand.Rand, in *Inputs, name string, peers []Peer) {
 	if chance(r, 5) {
 		return
 	}
-	s := bgp.SpeakerState{Name: c.Name, Phase: bgp.Running}
-	for _, p := range c.Peers {
-		if chance(r, 5) {
+	s := bgp.SpeakerState{Name: name, Phase: bgp.Running}
+	for _, p := range peers {
+		if chance(r, 5) || !p.Address.IsValid() {
 			continue
 		}
 		s.Peers = append(s.Peers, bgp.PeerState{
 			Address: p.Address, State: pick(r, bgp.Established, bgp.Established, bgp.Active, bgp.Idle),
-			Transitions: r.Uint64N(2), IPv4: !chance(r, 5), IPv6: !chance(r, 5),
+			Transitions: r.Uint64N(2), IPv4: !chance(r, 5), IPv6: !chance(r, 5), ExtendedNextHop: chance(r, 2),
 		})
 	}
 	for j := range in.Config.VIPs {
@@ -255,7 +319,8 @@ func anyInterface(r *rand.Rand, in *Inputs, i int) {
 // shuffled is the same world told in another order.
 func shuffled(r *rand.Rand, in Inputs) Inputs {
 	mix := func(n int, swap func(i, j int)) { r.Shuffle(n, swap) }
-	net := &netmon.State{Links: slices.Clone(in.Net.Links)}
+	net := &netmon.State{Links: slices.Clone(in.Net.Links), Routes: slices.Clone(in.Net.Routes)}
+	mix(len(net.Routes), func(i, j int) { net.Routes[i], net.Routes[j] = net.Routes[j], net.Routes[i] })
 	mix(len(net.Links), func(i, j int) { net.Links[i], net.Links[j] = net.Links[j], net.Links[i] })
 	for i := range net.Links {
 		a := slices.Clone(net.Links[i].Addresses)
@@ -305,6 +370,10 @@ func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
 func checkPaths(t *testing.T, in *Inputs, d *Desired) {
 	t.Helper()
 	for _, s := range d.BGP.Speakers {
+		if s.Name == status.TopLevel {
+			checkTopLevel(t, in, d, &s)
+			continue
+		}
 		at := slices.IndexFunc(in.Config.Interfaces, func(c config.Interface) bool { return c.Name == s.Name })
 		if at < 0 {
 			t.Fatalf("speaker %s: no such interface is configured", s.Name)
@@ -321,10 +390,10 @@ func checkPaths(t *testing.T, in *Inputs, d *Desired) {
 			if !exists || !l.Up || !l.Running {
 				t.Errorf("speaker %s: peer %s on a link that does not work", s.Name, p.Address)
 			}
-			if !owns(p.LocalAddress) || p.Interface != s.Name {
+			if !owns(bare(p.LocalAddress)) || p.Interface != s.Name {
 				t.Errorf("speaker %s: session to %s from %s is not pinned to the interface", s.Name, p.Address, p.LocalAddress)
 			}
-			if !slices.ContainsFunc(in.Config.Interfaces[at].Peers, func(c config.Peer) bool { return c.Address == p.Address }) {
+			if !slices.ContainsFunc(in.Config.Interfaces[at].Peers, func(c config.Peer) bool { return mayBe(&c, p.Address) }) {
 				t.Errorf("speaker %s: peer %s is not configured here", s.Name, p.Address)
 			}
 		}
@@ -351,6 +420,49 @@ func checkPaths(t *testing.T, in *Inputs, d *Desired) {
 			}
 			if !mayBeAnnounced(in, &in.Config.VIPs[k]) {
 				t.Errorf("speaker %s: %s is announced but not healthy and bound", s.Name, p.Prefix)
+			}
+		}
+	}
+}
+
+// checkTopLevel: one path for each usable interface that the VIP selects and that
+// has an address, and that address as next hop; sessions only from our own
+// addresses.
+func checkTopLevel(t *testing.T, in *Inputs, d *Desired, s *bgp.SpeakerConfig) {
+	t.Helper()
+	seen := map[pathKey]bool{}
+	for _, p := range s.Paths {
+		k := slices.IndexFunc(in.Config.VIPs, func(v config.VIP) bool { return v.Prefix == p.Prefix })
+		n := d.Interfaces[p.ID-1]
+		switch {
+		case k < 0 || !mayBeAnnounced(in, &in.Config.VIPs[k]) || seen[pathKey{p.Prefix, p.ID}]:
+			t.Errorf("path %s %d: not to be announced, or twice", p.Prefix, p.ID)
+		case !slices.Contains(in.Config.VIPs[k].Interfaces, n.Name) || !n.Usable:
+			t.Errorf("path %s by %s, which is not selected or not usable", p.Prefix, n.Name)
+		case p.NextHop.IsLinkLocalUnicast() || !slices.ContainsFunc(n.Addresses, func(a netip.Prefix) bool { return a.Addr() == p.NextHop }):
+			t.Errorf("path %s by %s has next hop %s", p.Prefix, n.Name, p.NextHop)
+		}
+		seen[pathKey{p.Prefix, p.ID}] = true
+	}
+	for i := range in.Config.VIPs {
+		v := &in.Config.VIPs[i]
+		for at, n := range d.Interfaces {
+			own := global(n.Addresses, true).IsValid() && v.Prefix.Addr().Is4() || global(n.Addresses, false).IsValid()
+			want := mayBeAnnounced(in, v) && n.Usable && own && slices.Contains(v.Interfaces, n.Name) && d.VIPs[i].Penalty.Suppressed == d.VIPs[i].Degraded
+			if want && !seen[pathKey{v.Prefix, uint32(at) + 1}] {
+				t.Errorf("no path %s by %s", v.Prefix, n.Name)
+			}
+		}
+	}
+	for _, p := range s.Peers {
+		if p.Interface != "" || !p.LocalAddress.IsValid() || p.LocalAddress.Is4() != p.Address.Is4() && !slices.ContainsFunc(in.Config.Peers, func(c config.Peer) bool {
+			return c.LocalAddress == p.LocalAddress
+		}) {
+			t.Errorf("session with %s from %s pinned to %q", p.Address, p.LocalAddress, p.Interface)
+		}
+		for _, o := range d.BGP.Speakers {
+			if o.Name != s.Name && slices.ContainsFunc(s.ListenAddresses, func(a netip.Addr) bool { return slices.Contains(o.ListenAddresses, a) }) {
+				t.Errorf("%s and %s listen on one address", o.Name, s.Name)
 			}
 		}
 	}
@@ -434,8 +546,11 @@ func checkKernel(t *testing.T, in *Inputs, d *Desired) {
 			}
 		}
 	}
-	for _, n := range in.Config.Interfaces {
-		for _, p := range n.Peers {
+	for _, n := range d.Interfaces {
+		for _, p := range slices.Concat(n.Peers, d.Remote) {
+			if !p.Address.IsValid() || p.Address.Is6() && p.Address.IsLinkLocalUnicast() {
+				continue
+			}
 			if !slices.Contains(d.Kernel.Exclude, netip.PrefixFrom(p.Address, p.Address.BitLen())) {
 				t.Errorf("peer %s is not exempt from the source", p.Address)
 			}

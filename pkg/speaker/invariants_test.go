@@ -18,19 +18,20 @@ func checkBehind(t *testing.T, in *Inputs, d *Desired) {
 	t.Helper()
 	watched := map[Session]bool{}
 	for _, s := range d.BFD {
-		watched[Session{s.Interface, s.Peer}] = true
+		watched[Session{s.Interface, bare(s.Peer)}] = true
 	}
 	for i := range d.Interfaces {
 		n, c := &d.Interfaces[i], &in.Config.Interfaces[i]
 		link, _ := in.Net.Link(n.Name)
 		checkAttachment(t, in, d, n)
 		for j := range n.Peers {
-			peer, b := &n.Peers[j], c.Peers[j].BFD
+			peer := &n.Peers[j]
+			b := peer.config.BFD
 			wanted := b != nil && link.Healthy() && peer.LocalAddress.IsValid()
-			if watched[Session{n.Name, peer.Address}] != wanted {
+			if peer.Address.IsValid() && watched[Session{n.Name, bare(peer.Address)}] != wanted {
 				t.Errorf("BFD with %s on %s: wanted %t", peer.Address, n.Name, !wanted)
 			}
-			s, _ := in.BFD.Session(peer.Address, peer.LocalAddress, n.Name)
+			s, _ := bfdState(in.BFD, n.Name, peer)
 			switch {
 			case peer.Wanted && !n.Usable:
 				t.Errorf("session with %s on %s, which is unusable", peer.Address, n.Name)
@@ -57,6 +58,9 @@ func checkBehind(t *testing.T, in *Inputs, d *Desired) {
 	for _, v := range d.VIPs {
 		for _, pl := range v.Interfaces {
 			for _, peer := range pl.Peers {
+				if pl.Interface == status.TopLevel {
+					continue
+				}
 				if n := d.Interfaces[slices.IndexFunc(d.Interfaces, func(n Interface) bool { return n.Name == pl.Interface })]; slices.ContainsFunc(n.Peers, func(p Peer) bool {
 					return p.Address == peer && p.held != ""
 				}) {
@@ -116,7 +120,11 @@ func checkAttachment(t *testing.T, in *Inputs, d *Desired, n *Interface) {
 func checkDamping(t *testing.T, in *Inputs, d *Desired) {
 	t.Helper()
 	others := slices.ContainsFunc(d.Interfaces, func(n Interface) bool {
-		s, _ := in.BGP.Speaker(n.Name)
+		name := n.Name
+		if len(n.Peers) == 0 {
+			name = status.TopLevel
+		}
+		s, _ := in.BGP.Speaker(name)
 		return n.Usable && slices.ContainsFunc(s.Peers, func(p bgp.PeerState) bool { return p.State == bgp.Established })
 	})
 	for i, n := range d.Interfaces {

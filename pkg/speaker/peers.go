@@ -154,30 +154,30 @@ func (p *planner) mainGateways(ipv4 bool, n *Interface, link netmon.Link) []neti
 // router is the router that an unnumbered peer of an interface is, zero and why
 // not if there is none. One that was chosen stays while it lives, so that two
 // routers on a link do not take turns. Only while there is no session with it, it
-// gives way: to one that was heard since when it does not answer its probe, and
-// to one that advertises itself when it does not.
+// gives way to one that was heard since: if it does not answer its probe, or if
+// that one advertises itself and it does not.
 func (p *planner) router(name string) (netip.Addr, string) {
 	link, _ := p.in.NDP.Interface(name)
 	if len(link.Routers) == 0 {
 		return netip.Addr{}, joinNonEmpty(": ", "no router heard on "+name+" yet", link.Error)
 	}
 	kept := p.in.History.Interfaces[name].Router
-	at := slices.IndexFunc(link.Routers, func(r ndp.Router) bool { return r.Address == kept })
-	if at < 0 {
-		return link.Routers[0].Address, ""
-	}
-	old := &link.Routers[at]
-	if p.hasSession(name, kept) {
-		return kept, ""
-	}
-	dead := p.unanswered(name, kept)
-	for i := range link.Routers {
-		r := &link.Routers[i]
-		if dead && r.Heard.After(old.Heard) || r.ByAdvertisement && !old.ByAdvertisement {
-			return r.Address, ""
+	at := max(0, slices.IndexFunc(link.Routers, func(r ndp.Router) bool { return r.Address == kept }))
+	for range link.Routers {
+		old := &link.Routers[at]
+		if p.hasSession(name, old.Address) {
+			break
 		}
+		dead := p.unanswered(name, old.Address)
+		next := slices.IndexFunc(link.Routers, func(r ndp.Router) bool {
+			return r.Heard.After(old.Heard) && (dead || r.ByAdvertisement && !old.ByAdvertisement)
+		})
+		if next < 0 {
+			break
+		}
+		at = next
 	}
-	return kept, ""
+	return link.Routers[at].Address, ""
 }
 
 // unanswered tells whether the probe of a router on a link found it dead.

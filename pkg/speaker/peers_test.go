@@ -284,7 +284,7 @@ func TestRouterChanges(t *testing.T) {
 	plain.ByAdvertisement = false
 	f.look(0, func(in *Inputs) { heard(in, plain) })
 	expect("a neighbour that does not advertise itself", "fe80::5%en1", f.look(0, nil))
-	expect("a router does", "fe80::6%en1", f.look(0, func(in *Inputs) { heard(in, router("fe80::6", 0), plain) }))
+	expect("a router does", "fe80::6%en1", f.look(0, func(in *Inputs) { heard(in, router("fe80::6", -time.Hour), plain) }))
 }
 
 // A link-local address in the configuration is of the interface's link.
