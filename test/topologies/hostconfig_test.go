@@ -48,6 +48,7 @@ type hostConfig struct {
 	asn       int  // 65010 if zero
 	holdTime  int  // seconds, 9 if zero; we send KEEPALIVE every second
 	coldStart bool // without graceful restart
+	unprobed  bool // without probes of the gateways
 	vips      []string
 	more      string // further sections
 }
@@ -71,6 +72,10 @@ func checks(list ...string) string { return "checks: [" + strings.Join(list, ", 
 
 func (c hostConfig) String() string {
 	asn, hold := cmp.Or(c.asn, 65010), cmp.Or(c.holdTime, 9)
+	probe := "gateway_probe: {enabled: true}"
+	if c.unprobed {
+		probe = "gateway_probe: {enabled: false}"
+	}
 	return fmt.Sprintf(`bgp:
   asn: %d
   router_id: 10.68.1.1
@@ -80,15 +85,17 @@ interfaces:
   - name: en1
     hold_up: 500ms
     gateway: [10.68.1.2, "fd68:1::2"]
+    %s
     peers: [{address: 10.68.1.2, asn: 65000}, {address: "fd68:1::2", asn: 65000}]
   - name: en5
     hold_up: 500ms
     gateway: [10.68.5.2, "fd68:5::2"]
+    %s
     peers: [{address: 10.68.5.2, asn: 65000}, {address: "fd68:5::2", asn: 65000}]
 shutdown: {time: 10s, wait: 500ms}
 vips:
   - %s
-%s`, asn, hold, !c.coldStart, strings.Join(c.vips, "\n  - "), c.more)
+%s`, asn, hold, !c.coldStart, probe, probe, strings.Join(c.vips, "\n  - "), c.more)
 }
 
 // startWith starts the daemon with a configuration and waits until all of it is

@@ -63,7 +63,7 @@ func (w *netlinkWatch) open() (err error) {
 }
 
 // take returns the changes since the last call, in words and in order, without
-// the kernel's own news about neighbours, which traffic causes.
+// those of neighbours, which traffic causes and probes of the gateways ask for.
 func (w *netlinkWatch) take() (list []string) {
 	w.t.Helper()
 	buf := make([]byte, 1<<17)
@@ -82,8 +82,7 @@ func (w *netlinkWatch) take() (list []string) {
 		}
 		for i := range messages {
 			m := &messages[i]
-			neighbour := m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH
-			if !neighbour || m.Header.Pid != 0 {
+			if m.Header.Type != unix.RTM_NEWNEIGH && m.Header.Type != unix.RTM_DELNEIGH {
 				list = append(list, describe(m))
 			}
 		}

@@ -80,7 +80,7 @@ func (p pinned) pathFails(t *testing.T) {
 	l := lab.Start(t, "vipa")
 	host, router := l.Node("host"), l.Node(p.router)
 	wire := host.Capture()
-	s := startWith(t, l, hostConfig{vips: sampleVIPs(), holdTime: 3})
+	s := startWith(t, l, hostConfig{vips: sampleVIPs(), holdTime: 3, unprobed: true})
 
 	// The link loses everything and keeps its carrier.
 	p.detour(l)
@@ -128,7 +128,7 @@ func internalIsPinned(t *testing.T, topology string) {
 		router.BIRDC(`configure "/run/internal.conf"`)
 	}
 	wire := host.Capture()
-	s := startWith(t, l, hostConfig{vips: sampleVIPs(), asn: 65000, holdTime: 3})
+	s := startWith(t, l, hostConfig{vips: sampleVIPs(), asn: 65000, holdTime: 3, unprobed: true})
 
 	l.DropFrames("host", p.dev)
 	host.Run("ip", "route", "add", p.peer.String(), "via", p.other, "dev", "en1")
