@@ -13,6 +13,8 @@ import (
 type Explanation struct {
 	VIP   VIP    `json:"vip"`
 	Gates []Gate `json:"gates"`
+
+	detail string // why it is announced nowhere, with ages of now
 }
 
 // GateState is what a gate says.
@@ -52,7 +54,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 		}
 		return nil, fmt.Errorf("no VIP %q: the configuration has %s", name, strings.Join(known, ", "))
 	}
-	e := &Explanation{VIP: *v}
+	e := &Explanation{VIP: *v, detail: s.detail(v, func(n *Interface, f Failure) string { return s.text(n, f, now) })}
 	names := make([]string, len(v.Interfaces))
 	for i := range v.Interfaces {
 		names[i] = v.Interfaces[i].Interface
@@ -155,18 +157,15 @@ func (e *Explanation) bound(s *Status, v *VIP) {
 
 // path tells about one interface: usable, with a session, carrying the VIP.
 func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
-	for i := range s.Interfaces {
-		n := &s.Interfaces[i]
-		if n.Name == on.Interface {
-			addresses := "no addresses"
-			if len(n.Addresses) > 0 {
-				addresses = joined(n.Addresses)
-			}
-			cause := n.cause(func(f Failure) string { return s.text(n, f, now) })
-			e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, cause, n.Speaker.trouble()))
-			e.damping(n.Name, n.Penalty)
-			e.probes(n, now)
+	if n := s.iface(on.Interface); n != nil {
+		addresses := "no addresses"
+		if len(n.Addresses) > 0 {
+			addresses = joined(n.Addresses)
 		}
+		cause := n.cause(func(f Failure) string { return s.text(n, f, now) })
+		e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, cause, n.Speaker.trouble()))
+		e.damping(n.Name, n.Penalty)
+		e.probes(n, now)
 	}
 	e.bfd(s, on.Interface, now)
 	up := false
@@ -179,7 +178,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 		up = up || p.State == established
 		text := p.Name() + " " + p.State + lasting(now, p.Since)
 		if p.State != established {
-			text = join(": ", text, p.LastError)
+			text = join(": ", text, p.lastError(s.iface(p.Interface)))
 		}
 		sessions = append(sessions, text)
 	}
@@ -188,7 +187,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 	}
 	e.add("session", on.Interface, up, NoSession, strings.Join(sessions, "; "))
 
-	detail := on.Detail
+	detail := s.detailOn(on, func(n *Interface, f Failure) string { return s.text(n, f, now) })
 	if on.Announced {
 		hop := "the session's own address"
 		if on.NextHop.IsValid() {
@@ -292,7 +291,7 @@ func (e *Explanation) answer(style Style) string {
 	}
 	switch {
 	case len(on) == 0:
-		return join(": ", style.paint("withheld", bad), clean(join(": ", string(e.VIP.Reason), e.VIP.Detail)))
+		return join(": ", style.paint("withheld", bad), clean(join(": ", string(e.VIP.Reason), e.detail)))
 	case len(off) == 0:
 		return announced + " on " + strings.Join(on, ", ")
 	default:

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -139,6 +140,45 @@ func (n *Interface) gone() bool {
 	default:
 		return false
 	}
+}
+
+// failing tells that a failure stands for the reason why it is not usable.
+func (n *Interface) failing() bool {
+	return !n.Usable && slices.ContainsFunc(n.Failures, func(f Failure) bool { return f.reason() == n.Reason })
+}
+
+// iface returns the interface of that name, or nil.
+func (s *Status) iface(name string) *Interface {
+	for i := range s.Interfaces {
+		if s.Interfaces[i].Name == name {
+			return &s.Interfaces[i]
+		}
+	}
+	return nil
+}
+
+// detailOn is why a VIP is not announced on an interface. What fails there says
+// it, in the words of text, rather than what was said when it began.
+func (s *Status) detailOn(on *VIPInterface, text func(*Interface, Failure) string) string {
+	n := s.iface(on.Interface)
+	if on.Reason != NoUsableInterface || n == nil || !n.failing() {
+		return on.Detail
+	}
+	return join(": ", string(n.Reason), n.cause(func(f Failure) string { return text(n, f) }))
+}
+
+// detail is why a VIP is announced nowhere, as detailOn says it of each interface.
+func (s *Status) detail(v *VIP, text func(*Interface, Failure) string) string {
+	if v.Reason != NoUsableInterface || len(v.Interfaces) == 0 {
+		return v.Detail
+	}
+	var texts []string
+	for i := range v.Interfaces {
+		if on := &v.Interfaces[i]; on.Reason == NoUsableInterface {
+			texts = append(texts, join(": ", on.Interface, s.detailOn(on, text)))
+		}
+	}
+	return strings.Join(texts, "; ")
 }
 
 // bfdUp is the one state of a BFD session in which it vouches for the path

@@ -114,8 +114,8 @@ func TestAgesOfFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	text += b.String()
-	if frozen, live := strings.Count(text, "since 1 s"), strings.Count(text, "10.68.1.2 unreachable since 12 s"); frozen != 0 || live != 4 {
-		t.Errorf("%d frozen ages and %d live ones, want 0 and 4:\n%s", frozen, live, text)
+	if frozen, live := strings.Count(text, "since 1 s"), strings.Count(text, "10.68.1.2 unreachable since 12 s"); frozen != 0 || live != 6 {
+		t.Errorf("%d frozen ages and %d live ones, want 0 and 6:\n%s", frozen, live, text)
 	}
 }
 

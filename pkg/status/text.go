@@ -32,7 +32,7 @@ func WriteText(w io.Writer, s *Status, style Style, now time.Time) error {
 	var b strings.Builder
 	writeHeader(&b, s, style, now)
 	writeVIPs(&b, s, style)
-	writeWithheld(&b, s, style)
+	writeWithheld(&b, s, style, now)
 	writeDegraded(&b, s, style)
 	writeFlapping(&b, s, style)
 	writeInterfaces(&b, s, style, now)
@@ -191,19 +191,20 @@ func pathCell(v *VIP, name string) cell {
 
 // writeWithheld writes one line with the detail for each VIP that is announced
 // nowhere, and for each interface on which an announced VIP is not.
-func writeWithheld(b *strings.Builder, s *Status, style Style) {
+func writeWithheld(b *strings.Builder, s *Status, style Style, now time.Time) {
+	short := func(_ *Interface, f Failure) string { return f.short(now) }
 	t := table{lines: shortened}
 	t.header("WITHHELD", "ON", "REASON", "DETAIL")
 	for i := range s.VIPs {
 		v := &s.VIPs[i]
 		if !v.Announced && v.Reason != "" {
-			t.add(text(v.Name), text("all"), cell{string(v.Reason), bad, false}, text(v.Detail))
+			t.add(text(v.Name), text("all"), cell{string(v.Reason), bad, false}, text(s.detail(v, short)))
 			continue
 		}
 		for j := range v.Interfaces {
 			on := &v.Interfaces[j]
 			if !on.Announced && on.Reason != "" {
-				t.add(text(v.Name), text(on.Interface), cell{string(on.Reason), bad, false}, text(on.Detail))
+				t.add(text(v.Name), text(on.Interface), cell{string(on.Reason), bad, false}, text(s.detailOn(on, short)))
 			}
 		}
 	}
@@ -289,78 +290,6 @@ func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) 
 		b.WriteByte('\n')
 		t.write(b, style)
 	}
-}
-
-func writePeers(b *strings.Builder, s *Status, style Style, now time.Time) {
-	t := table{lines: shortened}
-	t.header("PEER", "INTERFACE", "AS", "STATE", "SINCE", "BFD", "SENT", "RECEIVED", "LAST ERROR")
-	for i := range s.Peers {
-		p := &s.Peers[i]
-		state := cell{p.State, bad, true}
-		if p.State == established {
-			state.tone = good
-		}
-		t.add(text(p.Name()), text(p.Interface), text(p.as()), state,
-			text(age(now, p.Since)), bfdCell(p.BFD), text(strconv.Itoa(p.Announced)), text(strconv.FormatUint(p.Received, 10)),
-			text(p.troubles(now)))
-	}
-	if len(s.Peers) > 0 {
-		b.WriteByte('\n')
-		t.write(b, style)
-	}
-}
-
-// as is the peer's AS number, or a word for one that may be any.
-func (p *Peer) as() string {
-	if p.ASN == 0 {
-		return "external"
-	}
-	return strconv.FormatUint(uint64(p.ASN), 10)
-}
-
-func bfdCell(b *BFD) cell {
-	if b == nil {
-		return cell{"-", plain, false}
-	}
-	switch {
-	case b.State == bfdUp:
-		return cell{b.State, good, true}
-	case b.failed():
-		return cell{b.State, bad, true}
-	default:
-		return cell{b.State, weak, true}
-	}
-}
-
-// troubles are those of the session and of BFD. What BFD has now matters more
-// than what the session has overcome.
-func (p *Peer) troubles(now time.Time) string {
-	news := p.BFD.trouble()
-	if news != "" && p.overcame() {
-		return news
-	}
-	return join("; ", p.trouble(now), news)
-}
-
-// overcame tells that the session is up and was not when its last error came.
-func (p *Peer) overcame() bool {
-	return p.State == established && !p.LastErrorAt.After(p.Since)
-}
-
-// trouble is the last error with its age. One that the session has overcome
-// says so: it is history, not news.
-func (p *Peer) trouble(now time.Time) string {
-	if p.LastError == "" {
-		return ""
-	}
-	text := p.LastError
-	if !p.LastErrorAt.IsZero() {
-		text = fmt.Sprintf("%s (%s ago)", text, age(now, p.LastErrorAt))
-	}
-	if p.overcame() {
-		return "before: " + text
-	}
-	return text
 }
 
 // address writes an address, "-" for the zero one.
