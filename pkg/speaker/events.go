@@ -37,11 +37,3 @@ func (t *Transition) Tell(ctx context.Context, logger *slog.Logger, record func(
 	}
 	record(e)
 }
-
-// tell logs and records transitions.
-func (l *Loop) tell(ctx context.Context, list []Transition) {
-	now := time.Now()
-	for i := range list {
-		list[i].Tell(ctx, l.opt.Log, l.opt.Record, now)
-	}
-}

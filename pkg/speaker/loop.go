@@ -164,6 +164,7 @@ type Loop struct {
 	passes   status.Passes
 	picture  *status.Status // the last one
 	told     troubles
+	quiet    quiet
 }
 
 // setup is a configuration with what follows from it.
@@ -195,7 +196,7 @@ func New(opt Options) (*Loop, error) {
 	}
 	l := &Loop{
 		opt: opt, startedAt: time.Now(), stop: make(chan struct{}),
-		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{}, told: troubles{},
+		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{}, told: troubles{}, quiet: quiet{},
 	}
 	l.progress.base = l.startedAt
 	l.setup.Store(first)

@@ -242,5 +242,8 @@ func bfdCause(b *status.BFD) string {
 	if b.RemoteState != "" {
 		remote = joinNonEmpty(": ", "the other end is "+b.RemoteState, b.RemoteDiagnostic)
 	}
-	return joinNonEmpty("; ", b.Diagnostic, remote)
+	if b.State != string(bfd.Up) && b.LastDrop != "" {
+		remote = joinNonEmpty("; ", remote, "packets are dropped: "+b.LastDrop)
+	}
+	return joinNonEmpty("; ", b.Error, b.Diagnostic, remote)
 }
