@@ -55,6 +55,10 @@ func check(raw rawCheck, prefix netip.Prefix, r *report, path string) Check {
 		count = 1
 	}
 	c.Rise, c.Fall = own(raw.Rise, count), own(raw.Fall, count)
+	if c.Listen != nil {
+		// The kernel answers at once: only a host that stands still is late.
+		c.Timeout = own(raw.Timeout, raw.Interval)
+	}
 	c.Name = own(raw.Name, c.Kind)
 	r.assume(path+".name", c.Name)
 	c.Source = source(raw.Source, c, prefix, r, path+".source")

@@ -21,6 +21,9 @@ func TestCheckValues(t *testing.T) {
 	every := func(name string, count int, c Check) Check {
 		c.Name, c.Interval, c.FastInterval, c.Timeout = name, time.Second, time.Second, 500*time.Millisecond
 		c.Rise, c.Fall = count, count
+		if c.Listen != nil {
+			c.Timeout = c.Interval
+		}
 		return c
 	}
 	addr, port := netip.MustParseAddr, netip.MustParseAddrPort
