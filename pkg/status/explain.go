@@ -54,7 +54,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 		}
 		return nil, fmt.Errorf("no VIP %q: the configuration has %s", name, strings.Join(known, ", "))
 	}
-	e := &Explanation{VIP: *v, detail: s.detail(v, func(n *Interface, f Failure) string { return s.text(n, f, now) })}
+	e := &Explanation{VIP: *v, detail: s.detail(v, s.inFull(now))}
 	names := make([]string, len(v.Interfaces))
 	for i := range v.Interfaces {
 		names[i] = v.Interfaces[i].Interface
@@ -162,8 +162,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 		if len(n.Addresses) > 0 {
 			addresses = joined(n.Addresses)
 		}
-		cause := n.cause(func(f Failure) string { return s.text(n, f, now) })
-		e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, cause, n.Speaker.trouble()))
+		e.add("interface", n.Name, n.Usable, n.Reason, join("; ", addresses, n.cause(s.inFull(now)), n.Speaker.trouble()))
 		e.damping(n.Name, n.Penalty)
 		e.probes(n, now)
 	}
@@ -187,7 +186,7 @@ func (e *Explanation) path(s *Status, on *VIPInterface, now time.Time) {
 	}
 	e.add("session", on.Interface, up, NoSession, strings.Join(sessions, "; "))
 
-	detail := s.detailOn(on, func(n *Interface, f Failure) string { return s.text(n, f, now) })
+	detail := s.detailOn(on, s.inFull(now))
 	if on.Announced {
 		hop := "the session's own address"
 		if on.NextHop.IsValid() {

@@ -45,6 +45,45 @@ func (f Failure) short(now time.Time) string {
 	return text
 }
 
+// inShort gives the words for several failures where each has a line of its own
+// elsewhere. Those of one layer are one, as old as the oldest of them.
+func inShort(now time.Time) describe {
+	return func(_ *Interface, list []Failure) string {
+		var order []string
+		layers := map[string]Failure{}
+		for _, f := range list {
+			first, known := layers[f.Layer]
+			if !known {
+				order, first = append(order, f.Layer), f
+			} else {
+				first.Target += ", " + f.Target
+				if f.Since.Before(first.Since) {
+					first.Since = f.Since
+				}
+			}
+			layers[f.Layer] = first
+		}
+		for i := range order {
+			order[i] = layers[order[i]].short(now)
+		}
+		return strings.Join(order, "; ")
+	}
+}
+
+// inFull gives all the words that there are for several failures.
+func (s *Status) inFull(now time.Time) describe {
+	return func(n *Interface, list []Failure) string {
+		texts := make([]string, len(list))
+		for i := range list {
+			texts[i] = s.text(n, list[i], now)
+		}
+		return strings.Join(texts, "; ")
+	}
+}
+
+// describe puts failures of an interface in words.
+type describe func(*Interface, []Failure) string
+
 // why is the reason without a beginning that names the target once more, such as
 // "icmp 10.99.0.2 by en1: ".
 func (f Failure) why() string {
@@ -116,19 +155,14 @@ func (f Failure) reason() Reason {
 }
 
 // cause says in words why the interface is not usable, beside the reason.
-// Failures, each in the words of text, take the place of the detail that stands
-// for them: they count up to now.
-func (n *Interface) cause(text func(Failure) string) string {
-	var texts []string
-	for _, f := range n.Failures {
-		if f.reason() == n.Reason {
-			texts = append(texts, text(f))
-		}
-	}
-	if len(texts) == 0 {
+// Failures take the place of the detail that stands for them: they count up to
+// now.
+func (n *Interface) cause(text describe) string {
+	list := slices.DeleteFunc(slices.Clone(n.Failures), func(f Failure) bool { return f.reason() != n.Reason })
+	if len(list) == 0 {
 		return n.Detail
 	}
-	return strings.Join(texts, "; ")
+	return text(n, list)
 }
 
 // gone tells that there is nothing that a probe could go out by: its failures
@@ -159,16 +193,16 @@ func (s *Status) iface(name string) *Interface {
 
 // detailOn is why a VIP is not announced on an interface. What fails there says
 // it, in the words of text, rather than what was said when it began.
-func (s *Status) detailOn(on *VIPInterface, text func(*Interface, Failure) string) string {
+func (s *Status) detailOn(on *VIPInterface, text describe) string {
 	n := s.iface(on.Interface)
 	if on.Reason != NoUsableInterface || n == nil || !n.failing() {
 		return on.Detail
 	}
-	return join(": ", string(n.Reason), n.cause(func(f Failure) string { return text(n, f) }))
+	return join(": ", string(n.Reason), n.cause(text))
 }
 
 // detail is why a VIP is announced nowhere, as detailOn says it of each interface.
-func (s *Status) detail(v *VIP, text func(*Interface, Failure) string) string {
+func (s *Status) detail(v *VIP, text describe) string {
 	if v.Reason != NoUsableInterface || len(v.Interfaces) == 0 {
 		return v.Detail
 	}

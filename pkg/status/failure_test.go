@@ -49,6 +49,19 @@ func TestFailureText(t *testing.T) {
 	}
 }
 
+func TestFailuresInShort(t *testing.T) {
+	fail := func(layer, target string, since time.Duration) Failure {
+		return Failure{Layer: layer, Target: target, Since: ago(since), Failed: 3, Of: 3, Reason: "why"}
+	}
+	list := []Failure{
+		fail(LayerPath, "192.0.2.1", 4*time.Second), fail(LayerBFD, "10.68.5.2", 2*time.Second), fail(LayerBFD, "fd68:5::2", 3*time.Second),
+	}
+	want := "192.0.2.1 does not answer since 4 s; BFD with 10.68.5.2, fd68:5::2 down since 3 s"
+	if got := inShort(noon)(nil, list); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestBFDText(t *testing.T) {
 	since := ago(21 * time.Second)
 	tests := map[string]struct {

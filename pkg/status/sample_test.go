@@ -148,6 +148,8 @@ func nowhere() *Status {
 // longCauses is failing with more to say about it.
 func longCauses() *Status {
 	s := failing()
+	linkLocal := netip.MustParsePrefix("fe80::ccf2:31ff:fefb:a0a3/64")
+	s.Interfaces[0].Addresses, s.Interfaces[1].Addresses = []netip.Prefix{linkLocal}, append(s.Interfaces[1].Addresses, linkLocal)
 	s.Interfaces[0].Penalty, s.VIPs[1].Degraded = Penalty{}, true
 	s.VIPs[1].Checks[1].Reason = "https://10.68.6.1/healthz: tls: failed to verify certificate: x509: certificate signed by unknown authority"
 	s.Interfaces[0].Failures = append(s.Interfaces[0].Failures, Failure{Layer: LayerAttachment, Target: "fd68:1::2", Since: ago(11 * time.Second)})

@@ -192,7 +192,7 @@ func pathCell(v *VIP, name string) cell {
 // writeWithheld writes one line with the detail for each VIP that is announced
 // nowhere, and for each interface on which an announced VIP is not.
 func writeWithheld(b *strings.Builder, s *Status, style Style, now time.Time) {
-	short := func(_ *Interface, f Failure) string { return f.short(now) }
+	short := inShort(now)
 	t := table{lines: shortened}
 	t.header("WITHHELD", "ON", "REASON", "DETAIL")
 	for i := range s.VIPs {
@@ -273,6 +273,16 @@ func writeFlapping(b *strings.Builder, s *Status, style Style) {
 	}
 }
 
+// mainAddresses are those that tell the interface from others: link-local ones,
+// which are long and on every interface, only if it has no other.
+func (n *Interface) mainAddresses() []netip.Prefix {
+	list := slices.DeleteFunc(slices.Clone(n.Addresses), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+	if len(list) == 0 {
+		return n.Addresses
+	}
+	return list
+}
+
 func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) {
 	t := table{lines: shortened}
 	t.header("INTERFACE", "USABLE", "SINCE", "ADDRESSES", "SPEAKER", "RESTARTS", "WHY")
@@ -282,8 +292,8 @@ func writeInterfaces(b *strings.Builder, s *Status, style Style, now time.Time) 
 		if n.Speaker.Phase != "running" {
 			speaker.tone = weak
 		}
-		why := join("; ", join(": ", string(n.Reason), n.cause(func(f Failure) string { return f.short(now) })), n.Speaker.trouble())
-		t.add(text(n.Name), yesNo(n.Usable), text(age(now, n.Since)), text(joined(n.Addresses)),
+		why := join("; ", join(": ", string(n.Reason), n.cause(inShort(now))), n.Speaker.trouble())
+		t.add(text(n.Name), yesNo(n.Usable), text(age(now, n.Since)), text(joined(n.mainAddresses())),
 			speaker, text(strconv.Itoa(n.Speaker.Restarts)), text(why))
 	}
 	if len(s.Interfaces) > 0 {
