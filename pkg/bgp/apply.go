@@ -79,7 +79,7 @@ func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, wan
 			add = append(add, p)
 		}
 	}
-	errs = append(errs, s.addPaths(ctx, srv, want, add, have))
+	errs = append(errs, s.addPaths(ctx, srv, want, add, have), s.sendAdmitted(ctx, srv))
 	s.setAnnounced(have)
 	return errors.Join(errs...)
 }

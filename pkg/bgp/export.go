@@ -24,6 +24,7 @@ type export struct {
 	sets       []*api.DefinedSet
 	applied    map[netip.Addr]*Attributes // what each peer's paths were sent with
 	rules      exportRules                // in force, but for a hold
+	admitted   []netip.Addr               // peers that wait no more, to be sent all
 }
 
 // exportRules are what an export policy does.
@@ -99,28 +100,31 @@ func (s *Speaker) admit(ctx context.Context) error {
 	}
 	rules := s.export.rules
 	rules.wait = nil
-	var admitted []netip.Addr
 	for _, p := range s.cfg.Peers {
-		switch waited := slices.Contains(s.export.rules.wait, p.Address); {
-		case waited && s.unchecked(p):
+		if slices.Contains(s.export.rules.wait, p.Address) && s.unchecked(p) {
 			rules.wait = append(rules.wait, p.Address)
-		case waited:
-			admitted = append(admitted, p.Address)
 		}
 	}
-	if len(admitted) == 0 {
+	return errors.Join(s.setExport(ctx, srv, rules), s.sendAdmitted(ctx, srv))
+}
+
+// sendAdmitted sends all to the peers that wait no more, if they are up; the
+// others will be when they come up.
+func (s *Speaker) sendAdmitted(ctx context.Context, srv *server.BgpServer) error {
+	if len(s.export.admitted) == 0 {
 		return nil
 	}
-	if err := s.setExport(ctx, srv, rules); err != nil {
+	up, err := s.sessionsUp(ctx, srv)
+	if err != nil {
 		return err
 	}
-	up, err := s.sessionsUp(ctx, srv)
-	errs := []error{err}
-	for _, a := range admitted {
+	var errs []error
+	for _, a := range s.export.admitted {
 		if _, ok := up[a]; ok {
 			errs = append(errs, s.sendAll(ctx, srv, a))
 		}
 	}
+	s.export.admitted = nil
 	return errors.Join(errs...)
 }
 
@@ -168,6 +172,11 @@ func (s *Speaker) setExport(ctx context.Context, srv *server.BgpServer, r export
 	}
 	old, oldKey := s.export.sets, s.export.key
 	s.export.sets, s.export.key = sets, r.key()
+	for _, a := range s.export.rules.wait {
+		if !slices.Contains(r.wait, a) {
+			s.export.admitted = append(s.export.admitted, a)
+		}
+	}
 	s.export.rules = r
 	s.export.rules.hold = nil
 	s.waiting.Store(len(r.wait) > 0)

@@ -133,7 +133,9 @@ func (s *Speaker) observePeer(st *api.PeerState) {
 		rec.remoteAS = st.GetPeerAsn()
 		rec.remoteID, _ = netip.ParseAddr(st.GetRouterId()) // zero is what it then should be
 		refused = s.refusal(rec)
-		rec.checked = refused == nil
+		// Not before all that a new session gets by itself is sent, or it could be
+		// sent twice.
+		rec.checked = refused == nil && (rec.checked || next == Established)
 	}
 	if refused == nil || next != Established {
 		s.enter(rec, next)
