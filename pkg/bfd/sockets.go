@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 	"unsafe"
@@ -18,8 +19,9 @@ const (
 	// floodPause is how long packets wait after a burst, so that a flood of them
 	// cannot take a processor from everybody else.
 	floodPause = 500 * time.Microsecond
-	// receiveBuffer is the kernel's queue of one socket in bytes.
-	receiveBuffer = 1 << 20
+	// receiveBuffer is the kernel's queue of one socket in bytes. Without
+	// CAP_NET_ADMIN, net.core.rmem_max is the most.
+	receiveBuffer = 4 << 20
 	// datagramLen is more than any control packet has: the rest is cut off.
 	datagramLen = 256
 )
@@ -101,7 +103,7 @@ func (t *sockets) listen(v6, multihop bool) error {
 	if multihop {
 		port = multihopPort
 	}
-	fd, err := openReceiver(v6, port)
+	fd, err := openReceiver(v6, multihop, port)
 	if err != nil {
 		return fmt.Errorf("receive on UDP port %d: %w", port, err)
 	}
@@ -129,7 +131,7 @@ func setOptions(fd int, opts []option) error {
 	return nil
 }
 
-func openReceiver(v6 bool, port int) (fd int, err error) {
+func openReceiver(v6, multihop bool, port int) (fd int, err error) {
 	family, addr := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: port})
 	opts := []option{
 		{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1},
@@ -150,7 +152,11 @@ func openReceiver(v6 bool, port int) (fd int, err error) {
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
-	if err = setOptions(fd, opts); err == nil {
+	if err = setOptions(fd, opts); err == nil && !multihop {
+		err = neighboursOnly(fd, v6) // before the first packet can come
+	}
+	if err == nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) // without privilege it stays as it is
 		err = unix.Bind(fd, addr)
 	}
 	if err != nil {
@@ -158,6 +164,29 @@ func openReceiver(v6 bool, port int) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// neighboursOnly has the kernel drop what a router has forwarded before it takes
+// room in the socket's queue (RFC 5881 section 5): nobody who is not on the link
+// can push out the packets of sessions. IP_MINTTL and IPV6_MINHOPCOUNT would say
+// the same, but do nothing for UDP.
+func neighboursOnly(fd int, v6 bool) error {
+	ttl := -0x100000 + 8 // SKF_NET_OFF: from the start of the IP header
+	if v6 {
+		ttl = -0x100000 + 7 // the hop limit
+	}
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: uint32(int32(ttl))}, //nolint:gosec // a negative offset, as the kernel wants it
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 255, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: math.MaxUint32}, // all of it
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}) //nolint:gosec // four
+	if err != nil {
+		return fmt.Errorf("attach socket filter: %w", err)
+	}
+	return nil
 }
 
 // receive reads every socket until it is empty or has handed over a burst.

@@ -129,7 +129,9 @@ type SessionState struct {
 	// other end's, zero until it has sent one.
 	TxInterval, DetectionTime time.Duration
 	// Sent and Received count packets, Dropped those that were for this session
-	// and not taken. LastDrop says why the last one was not.
+	// and not taken. LastDrop says why the last one was not. Packets that were
+	// forwarded (TTL below 255) are not among them without Multihop: the kernel
+	// drops them before they are seen.
 	Sent, Received, Dropped uint64
 	LastDrop                string
 	// Error is why the session cannot run, such as a socket that cannot be
