@@ -335,3 +335,34 @@ vips:
 		t.Errorf("what is for one peer is for that alone:\n%s", out)
 	}
 }
+
+// BFD runs over link-local addresses, and finds a path dead that keeps its carrier.
+func TestFabricUnnumberedBFD(t *testing.T) {
+	l := lab.Start(t, "fabric-frr")
+	host, leaf := l.Node("host"), l.Node("leaf")
+	startBFDD(t, leaf)
+	frrConfigure(leaf, "bfd", "profile host", "transmit-interval 50", "receive-interval 50", "exit", "exit",
+		"router bgp 65000", "neighbor e1 bfd", "neighbor e1 bfd profile host")
+	host.WriteFile(lab.ConfigPath, fabricHead+strings.Replace(unnumberedOnly, "asn: external}", "asn: external, bfd: "+usual.host()+"}", 1)+fabricVIPs)
+	s := lab.StartSpeaker(host, binary(t))
+	up := func(st *status.Status) error {
+		if b := st.Peers[0].BFD; b == nil || b.State != "Up" {
+			return fmt.Errorf("BFD: %+v", b)
+		}
+		return lab.Established(st)
+	}
+	s.WaitStatus(20*time.Second, "BFD is up", up)
+	waitLegs(t, leaf, vip4, "e1", "e5")
+	waitLegs(t, leaf, vip6, "e1", "e5")
+	failed := time.Now()
+	l.DropFrames("host", "en1")
+	waitLegs(t, leaf, vip4, "e5")
+	t.Logf("frames are lost: moved after %s", time.Since(failed).Round(time.Millisecond))
+	s.WaitStatus(5*time.Second, "BFD ended the session", func(st *status.Status) error {
+		p := st.Peers[0]
+		return lab.That(p.State == "Down" && strings.Contains(p.LastError, "BFD with "+p.Address.String()+" down"), "%s: %s", p.State, p.LastError)
+	})
+	l.PassFrames("host", "en1")
+	s.WaitStatus(20*time.Second, "frames pass", up)
+	waitLegs(t, leaf, vip4, "e1", "e5")
+}
