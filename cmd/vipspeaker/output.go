@@ -68,12 +68,14 @@ func columnsOf(w io.Writer) int {
 
 // styleOf returns the style for text on w: marks and colours only on a
 // terminal, marks only where the locale is UTF-8, colours unless NO_COLOR is set
-// (https://no-color.org) or the terminal is dumb.
+// (https://no-color.org) or the terminal is dumb. Its lines fit the terminal.
 func styleOf(w io.Writer, getenv func(string) string) status.Style {
 	if !isTerminal(w) {
 		return status.Style{}
 	}
-	return terminalStyle(getenv)
+	s := terminalStyle(getenv)
+	s.Columns = columnsOf(w)
+	return s
 }
 
 func terminalStyle(getenv func(string) string) status.Style {

@@ -141,6 +141,7 @@ func (v *statusView) redraw(s *status.Status) error {
 	var b strings.Builder
 	one := *v
 	one.out = &b
+	one.style.Columns = v.columns() // the terminal may be another width by now
 	if err := one.show(s); err != nil {
 		return err
 	}
