@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"vipspeaker/test/netnstest"
@@ -213,9 +214,9 @@ func TestProcessThatIsBroken(t *testing.T) {
 		"says nonsense":      {"echo nonsense >&3; exec sleep 20", "message of 1852796531 octets is longer than 33554432"},
 		"is no message":      {`printf '\000\000\000\003abc' >&3; exec sleep 20`, "message cannot be decoded"},
 		"closes":             {"exec 3>&-; exec sleep 20", "it did not end in time"},
-		"is another version": {frame(report{Version: 9}), "it speaks version 9, not 1"},
-		"answers before":     {frame(report{Version: 1, Pong: 7}), "it reports what it was not asked for"},
-		"wrong number":       {frame(report{Version: 1, Revision: 1, Sessions: make([]SessionState, 2)}), "it reports what it was not asked for"},
+		"is another version": {frame(report{Version: 9}), "it speaks version 9, not 2"},
+		"answers before":     {frame(report{Version: protocolVersion, Pong: 7}), "it reports what it was not asked for"},
+		"wrong number":       {frame(report{Version: protocolVersion, Revision: 1, Sessions: make([]wireState, 2)}), "it reports what it was not asked for"},
 		"panics":             {"echo 'panic: oh' >&2; echo 'x.go:1' >&2; exit 2", "panic: oh (exit status 2)"},
 		"is not there":       {"", "start: "},
 	} {
@@ -315,7 +316,7 @@ func TestWireHoldsAllSessions(t *testing.T) {
 			t.Fatalf("%+v %q", c, string(c.Auth.Key))
 		}
 	}
-	if err := writeFrame(&b, report{Sessions: states}); err != nil {
+	if err := writeFrame(&b, report{Sessions: newWireStates(states, newClock())}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("a report has %d octets", b.Len())
@@ -340,7 +341,9 @@ func TestSlotKeepsItsPast(t *testing.T) {
 	s := newSlot(keyOf(&c), &c, nil)
 	s.remote = true
 	then := time.Now().Add(-time.Hour)
-	s.accept(SessionState{
+	clk := newClock()
+	accept := func(v SessionState) bool { return s.accept(&newWireStates([]SessionState{v}, clk)[0], newClock()) }
+	accept(SessionState{
 		Peer: netip.MustParseAddr("203.0.113.1"), Status: Up, RemoteStatus: Up, Since: then, WasUp: true, DownSince: then, Downs: 2,
 		Sent: 10, Received: 20, Dropped: 30, LastDrop: "TTL too low", TxInterval: time.Second, DetectionTime: time.Second,
 	})
@@ -359,17 +362,17 @@ func TestSlotKeepsItsPast(t *testing.T) {
 		t.Errorf("lost (-want +got):\n%s", d)
 	}
 	now := time.Now()
-	if !s.accept(SessionState{Status: "Upside", RemoteStatus: "Down", Since: now, Sent: 1, Received: 1, Diagnostic: strings.Repeat("x", 300)}) {
+	if !accept(SessionState{Status: "Upside", RemoteStatus: "Down", Since: now, Sent: 1, Received: 1, Diagnostic: strings.Repeat("x", 300)}) {
 		t.Error("nothing to poke about")
 	}
 	want.Error, want.RemoteStatus, want.Since, want.Sent, want.Received, want.Diagnostic = "", Down, now, 11, 21, strings.Repeat("x", maxText)
-	if d := cmp.Diff(want, s.state(), cmp.Comparer(sameAddr)); d != "" {
+	if d := cmp.Diff(want, s.state(), cmp.Comparer(sameAddr), cmpopts.EquateApproxTime(time.Second)); d != "" {
 		t.Errorf("the next one (-want +got):\n%s", d)
 	}
-	s.accept(SessionState{Status: Down, Since: now, Downs: 1, DownSince: now})
+	accept(SessionState{Status: Down, Since: now, Downs: 1, DownSince: now})
 	s.lose("it ended again")
-	s.accept(SessionState{Status: Up, Since: now, Downs: 1})
-	if got := s.state(); got.Downs != 4 || got.DownSince != now || !got.WasUp {
+	accept(SessionState{Status: Up, Since: now, Downs: 1})
+	if got := s.state(); got.Downs != 4 || got.DownSince.Sub(now).Abs() > time.Second || !got.WasUp {
 		t.Errorf("%+v", got)
 	}
 }

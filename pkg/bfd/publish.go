@@ -19,6 +19,8 @@ type slot struct {
 	// the supervisor only.
 	remote bool
 	before SessionState
+	// since and downSince are the times of the view as the process told them.
+	since, downSince instant
 }
 
 // newSlot returns that of a session that does not run, or not yet.
@@ -70,12 +72,21 @@ func differs(old, v *SessionState) bool {
 // accept makes visible what a process reports, over what former ones did, and
 // tells whether that is to be poked about. Which session it is, is not for the
 // process to say.
-func (s *slot) accept(v SessionState) bool {
-	old, b := s.view.Load(), &s.before
+func (s *slot) accept(w *wireState, c clock) bool {
+	v, old, b := w.SessionState, s.view.Load(), &s.before
 	v.Peer, v.Local, v.Interface, v.Multihop = old.Peer, old.Local, old.Interface, old.Multihop
 	v.WasUp = v.WasUp || b.WasUp
-	if v.DownSince.IsZero() {
+	// The same time is not made anew: it would be a little different.
+	if v.Since = old.Since; w.Since != s.since {
+		v.Since, s.since = c.time(w.Since), w.Since
+	}
+	switch w.DownSince {
+	case 0:
 		v.DownSince = b.DownSince
+	case s.downSince:
+		v.DownSince = old.DownSince
+	default:
+		v.DownSince, s.downSince = c.time(w.DownSince), w.DownSince
 	}
 	v.Downs += b.Downs
 	v.Sent, v.Received, v.Dropped = v.Sent+b.Sent, v.Received+b.Received, v.Dropped+b.Dropped

@@ -63,7 +63,7 @@ func ServeInherited(ctx context.Context) error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("close inherited file: %w", err)
 	}
-	s := &server{conn: conn, level: level, out: make(chan struct{}, 1)}
+	s := &server{conn: conn, level: level, out: make(chan struct{}, 1), clock: newClock()}
 	s.m = New(Options{Log: logger, Poke: func() { poke(s.out) }, Dedicated: true})
 	s.m.prompted = func(realTime bool) error {
 		if !realTime {
@@ -84,6 +84,7 @@ type server struct {
 	level *slog.LevelVar
 	m     *Manager
 	out   chan struct{} // cap 1: something is to be reported
+	clock clock
 
 	mu       sync.Mutex
 	revision uint64 // of the list that m has
@@ -197,7 +198,7 @@ func (s *server) report() *report {
 	defer s.mu.Unlock()
 	return &report{
 		Version: protocolVersion, Pong: s.m.answered.Load(),
-		Revision: s.revision, Sessions: s.m.State().Sessions,
+		Revision: s.revision, Sessions: newWireStates(s.m.State().Sessions, s.clock),
 	}
 }
 

@@ -296,9 +296,9 @@ func (t *talk) accept(r *report) {
 	if r.Revision != t.revision || t.told != t.revision {
 		return // of a former list
 	}
-	changed := false
+	changed, c := false, newClock()
 	for i := range r.Sessions {
-		changed = t.list[i].slot.accept(r.Sessions[i]) || changed
+		changed = t.list[i].slot.accept(&r.Sessions[i], c) || changed
 	}
 	if changed {
 		t.m.poke()

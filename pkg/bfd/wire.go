@@ -13,7 +13,7 @@ import (
 // significant first, and that many octets of JSON, one message. Neither side
 // trusts the length; what the daemon reads may come from a stranger's hands.
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 	// maxFrame is more than maxSessions of either direction take.
 	maxFrame = 32 << 20
 	// maxSessions is how many sessions one process runs.
@@ -48,10 +48,25 @@ type wireSession struct {
 
 // report is a message of the process: all sessions of a list, in its order.
 type report struct {
-	Version  int            `json:"version"`
-	Pong     uint64         `json:"pong,omitempty"`
-	Revision uint64         `json:"revision"`
-	Sessions []SessionState `json:"sessions"`
+	Version  int         `json:"version"`
+	Pong     uint64      `json:"pong,omitempty"`
+	Revision uint64      `json:"revision"`
+	Sessions []wireState `json:"sessions"`
+}
+
+// wireState is the state of a session. Its own times take the place of those of
+// SessionState, which do not cross.
+type wireState struct {
+	SessionState
+	Since, DownSince instant
+}
+
+func newWireStates(list []SessionState, c clock) []wireState {
+	out := make([]wireState, len(list))
+	for i := range list {
+		out[i] = wireState{list[i], c.instant(list[i].Since), c.instant(list[i].DownSince)}
+	}
+	return out
 }
 
 func newWireSet(revision uint64, list []wanted) *wireSet {
