@@ -2,6 +2,7 @@ package bfd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,9 +81,13 @@ func startChild(ctx context.Context, cmd *exec.Cmd, log *slog.Logger) (*child, e
 	return c, nil
 }
 
-// kill ends the process at once, also one that is stopped or hangs.
-func (c *child) kill() {
-	_ = c.cmd.Process.Kill() // fails only if it has ended already
+// kill ends the process at once, also one that is stopped or hangs. Without an
+// error it has ended or will soon, unless it hangs in the kernel.
+func (c *child) kill() error {
+	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill process %d: %w", c.cmd.Process.Pid, err)
+	}
+	return nil
 }
 
 func exitReason(err error, what string) string {
@@ -134,7 +139,9 @@ func (l *childLog) run(ctx context.Context, out io.ReadCloser) {
 // part of a panic's trace.
 func (l *childLog) forward(ctx context.Context, line []byte) {
 	var rec map[string]any
-	if json.Unmarshal(line, &rec) != nil || rec[slog.MessageKey] == nil {
+	parse := json.NewDecoder(bytes.NewReader(line))
+	parse.UseNumber() // 15000000000 is not to become 1.5e+10
+	if parse.Decode(&rec) != nil || rec[slog.MessageKey] == nil {
 		text := strings.ToValidUTF8(string(line), "?")
 		if text != "" && !strings.HasPrefix(l.what, "panic:") && !strings.HasPrefix(l.what, "fatal error:") {
 			l.what = text

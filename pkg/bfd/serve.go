@@ -47,7 +47,7 @@ func ServeInherited(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(gone, func() { outlive(ctx, cancel) })()
 	level := new(slog.LevelVar)
-	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	logger := newProcessLog(os.Stderr, level)
 	able, err := restrict(logger)
 	if err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
@@ -76,6 +76,17 @@ func ServeInherited(ctx context.Context) error {
 		return dropLast()
 	}
 	return s.serve(ctx)
+}
+
+// newProcessLog writes JSON lines for the Manager to forward. Durations are texts
+// in them, because JSON would make numbers of nanoseconds of them.
+func newProcessLog(w io.Writer, level slog.Leveler) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}}))
 }
 
 // server is the process's end of the conversation.
