@@ -128,8 +128,7 @@ func prctlAll(option, a uintptr) error {
 func processAttributes() *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Pdeathsig: parentGone}
 	caps := permitted()
-	canSwitch := caps&(1<<unix.CAP_SETUID) != 0 && caps&(1<<unix.CAP_SETGID) != 0
-	if os.Geteuid() != 0 || !canSwitch || !nobodyExists() {
+	if os.Geteuid() != 0 || !maySwitch(caps) || !nobodyExists() {
 		return attr
 	}
 	attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
@@ -137,6 +136,13 @@ func processAttributes() *syscall.SysProcAttr {
 		attr.AmbientCaps = []uintptr{unix.CAP_SYS_NICE}
 	}
 	return attr
+}
+
+// maySwitch tells whether a daemon with these capabilities can have a process of
+// another user: it must also be able to kill one that hangs (kill(2)).
+func maySwitch(caps uint32) bool {
+	const need = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_KILL
+	return caps&need == need
 }
 
 // nobodyExists tells whether this user namespace has the user.

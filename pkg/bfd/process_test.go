@@ -267,7 +267,7 @@ func TestProcessOfDeadDaemon(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(c.kill)
+		t.Cleanup(func() { _ = c.kill() })
 		list := []wanted{{cfg: ca}}
 		if err := writeFrame(c.conn, order{Version: protocolVersion, Set: newWireSet(1, list)}); err != nil {
 			t.Fatal(err)

@@ -16,9 +16,11 @@ const (
 	// brings the counters along; missedMax is how many answers may be missing.
 	pingEvery = time.Second
 	missedMax = 2
-	// endMax bounds the end of a process on our order, writeMax a message to it.
+	// endMax bounds the end of a process on our order, writeMax a message to it,
+	// and killMax its end once it was killed.
 	endMax   = 500 * time.Millisecond
 	writeMax = 2 * time.Second
+	killMax  = 2 * time.Second
 	// idleMax is how long a process stays without sessions: those of a link that
 	// flaps come back soon.
 	idleMax = 10 * time.Second
@@ -132,8 +134,9 @@ type talk struct {
 	ping     uint64
 	pong     uint64
 	missed   int
-	ending   bool   // on our order
-	reason   string // why it was killed
+	ending   bool          // on our order
+	reason   string        // why it was killed
+	left     chan struct{} // closed when nobody takes reports any more
 	deadline *time.Timer
 	idle     *time.Timer
 }
@@ -147,7 +150,7 @@ func (s *supervisor) live(ctx context.Context) (reason string) {
 	}
 	t := &talk{
 		supervisor: s, c: c, in: make(chan *report), broken: make(chan error, 1),
-		deadline: time.NewTimer(0), idle: time.NewTimer(idleMax),
+		deadline: time.NewTimer(0), idle: time.NewTimer(idleMax), left: make(chan struct{}),
 	}
 	t.deadline.Stop()
 	t.idle.Stop()
@@ -156,11 +159,13 @@ func (s *supervisor) live(ctx context.Context) (reason string) {
 		defer close(read)
 		t.receive()
 	}()
-	t.follow(ctx)
-	<-c.exited
+	ended := t.follow(ctx)
+	close(t.left)
 	_ = c.conn.Close() // the process is gone
 	<-read
 	switch {
+	case !ended:
+		return t.reason + ", and does not die"
 	case t.ending:
 		return ""
 	case t.reason != "":
@@ -179,14 +184,15 @@ func (t *talk) receive() {
 		}
 		select {
 		case t.in <- r:
-		case <-t.c.exited:
+		case <-t.left:
 			return
 		}
 	}
 }
 
-// follow leads the conversation until the process has ended.
-func (t *talk) follow(ctx context.Context) {
+// follow leads the conversation until the process has ended. It is false for one
+// that was killed and is still there.
+func (t *talk) follow(ctx context.Context) (ended bool) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	done := ctx.Done()
@@ -194,13 +200,16 @@ func (t *talk) follow(ctx context.Context) {
 	for {
 		select {
 		case <-t.c.exited:
-			return
+			return true
 		case <-done:
 			done = nil
 			t.finish(ctx)
 		case <-t.idle.C:
 			t.finish(ctx)
 		case <-t.deadline.C:
+			if t.reason != "" {
+				return false
+			}
 			t.fail("it did not end in time")
 		case <-t.wake:
 			if t.take() {
@@ -224,10 +233,14 @@ func (t *talk) follow(ctx context.Context) {
 
 // fail ends the process at once.
 func (t *talk) fail(reason string) {
-	if t.reason == "" {
-		t.reason = reason
+	if t.reason != "" {
+		return
 	}
-	t.c.kill()
+	t.reason = reason
+	if err := t.c.kill(); err != nil {
+		t.reason += ": " + err.Error()
+	}
+	t.deadline.Reset(killMax)
 }
 
 // finish has the process say goodbye and end.
@@ -272,6 +285,9 @@ func (t *talk) check(ctx context.Context) {
 // write writes within a bound. That a process does not read is found by then;
 // that it has gone, by reading.
 func (t *talk) write(ctx context.Context, o *order, within time.Duration) {
+	if t.reason != "" {
+		return // nobody listens
+	}
 	o.Version, o.Debug = protocolVersion, t.m.log.Enabled(ctx, slog.LevelDebug)
 	err := t.c.conn.SetWriteDeadline(time.Now().Add(within))
 	if err == nil {
