@@ -61,8 +61,7 @@ func roots(t *testing.T) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 }
 
-// parseFile parses with ${DIR} replaced by dir. It takes also what Parse refuses
-// because it is not supported yet.
+// parseFile parses with ${DIR} replaced by dir.
 func parseFile(t *testing.T, path, dir string) (*Config, error) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -70,7 +69,7 @@ func parseFile(t *testing.T, path, dir string) (*Config, error) {
 		t.Fatal(err)
 	}
 	data = bytes.ReplaceAll(data, []byte("${DIR}"), []byte(dir))
-	return parse(data, strings.TrimPrefix(filepath.Ext(path), "."), filepath.Base(path), nil)
+	return Parse(data, strings.TrimPrefix(filepath.Ext(path), "."), filepath.Base(path))
 }
 
 func glob(t *testing.T, patterns ...string) []string {

@@ -115,7 +115,7 @@ func TestReferenceBlocks(t *testing.T) {
 	for i, block := range blocks {
 		block, _, _ = strings.Cut(block, "```")
 		block = strings.ReplaceAll(block, "/etc/vipspeaker/r1.secret", filepath.Join(dir, "good.secret"))
-		if _, err := parse([]byte(block), "yaml", "block", nil); err != nil {
+		if _, err := Parse([]byte(block), "yaml", "block"); err != nil {
 			t.Errorf("block %d: %v", i, err)
 		}
 	}

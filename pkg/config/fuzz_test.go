@@ -27,7 +27,7 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte, format string) {
-		cfg, err := parse(data, format, "fuzz", nil)
+		cfg, err := Parse(data, format, "fuzz")
 		if err != nil {
 			all, ok := errors.AsType[*Errors](err)
 			if !ok || len(all.List) == 0 || cfg != nil || strings.TrimSpace(all.Error()) == "" {

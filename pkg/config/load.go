@@ -31,11 +31,6 @@ func Load(path string) (*Config, error) {
 // and reads the password files that it names. Name stands for the file in
 // messages. The error is an *Errors with all mistakes.
 func Parse(data []byte, format, name string) (*Config, error) {
-	return parse(data, format, name, notYet())
-}
-
-// parse is Parse that refuses what is in reserved.
-func parse(data []byte, format, name string, reserved []feature) (*Config, error) {
 	root, err := readTree(data, strings.ToLower(format))
 	if err != nil {
 		one := Error{Problem: err.Error()}
@@ -55,7 +50,6 @@ func parse(data []byte, format, name string, reserved []feature) (*Config, error
 		r.value(root, reflect.ValueOf(&raw).Elem(), "", "")
 		cfg = build(&raw, r)
 		validate(cfg, r)
-		refuseReserved(cfg, reserved, r)
 		if len(r.list) == 0 {
 			return cfg, nil
 		}

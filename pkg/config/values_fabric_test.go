@@ -1,13 +1,8 @@
 package config
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,11 +131,11 @@ func TestManyPeers(t *testing.T) {
 		fmt.Fprintf(&short, "      - {address: 10.68.%d.%d}\n", i/20, i+1)
 		fmt.Fprintf(&long, "      - {address: 10.68.%d.%d, %s}\n", i/20, i+1, shared)
 	}
-	got, err := parse([]byte(short.String()), "yaml", "short", nil)
+	got, err := Parse([]byte(short.String()), "yaml", "short")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := parse([]byte(long.String()), "yaml", "long", nil)
+	want, err := Parse([]byte(long.String()), "yaml", "long")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,55 +143,8 @@ func TestManyPeers(t *testing.T) {
 		t.Errorf("config (-long +short):\n%s", diff)
 	}
 	// One mistake in the template is one mistake.
-	_, err = parse([]byte(strings.Replace(short.String(), "asn: 65001", "asn: 0", 1)), "yaml", "file", nil)
+	_, err = Parse([]byte(strings.Replace(short.String(), "asn: 65001", "asn: 0", 1)), "yaml", "file")
 	if text := "file:1: bgp.defaults.asn: 0: must be an AS number from 1 to 4294967294"; err == nil || err.Error() != text {
 		t.Errorf("error is\n%v\nwant\n%s", err, text)
-	}
-}
-
-// TestNotYet: what nobody acts on is refused, each thing with its place, and
-// nothing else is.
-func TestNotYet(t *testing.T) {
-	dir := secrets(t)
-	cfg, err := parseFile(t, "testdata/good/fabric.yaml", dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := newReport()
-	refuseReserved(cfg, notYet(), r)
-	var got, want []string
-	for _, one := range r.list {
-		if one.Problem != "is not supported yet" {
-			t.Errorf("problem is %q", one.Problem)
-		}
-		place := strings.Replace(regexp.MustCompile(`\[\d+\]`).ReplaceAllString(one.Path, "[]"), "interfaces[].peers[]", "peers[]", 1)
-		got = append(got, place)
-	}
-	for _, f := range notYet() {
-		key, _, _ := strings.Cut(f.key, ":")
-		want = append(want, strings.Replace(key, "interfaces[].peers[]", "peers[]", 1))
-	}
-	data, err := os.ReadFile("testdata/good/fabric.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = Parse(bytes.ReplaceAll(data, []byte("${DIR}"), []byte(dir)), "yaml", "file")
-	if all, ok := errors.AsType[*Errors](err); len(r.list) > 0 && (!ok || len(all.List) != len(r.list)) {
-		t.Errorf("Parse says %v, want what is not supported yet", err)
-	}
-	slices.Sort(got)
-	slices.Sort(want)
-	if diff := cmp.Diff(slices.Compact(want), slices.Compact(got)); diff != "" {
-		t.Errorf("keys (-want +got):\n%s", diff)
-	}
-	for _, path := range []string{"testdata/good/full.yaml", "testdata/good/probes.yaml"} {
-		cfg, err := parseFile(t, path, dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := newReport()
-		if refuseReserved(cfg, notYet(), r); len(r.list) > 0 {
-			t.Errorf("%s: %v", path, r.list)
-		}
 	}
 }
