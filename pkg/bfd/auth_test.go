@@ -129,7 +129,7 @@ func TestReplayWindow(t *testing.T) {
 				}
 				// After twice the detection time any number will do.
 				later := now.Add(2*to.detection + ms)
-				to.advance(later)
+				to.advance(later, later)
 				if why := send(known-77, later); why != dropNone {
 					t.Errorf("after a silence: %q", why.words())
 				}

@@ -16,6 +16,8 @@ const (
 	// idleWait bounds a wait, and stopMax the goodbye of a stopping program.
 	idleWait = time.Minute
 	stopMax  = 200 * time.Millisecond
+	// behindMax is how long a flood of packets can put off a detection at most.
+	behindMax = time.Second
 )
 
 // entry is a session with what the engine needs to run it.
@@ -56,7 +58,10 @@ type engine struct {
 	changed bool // poke at the end of the turn
 	deliver func(*datagram)
 	now     time.Time
-	late    time.Duration // the most by which a turn came too late
+	// heard is a time until which all packets that came were read: now, unless
+	// there are more than can be read in a turn.
+	heard time.Time
+	late  time.Duration // the most by which a turn came too late
 }
 
 func newEngine(net transport, rnd *rand.Rand, trace *tracer, m *Manager) *engine {
@@ -75,6 +80,7 @@ func (e *engine) run(ctx context.Context, next *atomic.Pointer[[]wanted]) {
 		e.net.wait(e.delay())
 	}
 	e.now = time.Now()
+	e.heard = e.now
 	last := e.now.Add(stopMax)
 	for _, en := range e.byDiscr {
 		e.end(en, true)
@@ -92,13 +98,16 @@ func (e *engine) run(ctx context.Context, next *atomic.Pointer[[]wanted]) {
 // packet that came before it is read before anybody's silence is judged by it.
 func (e *engine) turn(next *[]wanted) {
 	e.now = time.Now()
+	e.heard = e.now
 	if len(e.queue) > 0 {
 		e.late = max(e.late, e.now.Sub(e.queue[0].at))
 	}
 	if next != nil {
 		e.apply(*next)
 	}
-	e.net.receive(e.deliver)
+	if behind := e.net.receive(e.deliver); !behind.IsZero() && behind.Before(e.now) {
+		e.heard = e.now.Add(-min(e.now.Sub(behind), behindMax))
+	}
 	for len(e.queue) > 0 && !e.queue[0].at.After(e.now) {
 		e.serve(e.queue[0])
 	}
@@ -123,7 +132,7 @@ func (e *engine) delay() time.Duration {
 // serve does what is due for one session and puts it back into the queue.
 func (e *engine) serve(en *entry) {
 	before := en.state
-	en.advance(e.now)
+	en.advance(e.now, e.heard)
 	e.note(en, before)
 	if !e.now.Before(en.nextCheck) {
 		e.check(en)
@@ -149,6 +158,9 @@ func (e *engine) settle(en *entry) {
 	if !at.After(e.now) {
 		// Never again within this turn.
 		at = e.now.Add(time.Nanosecond)
+		if e.heard.Before(e.now) {
+			at = e.now.Add(floodPause) // it waits for packets to be read
+		}
 	}
 	en.at = at
 	e.queue.fix(en)

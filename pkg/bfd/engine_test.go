@@ -24,6 +24,7 @@ type fakeNet struct {
 	sendErr error
 	checks  func() (bool, error)
 	index   int
+	burst   int // packets in a turn, 0 for all
 }
 
 type fakePath struct{ *fakeNet }
@@ -55,14 +56,19 @@ func (f *fakeNet) wake() {
 	}
 }
 
-func (f *fakeNet) receive(deliver func(*datagram)) {
+func (f *fakeNet) receive(deliver func(*datagram)) (behind time.Time) {
 	f.mu.Lock()
 	in := f.in
 	f.in = nil
+	if n := len(in); f.burst > 0 && n >= f.burst {
+		in, f.in = in[:f.burst], in[f.burst:]
+		behind = in[f.burst-1].at
+	}
 	f.mu.Unlock()
 	for i := range in {
 		deliver(&in[i])
 	}
+	return behind
 }
 
 func (f *fakeNet) close() {}
@@ -345,11 +351,12 @@ type quietNet struct {
 
 func (q *quietNet) dial(*SessionConfig) (path, error) { return quietPath{}, nil }
 
-func (q *quietNet) receive(deliver func(*datagram)) {
+func (q *quietNet) receive(deliver func(*datagram)) (behind time.Time) {
 	if q.in != nil {
 		deliver(q.in)
 		q.in = nil
 	}
+	return behind
 }
 
 type quietPath struct{}

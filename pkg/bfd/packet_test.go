@@ -150,7 +150,7 @@ func FuzzSession(f *testing.F) {
 					}
 				}
 			}
-			s.advance(now)
+			s.advance(now, now)
 			for i := 0; ; i++ {
 				n := s.output(out[:], now)
 				if n == 0 {
@@ -160,7 +160,7 @@ func FuzzSession(f *testing.F) {
 					t.Fatalf("sends %x, number %d", out[:n], i)
 				}
 			}
-			s.advance(now)
+			s.advance(now, now)
 			if at := s.next(now); !at.IsZero() && !at.After(now) && s.suspectUntil.IsZero() && s.detection > 0 {
 				t.Fatalf("due %s ago after all was done: %+v", now.Sub(at), s)
 			}

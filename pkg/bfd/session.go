@@ -176,16 +176,17 @@ func (s *session) forget(now time.Time) {
 }
 
 // advance does what has become due: the detection of silence (RFC 5880 section
-// 6.8.4). The caller has read every packet that came until now.
-func (s *session) advance(now time.Time) {
+// 6.8.4). The caller has read every packet that came until heard, which is not
+// after now: nobody is silent whose packets wait to be read.
+func (s *session) advance(now, heard time.Time) {
 	if !s.hailEnd.IsZero() && !now.Before(s.hailEnd) {
 		s.hailEnd = time.Time{}
 	}
-	if t := s.authExpiry(); !t.IsZero() && !now.Before(t) {
+	if t := s.authExpiry(); !t.IsZero() && !heard.Before(t) {
 		s.auth.seqKnown = false
 	}
 	expiry := s.expiry()
-	if expiry.IsZero() || now.Before(expiry) {
+	if expiry.IsZero() || heard.Before(expiry) {
 		return
 	}
 	if s.state == stateInit || s.state == stateUp {

@@ -53,7 +53,7 @@ func (w *wire) flush() {
 			if s.ended(w.now) {
 				continue
 			}
-			s.advance(w.now)
+			s.advance(w.now, w.now)
 			n := s.output(b[:], w.now)
 			if n == 0 {
 				continue
@@ -349,13 +349,13 @@ func TestLateReaderIsNoSilence(t *testing.T) {
 	w.run(5 * time.Second)
 	came := w.now.Add(100 * ms)
 	late := w.now.Add(400 * ms)
-	w.a.advance(late)
+	w.a.advance(late, late)
 	if w.a.state != stateUp || w.a.next(late).Sub(late) > graceMax {
 		t.Fatalf("%s, next in %s", w.a.state.status(), w.a.next(late).Sub(late))
 	}
 	p := packet{state: stateUp, my: 22, your: 11, mult: 3, minTx: 50_000, minRx: 50_000}
 	w.a.take(&p, nil, late, late)
-	w.a.advance(late.Add(graceMax))
+	w.a.advance(late.Add(graceMax), late.Add(graceMax))
 	if w.a.state != stateUp {
 		t.Error("down although a packet came")
 	}
@@ -458,7 +458,7 @@ func TestForgetsTheOtherEnd(t *testing.T) {
 	if s.transmitting() || s.remoteDiscr != 9 {
 		t.Errorf("remote minRx 0: %+v", s)
 	}
-	s.advance(now.Add(3 * time.Second))
+	s.advance(now.Add(3*time.Second), now.Add(3*time.Second))
 	if !s.transmitting() || s.remoteDiscr != 0 || s.remoteState != stateAdminDown {
 		t.Errorf("after its detection time: %+v", s)
 	}

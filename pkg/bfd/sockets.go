@@ -50,6 +50,8 @@ type receiver struct {
 	control  [256]byte
 	// emptied is a time after which everything that is read has come.
 	emptied time.Time
+	// newest is when the last packet came that was read.
+	newest time.Time
 }
 
 // newSockets returns one that receives nothing yet. Close it.
@@ -190,11 +192,18 @@ func neighboursOnly(fd int, v6 bool) error {
 }
 
 // receive reads every socket until it is empty or has handed over a burst.
-func (t *sockets) receive(deliver func(*datagram)) {
+func (t *sockets) receive(deliver func(*datagram)) (behind time.Time) {
 	t.flooded = false
 	for _, r := range t.receivers {
-		t.flooded = !r.drain(&t.in, deliver) || t.flooded
+		if r.drain(&t.in, deliver) {
+			continue
+		}
+		t.flooded = true
+		if behind.IsZero() || r.newest.Before(behind) {
+			behind = r.newest
+		}
 	}
+	return behind
 }
 
 // drain tells whether the socket is empty now.
@@ -237,6 +246,7 @@ func (r *receiver) read(in *datagram) (bool, error) {
 	}
 	in.at = time.Now()
 	r.parseControl(in, r.control[:r.msg.Controllen], in.at)
+	r.newest = in.at
 	return in.ttl >= 0 && in.ifindex >= 0 && in.dst.IsValid(), nil
 }
 

@@ -23,7 +23,9 @@ type transport interface {
 	wake()
 	// receive hands over the packets that have come and not many more, and does
 	// not wait for any. The datagram and its data are valid during the call only.
-	receive(deliver func(*datagram))
+	// behind is zero if nothing is left; otherwise what came until then has been
+	// handed over.
+	receive(deliver func(*datagram)) (behind time.Time)
 	close()
 }
 
