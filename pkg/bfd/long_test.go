@@ -17,10 +17,11 @@ import (
 )
 
 // Both ends in BFD processes, while busy loops and the parent, which makes garbage,
-// want all processors: not one session goes down. 50 sessions in parallel make
-// 2 hours of 50 ms × 3 of 144 s.
+// want all processors: not one session of 50 ms × 3 goes down. 50 in parallel make
+// 2 hours of 144 s. A virtual machine that stands still for 100 ms ends those of
+// 10 ms × 3, whatever the priority of who sends; that must stay rare.
 func TestLongNoFalseDown(t *testing.T) {
-	const d = 144 * time.Second
+	const d, stalls = 144 * time.Second, 3
 	far := slices.Concat(farEnds(0, 50, 50*time.Millisecond), farEnds(1, 4, 10*time.Millisecond))
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		router := ns.New("r1")
@@ -56,7 +57,11 @@ func TestLongNoFalseDown(t *testing.T) {
 		downs := map[time.Duration]uint64{}
 		for i, s := range slices.Concat(a.m.State().Sessions, z.m.State().Sessions) {
 			downs[slices.Concat(near, far)[i].MinTx] += s.Downs
-			if s.Downs > 0 || s.Error != "" {
+			allowed := uint64(0)
+			if slices.Concat(near, far)[i].MinTx == 10*time.Millisecond {
+				allowed = stalls
+			}
+			if s.Downs > allowed || s.Error != "" {
 				t.Errorf("%+v", s)
 			}
 		}
