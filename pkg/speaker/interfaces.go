@@ -38,6 +38,7 @@ func (p *planner) look(c *config.Interface) Interface {
 	if slices.ContainsFunc(c.Peers, func(peer config.Peer) bool { return peer.Unnumbered }) {
 		p.out.Discover = append(p.out.Discover, n.Name)
 	}
+	n.gateways = p.nextHops(c, &n, link)
 	probes := probesOf(c, &n)
 	p.out.Probes = append(p.out.Probes, probes...)
 	layer := p.probed(&n, probes)

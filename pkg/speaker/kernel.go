@@ -30,49 +30,13 @@ func (p *planner) kernel() {
 		k.Interfaces[i] = vip.Interface{
 			Name: n.Name, Usable: n.Usable || n.Leg, Silent: n.Usable && !n.Leg,
 			Silent4: p.silent(i, true), Silent6: p.silent(i, false),
-			Gateways: alive(n, c.Interfaces[i].Gateways), Routers: p.routers(n),
+			Gateways: alive(n, c.Interfaces[i].Gateways), Routers: p.routers(n), Dead: n.dead(),
 		}
 	}
 	for i := range c.VIPs {
 		p.source(&c.VIPs[i], &p.out.VIPs[i])
 	}
 	p.exempt()
-}
-
-// silent tells whether one family is to leave an interface that is a leg for the
-// other: all of its next hops here are known to be dead, and on another leg they
-// are not. The last resort of a family is never taken away.
-func (p *planner) silent(at int, ipv4 bool) bool {
-	list, configured := p.out.Interfaces, p.in.Config.Interfaces
-	if !list[at].Leg || !list[at].deaf(&configured[at], ipv4) {
-		return false
-	}
-	for i := range list {
-		if o := &list[i]; o.Leg && global(o.Addresses, ipv4).IsValid() && !o.deaf(&configured[i], ipv4) {
-			return true
-		}
-	}
-	return false
-}
-
-// deaf tells whether all next hops of a family on an interface are known to be
-// dead: its gateways, or without one its peers.
-func (n *Interface) deaf(c *config.Interface, ipv4 bool) bool {
-	ofFamily := func(a netip.Addr) bool { return a.Is4() == ipv4 }
-	hops := c.Gateways
-	if !slices.ContainsFunc(hops, ofFamily) {
-		hops = nil
-		for i := range n.Peers {
-			if n.Peers[i].LocalAddress.IsValid() {
-				hops = append(hops, n.Peers[i].Address)
-			}
-		}
-	}
-	held := func(a netip.Addr) bool { // BFD with it is up again, not yet for the hold-up
-		return slices.ContainsFunc(n.Peers, func(peer Peer) bool { return peer.dead && peer.Address == a })
-	}
-	return slices.ContainsFunc(hops, ofFamily) &&
-		!slices.ContainsFunc(hops, func(a netip.Addr) bool { return ofFamily(a) && !n.fails(a) && !held(a) })
 }
 
 // routers are the peers of an interface as next hops: those that answer, else

@@ -147,6 +147,9 @@ type Interface struct {
 	router netip.Addr
 	// attached tells that a probed gateway or peer answers on the link.
 	attached bool
+	// gateways are the next hops of traffic from a VIP, if there are any besides
+	// the peers; link-local ones have their zone.
+	gateways []netip.Addr
 	// established tells that a session is, answering that one is which is to go
 	// on, fresh that none has been so far.
 	established, answering, fresh bool

@@ -52,22 +52,26 @@ func probeID(layer, name string, target netip.Addr) string {
 	return fmt.Sprintf("%s/%s/%s", layer, name, target)
 }
 
-// probesOf are the wanted probes of an interface. They go on while the link is
-// down, so that what they know outlives a short loss of it.
+// probesOf are the wanted probes of an interface. Per family these are its
+// gateways: those that are configured, or else those of the main table's default
+// route and the peers. They go on while the link is down, so that what they know
+// outlives a short loss of it.
 func probesOf(c *config.Interface, n *Interface) []Probe {
 	var list []Probe
 	add := func(layer string, target, source netip.Addr, b Probe) {
 		b.ID = probeID(layer, n.Name, target)
 		b.Interface, b.Layer, b.Target, b.Source = n.Name, layer, target, source
-		list = append(list, b)
+		if !slices.ContainsFunc(list, func(o Probe) bool { return o.ID == b.ID }) {
+			list = append(list, b)
+		}
 	}
 	if g := &c.GatewayProbe; g.Enabled {
 		schedule := Probe{Interval: g.Interval, Timeout: min(g.Interval/2, neighbourTimeout), Failures: g.Failures}
-		for _, gateway := range c.Gateways {
-			add(status.LayerAttachment, gateway, onLink(n.Addresses, gateway), schedule)
+		for _, gateway := range n.gateways {
+			add(status.LayerAttachment, gateway, n.towards(gateway), schedule)
 		}
 		for i := range n.Peers {
-			if peer := &n.Peers[i]; len(c.Gateways) == 0 && peer.LocalAddress.IsValid() {
+			if peer := &n.Peers[i]; peer.LocalAddress.IsValid() && !configured(c, peer.Address.Is4()) {
 				add(status.LayerAttachment, peer.Address, peer.LocalAddress, schedule)
 			}
 		}
@@ -151,22 +155,4 @@ func failing(n *Interface, layer string, now time.Time) (cause, text string) {
 		}
 	}
 	return layer + " " + strings.Join(targets, " "), strings.Join(texts, "; ")
-}
-
-// alive leaves out of next hops on an interface those that are known to be dead,
-// while another of their family is left.
-func alive(n *Interface, hops []netip.Addr) []netip.Addr {
-	if !slices.ContainsFunc(hops, n.fails) {
-		return hops
-	}
-	return slices.DeleteFunc(slices.Clone(hops), func(a netip.Addr) bool {
-		return n.fails(a) && slices.ContainsFunc(hops, func(o netip.Addr) bool { return o.Is4() == a.Is4() && !n.fails(o) })
-	})
-}
-
-// fails tells whether a next hop on an interface is known to be dead.
-func (n *Interface) fails(a netip.Addr) bool {
-	return slices.ContainsFunc(n.Failures, func(f status.Failure) bool {
-		return f.Layer != status.LayerPath && f.Target == a.String()
-	})
 }

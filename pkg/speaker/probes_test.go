@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,22 @@ func TestPlanProbes(t *testing.T) {
 	}
 }
 
+// attachment is a probe of the sample's interface en1.
+func attachment(target, source string) Probe {
+	return Probe{
+		ID: "attachment/en1/" + target, Interface: "en1", Layer: "attachment", Target: addr(target), Source: addr(source),
+		Interval: 400 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 3,
+	}
+}
+
+// withIPv6 gives the interface en1 a network, a peer and a VIP of IPv6.
+func withIPv6(in *Inputs) {
+	in.Net.Links[0].Addresses = append(in.Net.Links[0].Addresses, netmon.Address{Prefix: prefix("fd01::1/64"), Usable: true})
+	c := in.Config
+	c.Interfaces[0].Peers = append(c.Interfaces[0].Peers, config.Peer{Address: addr("fd01::2"), ASN: 65000})
+	c.VIPs = append(c.VIPs, config.VIP{Name: "vip6", Prefix: prefix("fd68:6::1/128"), Interfaces: []string{"en1", "en5"}})
+}
+
 // What is probed, from where, and how often.
 func TestProbesOf(t *testing.T) {
 	t.Parallel()
@@ -126,21 +143,43 @@ func TestProbesOf(t *testing.T) {
 		change func(*config.Interface, *Inputs)
 		want   []Probe
 	}{
-		{"the peers", func(*config.Interface, *Inputs) {}, []Probe{{
-			ID: "attachment/en1/10.68.1.2", Interface: "en1", Layer: "attachment", Target: addr("10.68.1.2"), Source: addr("10.68.1.1"),
-			Interval: 400 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 3,
-		}}},
+		{"the peers", func(*config.Interface, *Inputs) {}, []Probe{attachment("10.68.1.2", "10.68.1.1")}},
 		{"a peer that is not on the link", func(_ *config.Interface, in *Inputs) { in.Net.Links[0].Addresses = nil }, nil},
-		{"a peer while the link is down", func(_ *config.Interface, in *Inputs) { in.Net.Links[0].Running = false }, []Probe{{
-			ID: "attachment/en1/10.68.1.2", Interface: "en1", Layer: "attachment", Target: addr("10.68.1.2"), Source: addr("10.68.1.1"),
-			Interval: 400 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 3,
-		}}},
+		{"a peer while the link is down", func(_ *config.Interface, in *Inputs) { in.Net.Links[0].Running = false }, []Probe{attachment("10.68.1.2", "10.68.1.1")}},
 		{"the gateway instead", func(c *config.Interface, _ *Inputs) {
 			c.Gateways, c.GatewayProbe.Interval = []netip.Addr{addr("10.68.1.9")}, time.Minute
 		}, []Probe{{
 			ID: "attachment/en1/10.68.1.9", Interface: "en1", Layer: "attachment", Target: addr("10.68.1.9"), Source: addr("10.68.1.1"),
 			Interval: time.Minute, Timeout: 250 * time.Millisecond, Failures: 3,
 		}}},
+		{"the gateway of one family, the peer of the other", func(c *config.Interface, in *Inputs) {
+			c.Gateways = []netip.Addr{addr("10.68.1.9")}
+			withIPv6(in)
+		}, []Probe{attachment("10.68.1.9", "10.68.1.1"), attachment("fd01::2", "fd01::1")}},
+		{"main's gateway and the peer", func(_ *config.Interface, in *Inputs) {
+			in.Net.Routes = []netmon.Route{defaultRoute(2, 0, "10.68.1.254")}
+		}, []Probe{attachment("10.68.1.254", "10.68.1.1"), attachment("10.68.1.2", "10.68.1.1")}},
+		{"main's gateway is the peer", func(_ *config.Interface, in *Inputs) {
+			in.Net.Routes = []netmon.Route{defaultRoute(2, 0, "10.68.1.2")}
+		}, []Probe{attachment("10.68.1.2", "10.68.1.1")}},
+		{"a configured gateway and main's", func(c *config.Interface, in *Inputs) {
+			c.Gateways = []netip.Addr{addr("10.68.1.9")}
+			in.Net.Routes = []netmon.Route{defaultRoute(2, 0, "10.68.1.254")}
+		}, []Probe{attachment("10.68.1.9", "10.68.1.1")}},
+		{"main's gateway without a peer", func(c *config.Interface, in *Inputs) {
+			c.Peers = nil
+			in.Net.Routes = []netmon.Route{defaultRoute(2, 0, "10.68.1.254"), defaultRoute(3, 0, "10.68.5.2")}
+		}, []Probe{attachment("10.68.1.254", "10.68.1.1")}},
+		{"neither peer nor gateway", func(c *config.Interface, _ *Inputs) { c.Peers = nil }, nil},
+		{"main's IPv6 gateway without an IPv6 VIP", func(_ *config.Interface, in *Inputs) {
+			in.Net.Routes = []netmon.Route{defaultRoute(2, 0, "fe80::2")}
+		}, []Probe{attachment("10.68.1.2", "10.68.1.1")}},
+		{"main's link-local gateway", func(_ *config.Interface, in *Inputs) {
+			withIPv6(in)
+			in.Net.Routes = []netmon.Route{defaultRoute(2, 0, "fe80::2")}
+		}, []Probe{
+			attachment("fe80::2%en1", "fe80::1%en1"), attachment("10.68.1.2", "10.68.1.1"), attachment("fd01::2", "fd01::1"),
+		}},
 		{"a path", func(c *config.Interface, _ *Inputs) {
 			c.GatewayProbe.Enabled = false
 			c.PathProbe = &config.PathProbe{Target: addr("192.0.2.1"), Interval: time.Second, Timeout: 300 * time.Millisecond, Failures: 4}
@@ -256,6 +295,56 @@ func TestDeadFamily(t *testing.T) {
 		}
 		if strings.Join(got, " ") != tt.want {
 			t.Errorf("%s: legs %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
+// The next hops of a family may be configured, main's or the peers: each has its
+// own, and only those that traffic uses count.
+func TestDeadFamilyByOrigin(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		gateways []netip.Addr
+		main     []string
+		dead     []string
+		want4    bool // IPv4 has left en1
+		want6    bool
+		attached bool
+	}{
+		"IPv4 configured, dead":                   {[]netip.Addr{addr("10.68.1.2")}, nil, []string{"10.68.1.2"}, true, false, true},
+		"IPv4 configured, IPv6 peer dead":         {[]netip.Addr{addr("10.68.1.2")}, nil, []string{"fd01::2"}, false, true, true},
+		"IPv4 configured, both dead":              {[]netip.Addr{addr("10.68.1.2")}, nil, []string{"10.68.1.2", "fd01::2"}, false, false, false},
+		"main's gateways are not the peer, dead":  {nil, []string{"10.68.1.254"}, []string{"10.68.1.254"}, true, false, true},
+		"main's gateways are not the peer, peer":  {nil, []string{"10.68.1.254"}, []string{"10.68.1.2"}, false, false, true},
+		"main's link-local gateway, dead":         {nil, []string{"fe80::2"}, []string{"fe80::2%en1"}, false, true, true},
+		"one of main's gateways dead":             {nil, []string{"10.68.1.254", "10.68.1.253"}, []string{"10.68.1.254"}, false, false, true},
+		"main's gateways and the IPv4 peer, dead": {nil, []string{"10.68.1.254"}, []string{"10.68.1.254", "10.68.1.2"}, true, false, true},
+	} {
+		in := edit(probing)
+		withIPv6(&in)
+		in.Config.Interfaces[0].Gateways = tt.gateways
+		in.Net.Links[1].Addresses = append(in.Net.Links[1].Addresses, netmon.Address{Prefix: prefix("fd05::1/64"), Usable: true})
+		for _, g := range tt.main {
+			in.Net.Routes = append(in.Net.Routes, defaultRoute(2, 0, g))
+			in.Health[probeID("attachment", "en1", addr(g))] = answers("")
+		}
+		in.Health["attachment/en1/fd01::2"] = answers("")
+		for _, g := range tt.dead {
+			in.Health["attachment/en1/"+g] = silent("")
+		}
+		d := Plan(in, t0)
+		n := &d.Kernel.Interfaces[0]
+		if n.Silent4 != tt.want4 || n.Silent6 != tt.want6 || d.Interfaces[0].Usable != tt.attached {
+			t.Errorf("%s: IPv4 left %t, IPv6 left %t, usable %t (%s)", name, n.Silent4, n.Silent6, d.Interfaces[0].Usable, d.Interfaces[0].Detail)
+		}
+		var dead []netip.Addr
+		for _, g := range tt.main {
+			if slices.ContainsFunc(tt.dead, func(a string) bool { return addr(a).WithZone("") == addr(g) }) {
+				dead = append(dead, addr(g))
+			}
+		}
+		if diff := cmp.Diff(dead, n.Dead, compare...); diff != "" && tt.gateways == nil {
+			t.Errorf("%s: dead next hops (-want +got):\n%s", name, diff)
 		}
 	}
 }

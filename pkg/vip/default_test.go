@@ -130,3 +130,32 @@ func TestSilentFamily(t *testing.T) {
 		}
 	})
 }
+
+// One of main's gateways on an interface that is known to be dead is left out,
+// while another one there is left.
+func TestDeadGatewayOfMain(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		l.IP("route replace default metric 100 nexthop via 10.68.1.2 dev en1 nexthop via 10.68.1.3 dev en1")
+		d := desired(vip4, vip6)
+		for _, tt := range []struct {
+			dead []string
+			want string
+		}{
+			{nil, "nexthop via 10.68.1.2 dev en1 nexthop via 10.68.1.3 dev en1"},
+			{[]string{"10.68.1.2"}, "nexthop via 10.68.1.3 dev en1"},
+			{[]string{"10.68.1.2", "10.68.1.3"}, "nexthop via 10.68.1.2 dev en1 nexthop via 10.68.1.3 dev en1"},
+		} {
+			d.Interfaces[0].Dead = nil
+			for _, a := range tt.dead {
+				d.Interfaces[0].Dead = append(d.Interfaces[0].Dead, netip.MustParseAddr(a))
+			}
+			converge(t, m, d)
+			if got := l.defaults("6802"); !strings.Contains(got, "default src 10.68.6.1 "+tt.want+" nexthop via 10.68.5.2 dev en5") {
+				t.Errorf("%v are dead: %q, want %q", tt.dead, got, tt.want)
+			}
+		}
+	})
+}

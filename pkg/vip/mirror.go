@@ -159,7 +159,7 @@ func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
 		for _, g := range foreign {
 			skipped = append(skipped, gatewayError{q.Name, g})
 		}
-		if !found && !r.inheritDefault(main, v.family, q.index) {
+		if !found && !r.inheritDefault(main, v.family, q.index, q.Dead) {
 			_, _ = r.addGateways(main, v.family, q.index, q.Routers)
 		}
 	}
@@ -215,15 +215,18 @@ func (r *route) addGateways(main []route, family uint8, index int, gateways []ne
 }
 
 // inheritDefault takes the legs of main's best default route through a device,
-// and its metrics (MTU, initial window). It tells whether there is one.
-func (r *route) inheritDefault(main []route, family uint8, index int) bool {
+// without those to gateways that are dead while another is left, and its metrics
+// (MTU, initial window). It tells whether there is one.
+func (r *route) inheritDefault(main []route, family uint8, index int, dead []netip.Addr) bool {
 	for i := range main {
 		m := &main[i]
 		if m.family() != family || m.dst.Bits() != 0 || m.kind != unix.RTN_UNICAST || m.from.IsValid() || !m.via(index) {
 			continue
 		}
+		living := func(l leg) bool { return l.index == index && !slices.Contains(dead, l.gateway) }
+		some := slices.ContainsFunc(m.legs, living)
 		for _, l := range m.legs {
-			if l.index == index {
+			if l.index == index && (living(l) || !some) {
 				r.legs = append(r.legs, l)
 			}
 		}

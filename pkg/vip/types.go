@@ -91,6 +91,9 @@ type Interface struct {
 	// Gateways are the configured next hops for the default route of the source
 	// table; if none of a family, those of the main table's default route.
 	Gateways []netip.Addr
+	// Dead are next hops that are not to be taken from the main table's default
+	// route while that has another one on this interface.
+	Dead []netip.Addr
 	// Routers are next hops for the case that neither Gateways nor the main
 	// table names one of the family on this interface.
 	Routers []netip.Addr

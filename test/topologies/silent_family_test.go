@@ -28,26 +28,33 @@ add chain netdev lab_%[1]s out { type filter hook egress device %[1]s priority 0
 // sides, and the other one stays on both paths.
 func TestSilentFamily(t *testing.T) {
 	t.Parallel()
-	for _, with := range []string{"with BFD", "by probe"} {
+	for _, with := range []string{withBFD, byProbe} {
 		for i, vip := range []netip.Prefix{vip4, vip6} {
 			t.Run(fmt.Sprintf("%s/%v", with, vip.Addr()), func(t *testing.T) {
 				t.Parallel()
 				// IPv4 fails on one path and IPv6 on the other.
-				silentFamily(t, legs()[i], legs()[1-i], vip, with == "with BFD")
+				silentFamily(t, legs()[i], legs()[1-i], vip, with)
 			})
 		}
 	}
 }
 
-func silentFamily(t *testing.T, fails, stays leg, vip netip.Prefix, withBFD bool) {
+// How TestSilentFamily sees the failure.
+const (
+	withBFD       = "with BFD"
+	byProbe       = "by probe"
+	byIPv4Gateway = "by probe, with an IPv4 gateway"
+)
+
+func silentFamily(t *testing.T, fails, stays leg, vip netip.Prefix, with string) {
 	t.Helper()
 	var l *lab.Lab
 	var s *lab.Speaker
-	if withBFD {
+	if with == withBFD {
 		l, s = bfdSample(t, usual, withBGP)
 	} else {
 		l = lab.Start(t, "vipa")
-		s = startPaths(t, l, pathConfig{})
+		s = startPaths(t, l, pathConfig{onlyIPv4Gateway: with == byIPv4Gateway})
 		waitClientHasBoth(t, l)
 	}
 	host, dst, peer, otherVIP := l.Node("host"), client4, fails.peer4, vip6
@@ -63,13 +70,29 @@ func silentFamily(t *testing.T, fails, stays leg, vip netip.Prefix, withBFD bool
 		return errors.Join(err, lab.That(slices.Equal(devs, []string{stays.ifc}), "it leaves by %v", devs))
 	})
 	t.Logf("%v has left %s after %s", vip, fails.ifc, millis(time.Since(failed)))
-	if withBFD {
+	if with == withBFD {
 		s.WaitStatus(2*time.Second, "the session has ended", func(st *status.Status) error {
 			p := peerAt(st, peer)
 			return lab.That(p.State == "Down", "%v is %s", peer, p.State)
 		})
 	}
+	if n := interfaceAt(s.WaitStatus(time.Second, "a picture", func(*status.Status) error { return nil }), fails.ifc); !n.Usable {
+		t.Errorf("%s is not usable: %s", n.Name, n.Detail)
+	}
 	unchanged(t, other)
 	l.PassFrames("host", fails.ifc)
 	allBack(t, l, s)
+}
+
+// A path whose IPv4 gateway alone is configured: the IPv6 peer is probed beside
+// it, so when either family dies there it leaves by the other path, and the
+// interface with its other family stays.
+func TestSilentFamilyOneGateway(t *testing.T) {
+	t.Parallel()
+	for i, vip := range []netip.Prefix{vip4, vip6} {
+		t.Run(vip.Addr().String(), func(t *testing.T) {
+			t.Parallel()
+			silentFamily(t, legs()[i], legs()[1-i], vip, byIPv4Gateway)
+		})
+	}
 }

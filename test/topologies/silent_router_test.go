@@ -186,6 +186,8 @@ type pathConfig struct {
 	interfaces map[string]string     // further keys of an interface
 	peers      map[netip.Addr]string // further keys of a peer
 	more       string                // further sections
+	// onlyIPv4Gateway leaves out the IPv6 gateways.
+	onlyIPv4Gateway bool
 }
 
 func (c pathConfig) String() string {
@@ -203,7 +205,11 @@ func (c pathConfig) String() string {
 interfaces:
 `, port)
 	for _, p := range legs() {
-		fmt.Fprintf(&b, "  - name: %s\n    hold_up: %v\n    gateway: [%v, %q]\n", p.ifc, holdUp, p.peer4, p.peer6)
+		gateways := fmt.Sprintf("%v, %q", p.peer4, p.peer6)
+		if c.onlyIPv4Gateway {
+			gateways = p.peer4.String()
+		}
+		fmt.Fprintf(&b, "  - name: %s\n    hold_up: %v\n    gateway: [%s]\n", p.ifc, holdUp, gateways)
 		if more := c.interfaces[p.ifc]; more != "" {
 			fmt.Fprintf(&b, "    %s\n", more)
 		}
