@@ -56,6 +56,7 @@ func build(raw *rawConfig, r *report) *Config {
 		one.Damping = damping(rv.Damping, cfg.Damping, r, path+".damping")
 		cfg.VIPs = append(cfg.VIPs, one)
 	}
+	rankRules(cfg.VIPs)
 	return cfg
 }
 
@@ -149,6 +150,7 @@ func secretFile(file string, r *report, path, word, kind string, longest int) Se
 func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 	v := VIP{
 		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
+		Source: sourceOf(&raw.Source),
 		Announce: Announce{
 			Communities: values(raw.Announce.Communities), LargeCommunities: raw.Announce.LargeCommunities,
 			ExtendedCommunities: raw.Announce.ExtendedCommunities, MED: raw.Announce.MED, LocalPref: raw.Announce.LocalPref,

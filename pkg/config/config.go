@@ -5,8 +5,8 @@
 // viper's key store lower-cases keys, splits them at dots and converts types
 // weakly, so the file's own tree is checked and decoded here instead.
 //
-// The package reads the file and the secrets it names. It never looks at the
-// state of the host.
+// The package reads the file and the secrets it names, and looks up the users
+// whose names it has. It never looks at the state of the host.
 package config
 
 import (
@@ -210,7 +210,9 @@ type VIP struct {
 	Interfaces []string
 	// PreferredSource makes the VIP the source of traffic that names none. At
 	// most one VIP has it per interface and family, and only a single address.
+	// Source does so for parts of it, and says when.
 	PreferredSource bool
+	Source          Source
 	Announce        Announce
 	// Checks decide whether the VIP is announced; none means always.
 	Checks []Check

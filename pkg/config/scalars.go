@@ -63,6 +63,9 @@ func special(n *node, dst any) (problem string, isScalar bool) {
 	case *ExtendedCommunity:
 		return extendedCommunity(n, d), true
 	}
+	if problem, isScalar := sourceScalar(n, dst); isScalar {
+		return problem, true
+	}
 	return checkScalar(n, dst)
 }
 

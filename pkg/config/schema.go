@@ -111,6 +111,7 @@ type rawVIP struct {
 	Address         netip.Prefix  `key:"address" required:"true"`
 	Interfaces      *[]string     `key:"interfaces"`
 	PreferredSource bool          `key:"preferred_source" default:"false"`
+	Source          rawSource     `key:"source" hint:"for example {when: always}"`
 	Announce        rawAnnounce   `key:"announce"`
 	Checks          []rawCheck    `key:"checks"`
 	ChecksMode      string        `key:"checks_mode" default:"all" oneof:"all any"`

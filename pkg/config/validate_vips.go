@@ -242,39 +242,3 @@ func validateOverlaps(cfg *Config, r *report) {
 		}
 	}
 }
-
-// validateSources: a kernel route has one preferred source.
-func validateSources(cfg *Config, r *report) {
-	type use struct {
-		name string
-		is4  bool
-	}
-	first := map[use]int{}
-	for i, v := range cfg.VIPs {
-		path := index("vips", i)
-		if !v.PreferredSource || !r.ok(path+".preferred_source", path+".address") {
-			continue
-		}
-		if !v.Prefix.IsSingleIP() {
-			r.add(path+".preferred_source", "needs a single address, and %s is a whole prefix", v.Prefix)
-			continue
-		}
-		for _, name := range v.Interfaces {
-			key := use{name, v.Prefix.Addr().Is4()}
-			other, taken := first[key]
-			if !taken {
-				first[key] = i
-				continue
-			}
-			family := "IPv6"
-			if key.is4 {
-				family = "IPv4"
-			}
-			if other != i {
-				r.add(path+".preferred_source", "is set for %s on interface %s by %s already; one VIP per interface and family can have it",
-					family, strconv.Quote(name), index("vips", other))
-				break
-			}
-		}
-	}
-}

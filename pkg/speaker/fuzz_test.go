@@ -145,6 +145,9 @@ func anyConfig(r *rand.Rand) *config.Config {
 		for _, n := range v.Interfaces {
 			sources[fmt.Sprint(n, v.Prefix.Addr().Is4())] = sources[fmt.Sprint(n, v.Prefix.Addr().Is4())] || v.PreferredSource
 		}
+		if v.Prefix.IsSingleIP() && i%2 == 0 {
+			v.Source = config.Source{Always: i == 2, Rules: []config.SourceRule{{Rank: i, Users: &config.Users{First: uint32(i), Last: 9}}}}
+		}
 		for j := range r.IntN(3) {
 			v.Checks = append(v.Checks, config.Check{Name: fmt.Sprintf("c%d", j), Kind: fmt.Sprintf("c%d", r.IntN(6))})
 		}
@@ -521,7 +524,7 @@ func checkKernel(t *testing.T, in *Inputs, d *Desired) {
 			case !source.IsValid():
 			case k < 0 || !in.Config.VIPs[k].PreferredSource || !slices.Contains(in.Config.VIPs[k].Interfaces, n.Name):
 				t.Errorf("source %s on %s is not configured", source, n.Name)
-			case !d.VIPs[k].Announced && !slices.Contains(in.AdoptedSources, source):
+			case !d.VIPs[k].Announced && !in.Config.VIPs[k].Source.Always && !slices.Contains(in.AdoptedSources, source):
 				t.Errorf("source %s on %s is not announced", source, n.Name)
 			case in.Overrides.Shutdown:
 				t.Errorf("source %s on %s while stopping", source, n.Name)
@@ -531,6 +534,7 @@ func checkKernel(t *testing.T, in *Inputs, d *Desired) {
 			t.Errorf("sources %s and %s of the wrong family", n.Source4, n.Source6)
 		}
 	}
+	checkSourceRules(t, in, d)
 	if usable == 0 {
 		t.Error("no interface is left for outgoing traffic")
 	}

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"vipspeaker/pkg/bgp"
-	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
 )
@@ -92,53 +91,6 @@ func (p *planner) lingering() []netip.Prefix {
 	}
 	slices.SortFunc(list, comparePrefix)
 	return list
-}
-
-// source makes the VIP the preferred source on its interfaces if it may be: a
-// source that the network does not route back to cuts the host off. So it must
-// be announced now, and go on being so: what is no longer wanted does not count
-// as announced.
-func (p *planner) source(c *config.VIP, v *VIP) {
-	if !c.PreferredSource || !c.Prefix.IsSingleIP() {
-		return
-	}
-	if !v.Announced && !p.adopted(c, v) {
-		return
-	}
-	addr := c.Prefix.Addr()
-	for _, name := range c.Interfaces {
-		at, ok := p.byName[name]
-		if !ok {
-			continue
-		}
-		n := &p.out.Kernel.Interfaces[at]
-		if addr.Is4() && !n.Source4.IsValid() {
-			n.Source4 = addr
-		}
-		if addr.Is6() && !n.Source6.IsValid() {
-			n.Source6 = addr
-		}
-	}
-}
-
-// adopted tells whether the VIP stays source because it was under a former
-// process and its routers keep the routes until our sessions are back. A verdict
-// against it ends that.
-func (p *planner) adopted(c *config.VIP, v *VIP) bool {
-	if !p.graceUntil.After(p.now) || !slices.Contains(p.in.AdoptedSources, c.Prefix.Addr()) {
-		return false
-	}
-	switch v.Reason {
-	case status.Shutdown, status.CheckFailed, status.CheckStale, status.Damped:
-		return false
-	default:
-	}
-	for _, name := range c.Interfaces {
-		if at, ok := p.byName[name]; ok && p.out.Interfaces[at].established {
-			return false
-		}
-	}
-	return true
 }
 
 // exempt lists the destinations that never get a VIP as source, besides those

@@ -57,12 +57,10 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 		v, c := &d.VIPs[i], &in.Config.VIPs[i]
 		out := status.VIP{
 			Name: v.Name, Prefix: v.Prefix, Bound: v.Bound, Wanted: v.Wanted, Announced: v.Announced,
-			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty, PreferredSource: c.PreferredSource, Source: []string{},
+			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty,
 			Interfaces: make([]status.VIPInterface, len(v.Interfaces)), Checks: reportChecks(in, c, now),
 		}
-		if c.PreferredSource {
-			out.Source = append(out.Source, sources[v.Prefix.Addr()]...)
-		}
+		reportSource(c, sources, &out)
 		for j := range v.Interfaces {
 			pl := &v.Interfaces[j]
 			out.Interfaces[j] = status.VIPInterface{

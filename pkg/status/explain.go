@@ -242,10 +242,12 @@ func (e *Explanation) bfd(s *Status, iface string, now time.Time) {
 
 func (e *Explanation) source(v *VIP) {
 	switch {
-	case !v.PreferredSource:
+	case !v.isSource():
 		e.Gates = append(e.Gates, Gate{Name: "source", State: GateOff, Detail: "preferred_source is false"})
 	case len(v.Source) > 0:
-		e.add("source", "", true, "", "of traffic that names none, on "+strings.Join(v.Source, ", "))
+		e.add("source", "", true, "", v.sources()+", on "+strings.Join(v.Source, ", "))
+	case v.SourceAlways:
+		e.add("source", "", false, v.Reason, "comes once the VIP is bound")
 	default:
 		e.add("source", "", false, v.Reason, "comes once the VIP is bound and announced")
 	}

@@ -113,9 +113,12 @@ type VIP struct {
 	// with the attributes for that.
 	Degraded bool    `json:"degraded"`
 	Penalty  Penalty `json:"penalty"`
-	// PreferredSource tells that the configuration wants it as source, Source
-	// on which interfaces it is in effect.
+	// PreferredSource tells that the configuration wants it as source of all
+	// traffic, SourceRules of which parts, SourceAlways that it need not be
+	// announced for that, and Source on which interfaces it is in effect.
 	PreferredSource bool           `json:"preferred_source"`
+	SourceAlways    bool           `json:"source_always,omitempty"`
+	SourceRules     []SourceRule   `json:"source_rules,omitempty"`
 	Source          []string       `json:"source"`
 	Interfaces      []VIPInterface `json:"interfaces"`
 	Checks          []Check        `json:"checks"`

@@ -156,7 +156,7 @@ func (v *VIP) enough(healthy int) bool {
 
 func sourceCell(v *VIP) cell {
 	switch {
-	case !v.PreferredSource:
+	case !v.isSource():
 		return cell{"-", plain, false}
 	case len(v.Source) == 0:
 		return cell{"none", bad, true}

@@ -26,7 +26,7 @@ type Options struct {
 	// by one per distinct source VIP. Default 6801.
 	BaseTable uint32
 	// BasePriority is the first priority of our policy rules, which take up to
-	// 100 from there; it must be below that of the main table (32766). Default
+	// 600 from there; it must be below that of the main table (32766). Default
 	// 32100.
 	BasePriority uint32
 }

@@ -45,7 +45,7 @@ func newView(family uint8, table uint32, source netip.Addr, ports []port, s *sna
 		switch {
 		case !q.usable:
 			v.roles[q.index] = roleFailed
-		case source.IsValid() && q.source(family) != source:
+		case source.IsValid() && !q.serves(source):
 			v.roles[q.index] = roleOther
 		case q.silent(family):
 			v.roles[q.index] = roleSilent

@@ -65,6 +65,8 @@ type port struct {
 
 	index  int
 	usable bool
+	// sources are those of the source rules for the interface.
+	sources []netip.Addr
 }
 
 // silent tells whether no router of the family answers on the link.
@@ -136,7 +138,7 @@ func (p *pass) resolve() {
 		}
 		// The kernel refuses routes through a device that is down, and with one
 		// such leg the whole route, whatever the caller knew when it decided.
-		p.ports = append(p.ports, port{Interface: want, index: l.index, usable: want.Usable && l.up()})
+		p.ports = append(p.ports, port{Interface: want, index: l.index, usable: want.Usable && l.up(), sources: p.d.ruled(want.Name)})
 	}
 	if !slices.ContainsFunc(p.ports, func(q port) bool { return q.usable }) {
 		for i := range p.ports {

@@ -18,13 +18,14 @@ const tableCount = 64
 // such match (a rule with a source prefix is skipped for look-ups without
 // one), so there two halves of the address space sort out the others.
 const (
-	offsetLinkLocal = 0  // IPv6: to link-local and multicast: past our tables
-	offsetReturn    = 1  // from a VIP: return table
-	offsetFirst     = 1  // last words of a session whose path is dead though main has it: return table
-	offsetExclude   = 2  // to an excluded destination: past our tables
-	offsetChosen    = 3  // IPv6: any source chosen: past our tables
-	offsetSource    = 10 // one per source table
-	offsetEnd       = 99 // our own target of all jumps
+	offsetLinkLocal = 0   // IPv6: to link-local and multicast: past our tables
+	offsetReturn    = 1   // from a VIP: return table
+	offsetFirst     = 1   // last words of a session whose path is dead though main has it: return table
+	offsetExclude   = 2   // to an excluded destination: past our tables
+	offsetChosen    = 3   // IPv6: any source chosen: past our tables
+	offsetRule      = 10  // one per source rule, by rank
+	offsetSource    = 500 // one per source table for all traffic
+	offsetEnd       = 599 // our own target of all jumps
 )
 
 // fallbackPriority is that of the fallback rules: after those of the main
@@ -106,12 +107,12 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 		p.problem("gateway %s of interface %s is not on-link and is not used", g.gateway, g.name)
 	}
 	p.inspectGateways(out, family)
-	var accepted []uint32
+	var accepted []sourceTable
 	for i, table := range tables {
 		_, err := p.planTable(out, newView(family, table, sources[i], p.ports, p.s))
 		switch {
 		case err == nil:
-			accepted = append(accepted, table)
+			accepted = append(accepted, sourceTable{sources[i], table})
 		case errors.Is(err, errForeignTable):
 			p.fail(err)
 		default:
@@ -142,12 +143,19 @@ func (p *pass) planTable(out *plan, v *view) ([]gatewayError, error) {
 // of the configuration.
 func (p *pass) sources(family uint8, vips []netip.Prefix) []netip.Addr {
 	var out []netip.Addr
-	for i := range p.ports {
-		a := p.ports[i].source(family)
+	add := func(a netip.Addr) {
 		// Of a bound IPv6 prefix the kernel takes no address as preferred source.
-		ok := isSource(a, vips) && (family == unix.AF_INET || slices.Contains(vips, host(a)))
-		if ok && !slices.Contains(out, a) && len(out) < tableCount-1 {
+		ok := a.IsValid() && familyOf(a) == family && isSource(a, vips) && (family == unix.AF_INET || slices.Contains(vips, host(a)))
+		if ok && !slices.Contains(out, a) && len(out) < MaxSources {
 			out = append(out, a)
+		}
+	}
+	for i := range p.ports {
+		add(p.ports[i].source(family))
+	}
+	for i := range p.ports {
+		for _, a := range p.ports[i].sources {
+			add(a)
 		}
 	}
 	return out
@@ -195,7 +203,7 @@ func (p *pass) foreignTable(family uint8, table uint32) bool {
 	return foreign
 }
 
-func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []uint32, fallbacks []Fallback) []rule {
+func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []sourceTable, fallbacks []Fallback) []rule {
 	base := p.m.opts.BasePriority
 	end := base + offsetEnd
 	lookup := func(offset, table uint32, src netip.Prefix) rule {
@@ -219,13 +227,7 @@ func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []uint32, fal
 	if len(tables) > 0 {
 		out = append(out, p.selectionRules(family, jump)...)
 	}
-	unset := netip.Prefix{}
-	if family == unix.AF_INET {
-		unset = host(netip.IPv4Unspecified())
-	}
-	for i, table := range tables {
-		out = append(out, lookup(u32(offsetSource+i), table, unset))
-	}
+	out = append(out, p.sourceRules(family, tables)...)
 	for _, f := range fallbacks {
 		r := lookup(offsetFirst, p.m.opts.BaseTable, host(f.Local))
 		r.dst = host(f.Peer)

@@ -20,8 +20,9 @@ type rule struct {
 	target   uint32       // of FR_ACT_GOTO
 	ipproto  uint8        // 0 for any
 	sport    uint16       // with ipproto; 0 for any port
-	proto    uint8        // who made it
-	other    bool         // selects by something that rules of ours never use
+	selector
+	proto uint8 // who made it
+	other bool  // selects by something that rules of ours never use
 }
 
 // rules dumps the policy rules of a family.
@@ -61,7 +62,7 @@ func decodeRule(b []byte) (rule, bool) {
 			r.other = r.other || i32(v) != -1
 		case unix.FRA_PAD:
 		default:
-			r.other = true
+			r.other = !r.decode(t, v) || r.other
 		}
 	}
 	if r.action != unix.FR_ACT_TO_TBL {
@@ -107,7 +108,7 @@ func (r *rule) body() []byte {
 		ports := binary.NativeEndian.AppendUint16(nil, r.sport)
 		b = appendAttr(b, unix.FRA_SPORT_RANGE, binary.NativeEndian.AppendUint16(ports, r.sport))
 	}
-	return b
+	return r.appendTo(b)
 }
 
 func opAddRule(r *rule) operation {

@@ -174,6 +174,7 @@ func (r *rule) String() string {
 	if r.dst.IsValid() {
 		s += " to " + r.dst.String()
 	}
+	s += r.selector.String()
 	if r.table != 0 {
 		s += " lookup " + strconv.FormatUint(uint64(r.table), 10)
 	}

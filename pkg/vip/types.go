@@ -37,6 +37,8 @@ type Desired struct {
 	Exclude []netip.Prefix
 	// Sysctls says what to do with the host settings that the promise needs.
 	Sysctls SysctlMode
+	// SourceRules are further preferred sources, for a part of the traffic each.
+	SourceRules []SourceRule
 	// Fallbacks are (local address, peer) pairs for which, when the main table
 	// has no route, the table of the VIPs is consulted: so the last words of a
 	// session whose interface failed leave by a path that is left.
