@@ -196,6 +196,28 @@ func TestHoldTime(t *testing.T) {
 
 // A router that sends more than allowed gets Cease 6/1, changes nothing and is
 // asked again after a pause; nothing of it reaches another peer.
+// A router that has our paths by another session sends them back, however many
+// there are; and a limit that rises with them is no reason to end a session.
+func TestPrefixLimitLeavesOutWhatIsReflected(t *testing.T) {
+	host, r1 := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	limited := peer(r1, 65001)
+	limited.MaxPrefixes = 100
+	cfg := conf("en1", 65010, host, limited)
+	cfg.Paths = []Path{path4(1)}
+	apply(t, s, cfg)
+	p1 := dialRaw(t, r1, host, 65001, rawOptions{})
+	p1.await(time.Second, hasPrefix("[+"))
+	cfg.Reflected = 3000
+	apply(t, s, cfg)
+	push(t, p1, r1, 65001, 0, 3099)
+	if got := p1.quiet(300 * time.Millisecond); got != nil {
+		t.Errorf("the router got %q", got)
+	}
+	push(t, p1, r1, 65001, 3099, 1)
+	p1.await(2*time.Second, hasPrefix("notification 6/1"))
+}
+
 func TestPrefixLimitAndNoTransit(t *testing.T) {
 	host, r1, r2 := addr(t), addr(t), addr(t)
 	s := startSpeaker(t, SpeakerOptions{})

@@ -46,6 +46,10 @@ type SpeakerConfig struct {
 	Peers []Peer
 	// Paths are the wanted announcements, sent to every peer of this speaker.
 	Paths []Path
+	// Reflected is how many prefixes a router may have from this host and send
+	// back by another session. They come on top of each peer's MaxPrefixes. It
+	// must not become lower before routers have had time to forget what is gone.
+	Reflected uint32
 	// DownReasons are texts for single peers, which come before DownReason. A
 	// change of either alone has no effect.
 	DownReasons map[netip.Addr]string

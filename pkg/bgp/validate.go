@@ -39,6 +39,7 @@ func clean(cfg SpeakerConfig) (SpeakerConfig, error) {
 	slices.SortFunc(out.ListenAddresses, netip.Addr.Compare)
 	out.ListenAddresses = slices.Compact(out.ListenAddresses)
 	out.Peers, errs = cleanPeers(cfg, errs)
+	out.Reflected = 0 // is in the peers' limits now
 	out.Paths, errs = cleanPaths(cfg, out.Peers, errs)
 	return out, errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 )
@@ -28,6 +29,9 @@ func cleanPeers(cfg SpeakerConfig, errs []error) ([]Peer, []error) {
 		var lost error
 		if p, lost = cleanPeer(p, cfg.ASN); lost != nil {
 			errs = append(errs, fmt.Errorf("speaker %s: peer %s: %w", cfg.Name, p.Address, lost))
+		}
+		if p.MaxPrefixes > 0 {
+			p.MaxPrefixes += min(cfg.Reflected, math.MaxUint32-p.MaxPrefixes)
 		}
 		peers = append(peers, p)
 	}

@@ -91,7 +91,7 @@ func TestReloadMatrix(t *testing.T) {
 		"top-level peers: none":           {func(c *config.Config) { c.Peers = nil }, []string{"top-level peers"}},
 		"vips: one more, not bound yet": {func(c *config.Config) {
 			c.VIPs = append(c.VIPs, config.VIP{Name: "new", Prefix: prefix("10.68.6.9/32"), Interfaces: []string{"en1"}})
-		}, nil},
+		}, of(speakers, "Reflected")},
 		"vips[].name":             {func(c *config.Config) { vip(c).Name = "other" }, nil},
 		"vips[].preferred_source": {func(c *config.Config) { vip(c).PreferredSource = false }, nil},
 		"vips[].interfaces": {func(c *config.Config) { vip(c).Interfaces = []string{"en1"} }, []string{

@@ -211,7 +211,7 @@ func TestPlanTranslates(t *testing.T) {
 			Prefix: prefix("10.68.6.1/32"), MED: &med, Prepend: 2, Communities: []uint32{9},
 			LargeCommunities: []bgp.LargeCommunity{{Global: 1, Local1: 2, Local2: 3}},
 		}},
-		DownReason: "interface en1: session no longer configured",
+		Reflected: 1, DownReason: "interface en1: session no longer configured",
 	}
 	if diff := cmp.Diff(wantSpeaker, *d.speaker("en1"), compare...); diff != "" {
 		t.Errorf("speaker (-want +got):\n%s", diff)

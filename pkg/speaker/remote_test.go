@@ -47,7 +47,7 @@ func TestTopLevelPeer(t *testing.T) {
 			{Prefix: prefix("10.68.6.1/32"), ID: 1, NextHop: addr("10.68.1.1")},
 			{Prefix: prefix("10.68.6.1/32"), ID: 2, NextHop: addr("10.68.5.1")},
 		},
-		DownReason: "session no longer configured",
+		Reflected: 1, DownReason: "session no longer configured",
 	}
 	if diff := cmp.Diff(&want, s, compare...); diff != "" {
 		t.Errorf("speaker (-want +got):\n%s", diff)
