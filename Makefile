@@ -6,7 +6,7 @@ PKG      ?= ./...
 # Kernel and topology tests share the machine's cores with real routers.
 TESTFLAGS ?= -count=1
 
-.PHONY: help build demo deps test test-long race bench fuzz lint fmt image cover clean
+.PHONY: help build demo deps test test-long race bench bench-scale fuzz lint fmt image cover clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,11 @@ test-long: deps ## the longer tests: topologies, crash and fault runs, the image
 race: ## unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=15m $(TESTFLAGS) ./pkg/...
 
-bench: ## benchmarks; figures are ratios, not promises
-	$(GO) test -run '^$$' -bench . -benchtime=1s -timeout=20m ./pkg/... ./test/...
+bench: ## benchmarks but the one of scale; figures are ratios, not promises
+	$(GO) test -run '^$$' -bench . -benchtime=1s -timeout=20m ./pkg/... ./test/bench
+
+bench-scale: deps ## 10,000 VIPs over two sessions, beside BIRD that announces the same (needs root)
+	$(GO) test -run '^$$' -bench '^BenchmarkScale$$' -benchtime=1x -timeout=20m ./test/topologies
 
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@for p in $$($(GO) list ./pkg/...); do \
