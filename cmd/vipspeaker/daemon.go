@@ -19,6 +19,7 @@ import (
 	"vipspeaker/pkg/bgp"
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
+	"vipspeaker/pkg/doctor"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
@@ -48,6 +49,7 @@ type daemon struct {
 	checks   *health.Manager
 	bfd      *bfd.Manager
 	routers  *ndp.Manager
+	doctor   *doctor.Watch
 	kernel   *vip.Manager
 	sessions *bgp.Manager
 	loop     *speaker.Loop
@@ -62,7 +64,6 @@ type daemon struct {
 	first        sync.Once
 	chosen       netip.Addr                 // the router id in the state directory at the start
 	written      netip.Addr                 // the one there now; belongs to publish
-	fronts       []netip.Prefix             // those in the state directory; belongs to publish
 	given        atomic.Pointer[netip.Addr] // the one in the configuration, zero if it leaves the choice
 }
 
@@ -89,9 +90,6 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		return err
 	}
 	d.written = d.chosen
-	if d.fronts, err = readFronts(d.stateDir, cfg.BGP.GracefulRestart.RestartTime, time.Now()); err != nil {
-		return err
-	}
 	d.given.Store(&cfg.BGP.RouterID)
 	cfg = d.withRouterID(cfg)
 	d.config.Store(cfg)
@@ -106,14 +104,15 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 	})
 	d.bfd = bfd.New(bfd.Options{Log: d.log, Poke: d.signal.Poke, Command: bfdProcess})
 	d.routers = ndp.New(ndp.Options{Log: d.log, Poke: d.signal.Poke})
+	d.doctor = doctor.NewWatch(d.doctorInput, d.signal.Poke)
+	d.doctor.Start(ctx)
 	v := readVersions()
 	makes := newCheckers()
 	d.loop, err = speaker.New(speaker.Options{
 		Log: d.log, Config: cfg, Signal: d.signal,
 		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
-		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
+		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(),
-		Fronts: d.fronts,
 	})
 	if err != nil {
 		return err
@@ -181,9 +180,10 @@ func (d *daemon) serve(ctx context.Context) error {
 	// path that failed (RFC 5882 sections 3.2 and 4.3).
 	p.start("bfd", d.bfd.Run)
 	p.start("routers", d.routers.Run)
+	p.start("doctor", d.doctor.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
-		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Failback: d.failback})
+		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events})
 	})
 	if d.http != nil {
 		p.start("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })

@@ -80,6 +80,7 @@ func (d *daemon) apply(cfg *config.Config) error {
 		d.log.Warn("changed setting takes effect at the next start", "key", key)
 	}
 	d.config.Store(cfg)
+	d.doctor.Again()
 	return nil
 }
 
@@ -113,9 +114,6 @@ func (d *daemon) publish(s *status.Status) {
 		if err := writeRouterID(d.stateDir, s.RouterID); err != nil {
 			d.log.Warn("router id not kept for the next start", "error", err)
 		}
-	}
-	if err := d.keepFronts(s); err != nil {
-		d.log.Warn("roles not kept for the next start", "error", err)
 	}
 	d.store.Publish(s)
 	d.first.Do(d.notify.ready)

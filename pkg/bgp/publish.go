@@ -11,9 +11,8 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/server"
 )
 
-// publish reads the world and shows it if it changed. It returns when to do so
-// again unasked, 0 for never.
-func (s *Speaker) publish(ctx context.Context) time.Duration {
+// publish reads the world and shows it if it changed.
+func (s *Speaker) publish(ctx context.Context) {
 	s.pub.Lock()
 	defer s.pub.Unlock()
 	srv := s.server.Load()
@@ -27,8 +26,6 @@ func (s *Speaker) publish(ctx context.Context) time.Duration {
 		peers, err = s.listPeers(ctx, srv)
 		errs = append(errs, err)
 	}
-	seen, again := s.lookAround(ctx, srv, peers)
-	next.Seen = seen
 	s.smu.Lock()
 	for a, rec := range s.sessions {
 		next.Peers = append(next.Peers, s.peerState(rec, peers[a]))
@@ -50,12 +47,10 @@ func (s *Speaker) publish(ctx context.Context) time.Duration {
 	if changed && s.opt.Poke != nil {
 		s.opt.Poke()
 	}
-	return again
 }
 
 func sameState(a, b *SpeakerState) bool {
-	return a.Name == b.Name && a.Phase == b.Phase && a.PID == b.PID && a.Error == b.Error && slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Announced, b.Announced) &&
-		slices.EqualFunc(a.Seen, b.Seen, sameSeen)
+	return a.Name == b.Name && a.Phase == b.Phase && a.PID == b.PID && a.Error == b.Error && slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Announced, b.Announced)
 }
 
 // peerState renders one session. The caller holds smu.

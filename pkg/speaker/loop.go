@@ -118,6 +118,9 @@ type Options struct {
 	Record func(status.Event)
 	// Publish gets the picture of every pass. It must not block or change it.
 	Publish func(*status.Status)
+	// HostProblems are conditions of the host that break a promise, in words,
+	// besides those that the kernel writer reports; may be nil. It must not block.
+	HostProblems func() []string
 	// ConfigStatus tells about the configuration file; may be nil.
 	ConfigStatus func() status.Config
 	Version      string
@@ -125,9 +128,6 @@ type Options struct {
 	// process, see Inputs.
 	Adopted        bool
 	AdoptedSources []netip.Addr
-	// Fronts are the VIPs that a former process announced with their rank until
-	// just now.
-	Fronts []netip.Prefix
 }
 
 // Loop is the control loop. One goroutine makes all decisions and calls all
@@ -136,7 +136,6 @@ type Loop struct {
 	opt       Options
 	startedAt time.Time
 	setup     atomic.Pointer[setup]
-	failbacks failbacks
 	order     sync.Once     // closes stop
 	stop      chan struct{} // closed by Stop
 	progress  progress
@@ -203,11 +202,6 @@ func New(opt Options) (*Loop, error) {
 		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{}, told: troubles{}, quiet: quiet{},
 	}
 	l.progress.base = l.startedAt
-	if opt.Adopted {
-		for _, prefix := range opt.Fronts {
-			put(&l.history.Roles, new(bool), prefix, RoleHistory{Front: true})
-		}
-	}
 	l.setup.Store(first)
 	return l, nil
 }

@@ -17,6 +17,15 @@ import (
 // stateDown is the state of a session that is not to run.
 const stateDown = "Down"
 
+// problems are those of the kernel writer and of the host.
+func (l *Loop) problems() []string {
+	list := append([]string{}, l.actual.Problems...)
+	if l.opt.HostProblems != nil {
+		list = append(list, l.opt.HostProblems()...)
+	}
+	return list
+}
+
 // publish makes the picture of a pass, logs how it differs from the one before,
 // and hands it out.
 func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
@@ -28,7 +37,7 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 		Kernel: status.Kernel{
 			Device: l.actual.DeviceName, DeviceKind: l.actual.DeviceKind,
 			Repaired: maps.Clone(l.repaired), Resyncs: l.opt.Network.Resyncs(),
-			Problems: append([]string{}, l.actual.Problems...),
+			Problems: l.problems(),
 		},
 		Passes: l.passes,
 	}
@@ -59,7 +68,6 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 			Name: v.Name, Prefix: v.Prefix, Bound: v.Bound, Wanted: v.Wanted, Announced: v.Announced,
 			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty,
 			Interfaces: make([]status.VIPInterface, len(v.Interfaces)), Checks: reportChecks(in, c, now),
-			Role: reportRole(v, c),
 		}
 		reportSource(c, sources, &out)
 		for j := range v.Interfaces {

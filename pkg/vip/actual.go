@@ -100,7 +100,6 @@ type tableKey struct {
 func (p *pass) inspect() {
 	p.inspectRules()
 	p.inspectAddresses()
-	p.inspectHashPolicy()
 	p.m.problems = p.a.Problems
 }
 
@@ -122,20 +121,14 @@ func (p *pass) inspectGateways(planned *plan, family uint8) {
 	}
 }
 
-// inspectRules reports rules of others that win over ours.
+// inspectRules reports rules of ours that do not win over that of the main table.
 func (p *pass) inspectRules() {
-	for _, r := range p.s.rules {
-		if r.proto != Protocol && r.pref < p.m.opts.BasePriority && r.table != unix.RT_TABLE_LOCAL {
-			p.problem("%s of another owner comes before ours: no VIP as source where it applies", &r)
-		}
-	}
 	if len(p.s.rules) > 0 && p.m.opts.BasePriority+offsetEnd >= mainPriority {
 		p.problem("base priority %d is not below that of the main table, %d: no VIP as source", p.m.opts.BasePriority, mainPriority)
 	}
 }
 
-// inspectAddresses reports VIPs that are elsewhere too, or within the network of
-// an interface, where hosts would look for them by ARP.
+// inspectAddresses reports VIPs that are not ours to remove, or do not work.
 func (p *pass) inspectAddresses() {
 	vips := make(map[netip.Addr]bool, len(p.d.VIPs))
 	for _, v := range p.d.VIPs {
@@ -153,39 +146,11 @@ func (p *pass) inspectAddresses() {
 	}
 	for _, a := range p.s.addresses {
 		switch {
-		case !vips[a.prefix.Addr()]:
-		case !ours[a.index]:
-			p.problem("vip %s is also on %s", a.prefix.Addr(), p.s.linkName(a.index))
+		case !vips[a.prefix.Addr()] || !ours[a.index]:
 		case !a.ours():
 			p.problem("vip %s on %s was bound by another owner: it is used and never removed", a.prefix.Addr(), p.s.linkName(a.index))
 		case !a.usable():
 			p.problem("vip %s is tentative or failed duplicate address detection", a.prefix.Addr())
-		}
-	}
-	for i := range p.s.main {
-		r := &p.s.main[i]
-		if r.kind != unix.RTN_UNICAST || r.dst.Bits() == 0 || r.dst.IsSingleIP() || len(r.legs) == 0 || r.legs[0].gateway.IsValid() {
-			continue
-		}
-		for _, v := range p.d.VIPs {
-			if r.dst.Overlaps(v) {
-				p.problem("vip %s is inside the network %s of %s: hosts there will not use the announced route",
-					v, r.dst, p.s.linkName(r.legs[0].index))
-			}
-		}
-	}
-}
-
-// inspectHashPolicy reports a multipath hash that keeps all flows between two
-// hosts on one interface.
-func (p *pass) inspectHashPolicy() {
-	if len(p.d.Interfaces) < 2 {
-		return
-	}
-	for _, family := range []string{"ipv4", "ipv6"} {
-		policy, err := readFile("/proc/sys/net/" + family + "/fib_multipath_hash_policy")
-		if err == nil && policy == "0" {
-			p.problem("net.%s.fib_multipath_hash_policy is 0: all connections between two addresses use one interface; 1 spreads them", family)
 		}
 	}
 }

@@ -46,12 +46,12 @@ func sysctlPath(family, name, key string) string {
 	return "/proc/sys/net/" + family + "/conf/" + name + "/" + key
 }
 
-// sysctls makes the settings of the listed interfaces right, or reports them,
-// and gives back those that we no longer need.
+// sysctls makes the settings of the listed interfaces right, if it is to, and
+// gives back those that we no longer need.
 func (p *pass) sysctls() {
 	var kept []sysctlRecord
 	var changes []sysctlChange
-	if p.d.Sysctls != SysctlOff {
+	if p.d.Sysctls == SysctlSet {
 		for _, port := range p.ports {
 			for _, want := range settings() {
 				record, change := p.sysctl(port, want)
@@ -104,10 +104,6 @@ func (p *pass) sysctl(port port, want setting) (record *sysctlRecord, change boo
 			p.m.placed.sysctls[r.id()] = true
 		}
 		return record, false
-	}
-	if p.d.Sysctls != SysctlSet {
-		p.problem("net.%s.conf.%s.%s is %s, should be %s: %s", want.family, port.Name, want.key, own, want.value, want.why)
-		return nil, false
 	}
 	return &r, true
 }

@@ -111,7 +111,7 @@ type SysctlMode string
 // The sysctl modes.
 const (
 	SysctlSet   SysctlMode = "set"   // set, remember, restore if still ours
-	SysctlCheck SysctlMode = "check" // only report
+	SysctlCheck SysctlMode = "check" // left alone; pkg/doctor reports them
 	SysctlOff   SysctlMode = "off"
 )
 

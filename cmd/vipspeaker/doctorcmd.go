@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"vipspeaker/internal/privilege"
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/doctor"
+	"vipspeaker/pkg/status"
+
+	"github.com/spf13/cobra"
+)
+
+// doctorTime bounds the whole command, doctorAsk the question to the daemon.
+const (
+	doctorTime = time.Minute
+	doctorAsk  = 2 * time.Second
+)
+
+func newDoctorCommand(f *flags) *cobra.Command {
+	var o output
+	var fix bool
+	cmd := &cobra.Command{
+		Use:   "doctor [CONDITION...]",
+		Short: "Find what of the host and its network breaks the promise; --fix cures some of it",
+		Long: `Look for conditions of the host and its network that break what the daemon
+promises, and tell for each what was found, why it breaks, and the command that
+cures it. With names of conditions look for those only; docs/doctor.md lists all.
+
+The daemon may run or not. What needs a privilege or a program that is not here is
+said to be not seen. Without --fix nothing is changed.
+
+--fix does what is safe and looks again. What reaches into a firewall or into
+routes of others it does only for conditions that are named, and it prints what
+takes it back. Settings of interfaces are left alone unless host.sysctls is set.
+
+Exit codes: 0 nothing bad (notes do not count), 1 findings, 2 wrong usage.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := doctor.Known(args); err != nil {
+				return err
+			}
+			return does(func(cmd *cobra.Command, args []string) error { return examine(cmd, f, o, fix, args) })(cmd, args)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			for _, c := range doctor.Conditions() {
+				names = append(names, c.Name+"\t"+c.Title)
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	addOutputFlag(cmd, &o)
+	cmd.Flags().BoolVar(&fix, "fix", false, "cure what can be cured safely, and what is named")
+	return cmd
+}
+
+func examine(cmd *cobra.Command, f *flags, o output, fix bool, names []string) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), doctorTime)
+	defer cancel()
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		return err
+	}
+	if err = privilege.Raise(); err != nil {
+		return err
+	}
+	in := doctorInput(cfg)
+	f.askDaemon(ctx, cfg, in)
+	look := doctor.Examine
+	if fix {
+		look = doctor.Fix
+	}
+	report, err := look(ctx, in, names...)
+	if err != nil {
+		return err
+	}
+	if o == asJSON {
+		err = printJSON(cmd.OutOrStdout(), report)
+	} else {
+		err = report.WriteText(cmd.OutOrStdout())
+	}
+	if err == nil && !report.Good() {
+		err = &badEnd{} // it is printed
+	}
+	return err
+}
+
+// askDaemon adds what the daemon tells, if one runs.
+func (f *flags) askDaemon(ctx context.Context, cfg *config.Config, in *doctor.Input) {
+	pid, running := daemonHere(ctx)
+	if !running {
+		return
+	}
+	in.Daemon = &doctor.Daemon{PID: pid}
+	client := f.client()
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, doctorAsk)
+	defer cancel()
+	if s, err := client.Status(ctx); err == nil {
+		addStatus(in, cfg, s)
+	}
+}
+
+// addStatus adds what the daemon's picture tells.
+func addStatus(in *doctor.Input, cfg *config.Config, s *status.Status) {
+	in.Daemon.Started, in.Daemon.Problems = s.StartedAt, s.Kernel.Problems
+	for i := range s.Interfaces {
+		in.Daemon.Speakers = append(in.Daemon.Speakers, s.Interfaces[i].Speaker.PID)
+	}
+	if s.TopLevel != nil {
+		in.Daemon.Speakers = append(in.Daemon.Speakers, s.TopLevel.PID)
+	}
+	for i := range in.Interfaces {
+		n := &in.Interfaces[i]
+		addFound(n, &cfg.Interfaces[i], s)
+		for j := range n.Peers {
+			n.Peers[j].Has = negotiated(s, n.Name, &n.Peers[j])
+		}
+	}
+	for i := range in.Peers {
+		in.Peers[i].Has = negotiated(s, status.TopLevel, &in.Peers[i])
+	}
+}
+
+// addFound replaces the peers of an interface that are found by themselves with
+// those that were.
+func addFound(n *doctor.Interface, c *config.Interface, s *status.Status) {
+	for j := range c.Peers {
+		if c.Peers[j].Address.IsValid() {
+			continue
+		}
+		template := n.Peers[j]
+		for k := range s.Peers {
+			if p := &s.Peers[k]; p.Interface == n.Name && p.Found != "" && p.Address.IsValid() {
+				template.Address = p.Address.WithZone("")
+				n.Peers = append(n.Peers, template)
+			}
+		}
+	}
+}
+
+func negotiated(s *status.Status, where string, peer *doctor.Peer) *doctor.Capabilities {
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		if p.Interface != where || p.Address.WithZone("") != peer.Address || !peer.Address.IsValid() || p.Negotiated == nil {
+			continue
+		}
+		has := &doctor.Capabilities{
+			AddPath: p.Negotiated.AddPath, ExtendedNextHop: p.Negotiated.ExtendedNextHop,
+			GracefulRestart: p.Negotiated.GracefulRestart, LongLived: p.Negotiated.LongLived,
+		}
+		for _, family := range p.Negotiated.Families {
+			has.IPv4 = has.IPv4 || family == "ipv4"
+			has.IPv6 = has.IPv6 || family == "ipv6"
+		}
+		return has
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package doctor
+
+// Condition is something that breaks, or may break, what the daemon promises.
+type Condition struct {
+	// Name is one word, Title says what it is and Effect what it does.
+	Name, Title, Effect string
+	// Severity is the usual one, Remedy the best that --fix can do.
+	Severity Severity
+	Remedy   Remedy
+
+	look func(*exam)
+	// own is what the daemon tells by itself when it runs, heavy what takes long or
+	// sends packets.
+	own, heavy bool
+}
+
+// Conditions is the table of all conditions, in the order of a report.
+func Conditions() []Condition {
+	var list []Condition
+	for _, area := range [][]Condition{sysctlConditions(), ruleConditions(), linkConditions(), managerConditions()} {
+		list = append(list, area...)
+	}
+	return list
+}
+
+func sysctlConditions() []Condition {
+	return []Condition{
+		{
+			Name: "rp-filter", Severity: Bad, Remedy: Fixes, look: lookReversePath,
+			Title:  "a strict reverse path filter on a listed interface",
+			Effect: "packets for a VIP that come by another interface than the one by which the reply leaves are dropped",
+		},
+		{
+			Name: "no-way-back", Severity: Bad, Remedy: ByHand, look: lookNoWayBack, heavy: true,
+			Title:  "a reverse path filter, and no route back to clients",
+			Effect: "packets from clients to which no route leads are dropped, by the loose filter too",
+		},
+		{
+			Name: "arp-announce", Severity: Warning, Remedy: Fixes, look: lookARPAnnounce,
+			Title:  "ARP requests with a VIP as their sender",
+			Effect: "a router without a route to the VIP by that interface does not answer, and is unreachable",
+		},
+		{
+			Name: "linkdown", Severity: Warning, Remedy: Fixes, look: lookLinkdown,
+			Title:  "routes without carrier are used",
+			Effect: "when an interface loses its carrier, part of the connections stall for 3 s and longer",
+		},
+		{
+			Name: "multipath-hash", Severity: Note, Remedy: Fixes, look: lookHashPolicy,
+			Title:  "the multipath hash takes addresses only",
+			Effect: "all connections between two addresses use one interface; 1 spreads them",
+		},
+		{
+			Name: "accept-local", Severity: Warning, Remedy: Fixes, look: lookAcceptLocal, heavy: true,
+			Title:  "packets from another host with the same VIP are refused",
+			Effect: "what it sends from the VIP to this host is dropped as from an own address",
+		},
+	}
+}
+
+func ruleConditions() []Condition {
+	return []Condition{
+		{
+			Name: "foreign-rule", Severity: Warning, Remedy: ByHand, look: lookForeignRules,
+			Title:  "a routing rule of another owner before ours",
+			Effect: "where it applies no VIP becomes the source, and traffic does not move with a failure",
+		},
+		{
+			Name: "rule-missing", Severity: Bad, Remedy: ByHand, look: lookOwnRules, own: true,
+			Title:  "a routing rule of the daemon is missing",
+			Effect: "replies from the VIP leave by the main table's route, whether it works or not",
+		},
+		{
+			Name: "left-behind", Severity: Bad, Remedy: ByHand, look: lookLeftBehind, own: true,
+			Title:  "rules and routes of a daemon that is gone, without its VIP",
+			Effect: "every new IPv4 connection that names no source fails with 'network is unreachable'",
+		},
+	}
+}
+
+func linkConditions() []Condition {
+	return []Condition{
+		{
+			Name: "vip-unusable", Severity: Bad, Remedy: Fixes, look: lookUnusable, own: true,
+			Title:  "a VIP is tentative, its device is down, or IPv6 is off there",
+			Effect: "the VIP does not work: nothing can be bound to it, and no route has it as source",
+		},
+		{
+			Name: "vip-elsewhere", Severity: Warning, Remedy: FixesName, look: lookElsewhere,
+			Title:  "a VIP is on another device too",
+			Effect: "it stays when the daemon unbinds it, and hosts on that device's network do not follow it to another interface",
+		},
+		{
+			Name: "vip-in-subnet", Severity: Warning, Remedy: ByHand, look: lookInSubnet, heavy: true,
+			Title:  "a VIP is within the network of an interface",
+			Effect: "hosts on that network look for it by ARP and do not use the announced route",
+		},
+		{
+			Name: "unbound-loop", Severity: Bad, Remedy: FixesName, look: lookUnboundLoop, own: true,
+			Title:  "a VIP is not bound on a host that forwards",
+			Effect: "what routers still send for it is sent back to them, round and round",
+		},
+		{
+			Name: "unbound-silent", Severity: Bad, Remedy: ByHand, look: lookUnboundSilent, own: true,
+			Title:  "a VIP is not bound on a host that does not forward",
+			Effect: "what routers still send for it is dropped without a word, so clients hang",
+		},
+		{
+			Name: "no-device", Severity: Bad, Remedy: ByHand, look: lookDevice, own: true,
+			Title:  "the kernel cannot make the virtual interface",
+			Effect: "no VIP can be bound",
+		},
+		{
+			Name: "default-metric", Severity: Warning, Remedy: ByHand, look: lookDefaultMetric, heavy: true,
+			Title:  "a default route of metric 0, where routes are installed in the main table",
+			Effect: "no default route of the daemon in the main table is ever used",
+		},
+	}
+}
+
+func managerConditions() []Condition {
+	return []Condition{
+		{
+			Name: "networkd-match", Severity: Bad, Remedy: Fixes, look: lookNetworkdMatch,
+			Title:  "systemd-networkd takes the virtual interface for its own",
+			Effect: "it removes the VIPs from it whenever it configures it",
+		},
+		{
+			Name: "networkd-foreign", Severity: Warning, Remedy: Fixes, look: lookNetworkdForeign,
+			Title:  "systemd-networkd removes routes and rules of others",
+			Effect: "it may remove those of the daemon when it starts; they come back within a second, and until then traffic does not leave as it should",
+		},
+		{
+			Name: "networkmanager", Severity: Note, Remedy: Fixes, look: lookNetworkManager,
+			Title:  "NetworkManager is not told to leave the virtual interface alone",
+			Effect: "it may take addresses from it when somebody activates a connection on it",
+		},
+		{
+			Name: "protocol", Severity: Bad, Remedy: ByHand, look: lookProtocol,
+			Title:  "our routes have a protocol number that FRR takes for its own",
+			Effect: "FRR adopts them when it starts and removes them when it stops",
+		},
+	}
+}

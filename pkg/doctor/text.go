@@ -1,0 +1,64 @@
+package doctor
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// WriteText writes the report for people.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	for _, f := range r.Fixed {
+		for _, did := range f.Did {
+			fmt.Fprintf(&b, "fixed    %s: %s\n", f.Condition, did)
+		}
+		if f.Undo != "" && len(f.Did) > 0 {
+			fmt.Fprintf(&b, "  undo:  %s\n", indented(f.Undo))
+		}
+		if f.Error != "" {
+			fmt.Fprintf(&b, "failed   %s: %s\n", f.Condition, f.Error)
+		}
+	}
+	for _, f := range r.All() {
+		fmt.Fprintf(&b, "%-8s %s: %s\n", f.Severity, f.Condition, f.Found)
+		fmt.Fprintf(&b, "  why:   %s\n", f.Why)
+		fmt.Fprintf(&b, "  fix:   %s\n", indented(f.Command))
+		fmt.Fprintf(&b, "         (%s)\n", f.how())
+	}
+	for _, u := range r.NotSeen {
+		fmt.Fprintf(&b, "not seen %s: %s\n", u.Condition, u.Reason)
+	}
+	b.WriteString(r.summary() + "\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// how tells who can do what the command does.
+func (f *Finding) how() string {
+	switch f.Remedy {
+	case Fixes:
+		return "vipspeaker doctor --fix does it"
+	case FixesName:
+		return "vipspeaker doctor --fix " + f.Condition + " does it"
+	default:
+		return "by hand"
+	}
+}
+
+func (r *Report) summary() string {
+	count := map[Severity]int{}
+	for _, f := range r.All() {
+		count[f.Severity]++
+	}
+	switch {
+	case len(r.Findings) > 0:
+		return fmt.Sprintf("%d bad, %d warnings, %d notes", count[Bad], count[Warning], count[Note])
+	case count[Note] > 0:
+		return fmt.Sprintf("nothing bad; %d notes", count[Note])
+	default:
+		return "nothing found"
+	}
+}
+
+func indented(s string) string { return strings.ReplaceAll(s, "\n", "\n         ") }
