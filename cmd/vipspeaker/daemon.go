@@ -64,6 +64,7 @@ type daemon struct {
 	first        sync.Once
 	chosen       netip.Addr                 // the router id in the state directory at the start
 	written      netip.Addr                 // the one there now; belongs to publish
+	fronts       []netip.Prefix             // those in the state directory; belongs to publish
 	given        atomic.Pointer[netip.Addr] // the one in the configuration, zero if it leaves the choice
 }
 
@@ -90,6 +91,9 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		return err
 	}
 	d.written = d.chosen
+	if d.fronts, err = readFronts(d.stateDir, cfg.BGP.GracefulRestart.RestartTime, time.Now()); err != nil {
+		return err
+	}
 	d.given.Store(&cfg.BGP.RouterID)
 	cfg = d.withRouterID(cfg)
 	d.config.Store(cfg)
@@ -113,6 +117,7 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
 		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(),
+		Fronts: d.fronts,
 	})
 	if err != nil {
 		return err
@@ -183,7 +188,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	p.start("doctor", d.doctor.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
-		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events})
+		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Failback: d.failback})
 	})
 	if d.http != nil {
 		p.start("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })

@@ -104,7 +104,8 @@ Exit codes: 0 good, 1 bad, 2 wrong usage.`,
 	pf.StringVar(&f.socket, "socket", "", "the daemon's control socket `path` (default: control.socket of the configuration, else "+defaultSocket+")")
 	pf.StringVar(&f.stateDir, "state-dir", defaultStateDir, "`directory` for the daemon's state; lost at a reboot")
 	root.AddCommand(
-		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newEventsCommand(f), newReloadCommand(f), newCleanupCommand(f), newDoctorCommand(f),
+		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newEventsCommand(f), newReloadCommand(f), newFailbackCommand(f), newCleanupCommand(f),
+		newDoctorCommand(f),
 		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newBFDProcessCommand(), newFileCapabilitiesCommand(),
 	)
 	return root

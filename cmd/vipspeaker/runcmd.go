@@ -83,7 +83,7 @@ func runDaemon(ctx context.Context, f *flags, stderr io.Writer) (err error) {
 	if err = d.serve(ctx); err != nil || d.config.Load().Shutdown.Mode != modeDrain {
 		return err
 	}
-	return forgetRouterID(f.stateDir)
+	return errors.Join(forgetRouterID(f.stateDir), forgetFronts(f.stateDir))
 }
 
 // keepFromChildren takes what only the daemon itself needs out of the ambient

@@ -115,6 +115,9 @@ func (d *daemon) publish(s *status.Status) {
 			d.log.Warn("router id not kept for the next start", "error", err)
 		}
 	}
+	if err := d.keepFronts(s); err != nil {
+		d.log.Warn("roles not kept for the next start", "error", err)
+	}
 	d.store.Publish(s)
 	d.first.Do(d.notify.ready)
 }

@@ -149,7 +149,8 @@ func (l *link) take(m message) {
 			return !slices.ContainsFunc(cfg.Peers, func(q Peer) bool { return q.Address == p.Address })
 		})
 		l.r.tally(peers)
-		l.r.phase(Running, func(s *SpeakerState) { s.Error, s.Peers = m.Report.State.Error, peers })
+		seen := believable(m.Report.State.Seen, &cfg)
+		l.r.phase(Running, func(s *SpeakerState) { s.Error, s.Peers, s.Seen = m.Report.State.Error, peers, seen })
 		if m.Report.NeedsRestart && l.how == crashed {
 			l.r.log.Info("speaker process is replaced", "reason", "listen addresses changed")
 			l.finish(replaced, stopOrder{StopRestart, ""})
@@ -297,5 +298,5 @@ func (t *told) kept(cfg SpeakerConfig) []Peer {
 // go are told.
 func sameSessions(a, b SpeakerConfig) bool {
 	return a.Name == b.Name && a.ASN == b.ASN && a.RouterID == b.RouterID && a.ListenPort == b.ListenPort &&
-		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.EqualFunc(a.Peers, b.Peers, samePeer)
+		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.Watch, b.Watch) && slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.EqualFunc(a.Peers, b.Peers, samePeer)
 }

@@ -11,8 +11,9 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/server"
 )
 
-// publish reads the world and shows it if it changed.
-func (s *Speaker) publish(ctx context.Context) {
+// publish reads the world and shows it if it changed. It returns when to do so
+// again unasked, 0 for never.
+func (s *Speaker) publish(ctx context.Context) time.Duration {
 	s.pub.Lock()
 	defer s.pub.Unlock()
 	srv := s.server.Load()
@@ -26,6 +27,8 @@ func (s *Speaker) publish(ctx context.Context) {
 		peers, err = s.listPeers(ctx, srv)
 		errs = append(errs, err)
 	}
+	seen, again := s.lookAround(ctx, srv, peers)
+	next.Seen = seen
 	s.smu.Lock()
 	for a, rec := range s.sessions {
 		next.Peers = append(next.Peers, s.peerState(rec, peers[a]))
@@ -47,10 +50,12 @@ func (s *Speaker) publish(ctx context.Context) {
 	if changed && s.opt.Poke != nil {
 		s.opt.Poke()
 	}
+	return again
 }
 
 func sameState(a, b *SpeakerState) bool {
-	return a.Name == b.Name && a.Phase == b.Phase && a.PID == b.PID && a.Error == b.Error && slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Announced, b.Announced)
+	return a.Name == b.Name && a.Phase == b.Phase && a.PID == b.PID && a.Error == b.Error && slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Announced, b.Announced) &&
+		slices.EqualFunc(a.Seen, b.Seen, sameSeen)
 }
 
 // peerState renders one session. The caller holds smu.

@@ -176,8 +176,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 		if err := s.admit(ctx); err != nil {
 			s.log.Warn("peer cannot be admitted", "error", err)
 		}
-		s.publish(ctx)
-		timer.Reset(s.revive(ctx))
+		again, next := s.publish(ctx), s.revive(ctx)
+		if again > 0 {
+			next = min(next, again)
+		}
+		timer.Reset(next)
 	}
 }
 

@@ -78,13 +78,15 @@ type Speaker struct {
 	export    export
 	zones     map[string]int // index of the device of each zone
 
-	pub sync.Mutex // serialises publish
+	pub    sync.Mutex // serialises publish
+	looked time.Time  // the last lookAround; belongs to publish
 
 	smu       sync.Mutex // guards the following
 	name      string
 	asn       uint32
 	sessions  map[netip.Addr]*session
 	announced []netip.Prefix
+	watched   []netip.Prefix
 	applyErr  error
 	listenErr error
 }
@@ -155,7 +157,7 @@ func (s *Speaker) Apply(ctx context.Context, cfg SpeakerConfig) error {
 	s.cfg = want
 	s.noteZones(want)
 	s.smu.Lock()
-	s.name, s.asn = want.Name, want.ASN
+	s.name, s.asn, s.watched = want.Name, want.ASN, want.Watch
 	s.smu.Unlock()
 	err = errors.Join(err, s.reconcile(ctx, want))
 	return s.finish(ctx, err)

@@ -50,6 +50,9 @@ type SpeakerConfig struct {
 	// back by another session. They come on top of each peer's MaxPrefixes. It
 	// must not become lower before routers have had time to forget what is gone.
 	Reflected uint32
+	// Watch are prefixes of which SpeakerState.Seen tells what peers send, at most
+	// 4096.
+	Watch []netip.Prefix
 	// DownReasons are texts for single peers, which come before DownReason. A
 	// change of either alone has no effect.
 	DownReasons map[netip.Addr]string
@@ -263,6 +266,9 @@ type SpeakerState struct {
 	// Announced are the prefixes in the speaker's RIB, as it listed them. They
 	// are on the wire to each established peer that negotiated their family.
 	Announced []netip.Prefix
+	// Seen are the paths that peers send for SpeakerConfig.Watch, looked for once a
+	// second.
+	Seen []SeenPath
 	// Error is why the last desired state could not be applied whole.
 	Error string
 }

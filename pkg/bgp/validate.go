@@ -41,6 +41,7 @@ func clean(cfg SpeakerConfig) (SpeakerConfig, error) {
 	out.Peers, errs = cleanPeers(cfg, errs)
 	out.Reflected = 0 // is in the peers' limits now
 	out.Paths, errs = cleanPaths(cfg, out.Peers, errs)
+	out.Watch = cleanWatch(cfg.Watch)
 	return out, errors.Join(errs...)
 }
 

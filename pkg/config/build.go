@@ -151,6 +151,7 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 	v := VIP{
 		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
 		Source: sourceOf(&raw.Source),
+		Role:   role(raw.Role), Exclusive: raw.Exclusive,
 		Announce: Announce{
 			Communities: values(raw.Announce.Communities), LargeCommunities: raw.Announce.LargeCommunities,
 			ExtendedCommunities: raw.Announce.ExtendedCommunities, MED: raw.Announce.MED, LocalPref: raw.Announce.LocalPref,

@@ -214,6 +214,10 @@ type VIP struct {
 	PreferredSource bool
 	Source          Source
 	Announce        Announce
+	// Role is nil for a VIP without a rank.
+	Role *Role
+	// Exclusive tells that nobody else may announce it.
+	Exclusive bool
 	// Checks decide whether the VIP is announced; none means always.
 	Checks []Check
 	// ChecksMode is all or any: how many of Checks must pass.

@@ -113,6 +113,8 @@ type rawVIP struct {
 	PreferredSource bool          `key:"preferred_source" default:"false"`
 	Source          rawSource     `key:"source" hint:"for example {when: always}"`
 	Announce        rawAnnounce   `key:"announce"`
+	Role            *rawRole      `key:"role" hint:"for example {rank: 1}"`
+	Exclusive       bool          `key:"exclusive" default:"false"`
 	Checks          []rawCheck    `key:"checks"`
 	ChecksMode      string        `key:"checks_mode" default:"all" oneof:"all any"`
 	OnFailure       *rawOnFailure `key:"on_failure" word:"withdraw" hint:"for example {degrade: {med: 1000}}"`

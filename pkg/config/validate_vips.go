@@ -37,6 +37,7 @@ func validateVIPs(cfg *Config, r *report) {
 		doubles(v.Announce.LargeCommunities, r, path+".announce", "large_communities")
 		doubles(v.Announce.ExtendedCommunities, r, path+".announce", "extended_communities")
 		validateDegrade(v, r, path)
+		validateRole(v, r, path)
 		validateSizes(v, r, path)
 		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
@@ -173,18 +174,25 @@ func validateSizes(v VIP, r *report, path string) {
 	if v.Degrade != nil {
 		d = *v.Degrade
 	}
+	o, tag := Role{}, 0
+	if v.Role != nil {
+		o, tag = *v.Role, 1
+	}
 	for _, list := range []struct {
 		key        string
 		count, add int
 		most       int
 	}{
-		{"communities", len(v.Announce.Communities), len(d.Communities), 127}, // and GRACEFUL_SHUTDOWN
-		{"large_communities", len(v.Announce.LargeCommunities), len(d.LargeCommunities), 128},
-		{"extended_communities", len(v.Announce.ExtendedCommunities), len(d.ExtendedCommunities), 64},
+		{"communities", len(v.Announce.Communities), len(d.Communities) + len(o.Communities), 127}, // and GRACEFUL_SHUTDOWN
+		{"large_communities", len(v.Announce.LargeCommunities), len(d.LargeCommunities) + len(o.LargeCommunities), 128 - tag},
+		{"extended_communities", len(v.Announce.ExtendedCommunities), len(d.ExtendedCommunities) + len(o.ExtendedCommunities), 64},
 	} {
 		place, with := path+".announce."+list.key, ""
 		if list.add > 0 {
 			place, with = path+".on_failure.degrade."+list.key, " with those of announce"
+			if v.Degrade == nil {
+				place = path + ".role.announce." + list.key
+			}
 		}
 		if list.count+list.add > list.most && r.ok(place) {
 			r.add(place, "are %d%s; at most %d are possible", list.count+list.add, with, list.most)

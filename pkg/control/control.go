@@ -4,6 +4,7 @@
 //	GET  /v1/status   the picture of the last pass, a status.Status
 //	POST /v1/reload   read the configuration file again, a ReloadResult
 //	GET  /v1/events   the last events, one status.Event in a line of JSON each
+//	POST /v1/failback announce the VIP of the parameter vip with its rank again
 //
 // Events take two parameters: since, the number after which they are wanted (0
 // if it is not given), and follow, with which (1) the answer goes on with those
@@ -48,6 +49,9 @@ type Options struct {
 	Reload func(ctx context.Context) []string
 	// Events are what GET /v1/events gives; nil if there is none of it.
 	Events *status.Events
+	// Failback announces a VIP, by its name or address, with its rank again; nil if
+	// there is none of it. An error is the caller's mistake.
+	Failback func(vip string) error
 }
 
 // Serve answers on l until ctx ends. It returns nil when ctx ended.
@@ -77,6 +81,7 @@ func newHandler(ctx context.Context, o Options) http.Handler {
 	if o.Events != nil {
 		mux.HandleFunc("GET /v1/events", eventsHandler(ctx, o.Events, eventsPatience))
 	}
+	handleRoles(mux, o)
 	// No request has a body; one that is sent is not read.
 	return http.MaxBytesHandler(mux, 0)
 }

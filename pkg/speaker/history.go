@@ -16,6 +16,7 @@ import (
 type History struct {
 	Interfaces map[string]InterfaceHistory
 	VIPs       map[netip.Prefix]VIPHistory
+	Roles      map[netip.Prefix]RoleHistory
 	BFD        map[Session]BFDHistory
 	// Local are the addresses that sessions without an interface are made from, by
 	// peer, where the configuration leaves the choice.
@@ -65,7 +66,7 @@ type BFDHistory struct {
 }
 
 // owned tells which maps of a History may be written.
-type owned struct{ interfaces, vips, bfd, local bool }
+type owned struct{ interfaces, vips, roles, bfd, local bool }
 
 // put sets an entry of a map that others may read: if that changes it, then in a
 // copy, unless own says that it is one already.
@@ -104,7 +105,7 @@ func (p *planner) rememberLocal(peer, local netip.Addr) {
 func (h History) after(old, next *setup) History {
 	out := History{
 		Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{},
-		Local: map[netip.Addr]netip.Addr{},
+		Local: map[netip.Addr]netip.Addr{}, Roles: map[netip.Prefix]RoleHistory{},
 	}
 	for i := range next.config.Interfaces {
 		n := &next.config.Interfaces[i]
@@ -135,6 +136,9 @@ func (h History) after(old, next *setup) History {
 	}
 	for i := range next.config.VIPs {
 		v := &next.config.VIPs[i]
+		if role, ok := h.Roles[v.Prefix]; ok && v.Role != nil {
+			out.Roles[v.Prefix] = role
+		}
 		seen, ok := h.VIPs[v.Prefix]
 		if !ok {
 			continue

@@ -165,6 +165,7 @@ func TestHistoryAfterReload(t *testing.T) {
 		VIPs:       map[netip.Prefix]VIPHistory{prefix("10.68.6.1/32"): {Penalty: flapped}},
 		BFD:        map[Session]BFDHistory{{"en1", addr("10.68.1.2")}: {Downs: 1}},
 		Local:      map[netip.Addr]netip.Addr{},
+		Roles:      map[netip.Prefix]RoleHistory{},
 	}
 	if diff := cmp.Diff(want, seen.after(made(with), made(next)), compare...); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

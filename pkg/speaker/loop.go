@@ -128,6 +128,9 @@ type Options struct {
 	// process, see Inputs.
 	Adopted        bool
 	AdoptedSources []netip.Addr
+	// Fronts are the VIPs that a former process announced with their rank until
+	// just now.
+	Fronts []netip.Prefix
 }
 
 // Loop is the control loop. One goroutine makes all decisions and calls all
@@ -136,6 +139,7 @@ type Loop struct {
 	opt       Options
 	startedAt time.Time
 	setup     atomic.Pointer[setup]
+	failbacks failbacks
 	order     sync.Once     // closes stop
 	stop      chan struct{} // closed by Stop
 	progress  progress
@@ -202,6 +206,11 @@ func New(opt Options) (*Loop, error) {
 		repaired: map[string]uint64{}, lingered: map[netip.Prefix]time.Time{}, told: troubles{}, quiet: quiet{},
 	}
 	l.progress.base = l.startedAt
+	if opt.Adopted {
+		for _, prefix := range opt.Fronts {
+			put(&l.history.Roles, new(bool), prefix, RoleHistory{Front: true})
+		}
+	}
 	l.setup.Store(first)
 	return l, nil
 }

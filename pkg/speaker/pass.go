@@ -119,6 +119,7 @@ func (l *Loop) finished(began time.Time) error {
 func (l *Loop) plan(in *Inputs) Desired {
 	d := Plan(*in, time.Now())
 	l.recheck, l.history = d.Recheck, d.History
+	l.failbacks.settle(d.History)
 	return d
 }
 
@@ -183,7 +184,7 @@ func (l *Loop) inputs() (Inputs, bool) {
 	}
 	in := Inputs{
 		Config: c, Net: net, Health: l.opt.Checks.Results(), BGP: l.opt.Sessions.State(),
-		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown, Leaving: l.leaving},
+		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown, Leaving: l.leaving, Failback: l.failbacks.list()},
 		StartedAt: l.startedAt, Adopted: l.opt.Adopted, AdoptedSources: l.opt.AdoptedSources,
 		Lingering: l.linger(time.Now()), BindErrors: l.bindErrs,
 		CheckIDs: l.applied.checkIDs, History: l.history,

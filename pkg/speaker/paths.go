@@ -54,6 +54,8 @@ func (p *planner) decide(c *config.VIP) VIP {
 		v.Wanted = v.Wanted || v.Interfaces[i].Wanted
 		v.Announced = v.Announced || v.Interfaces[i].Announced
 	}
+	v.Others = p.others(c)
+	v.Behind = p.behind(c, &v)
 	if v.Detail = degraded; !v.Announced {
 		v.Reason, v.Detail = explain(&v, reason, detail)
 		v.Detail = joinNonEmpty("; ", degraded, v.Detail)
@@ -291,7 +293,7 @@ func explain(v *VIP, reason status.Reason, detail string) (status.Reason, string
 // down, so that they are there before its sessions are.
 func (p *planner) paths(at int) []bgp.Path {
 	list := make([]bgp.Path, 0, len(p.out.VIPs))
-	name := p.out.Interfaces[at].Name
+	name, internal := p.out.Interfaces[at].Name, p.internalAt(at)
 	for i := range p.out.VIPs {
 		v := &p.out.VIPs[i]
 		c := &p.in.Config.VIPs[i]
@@ -304,7 +306,7 @@ func (p *planner) paths(at int) []bgp.Path {
 				continue
 			}
 			if hop, ok := p.nextHop(at, v.Prefix.Addr().Is4()); ok {
-				list = append(list, p.path(c, 0, hop, v.Degraded))
+				list = append(list, p.rolePath(c, v.Behind, internal, p.path(c, 0, hop, v.Degraded)))
 			}
 		}
 	}

@@ -63,6 +63,9 @@ type Inputs struct {
 type Overrides struct {
 	// Shutdown withholds all VIPs and takes them off as source. They stay bound.
 	Shutdown bool
+	// Failback are VIPs that are to be announced with their rank although another
+	// host is seen.
+	Failback map[netip.Prefix]bool
 	// Leaving announces everything as about to go (GRACEFUL_SHUTDOWN, RFC 8326).
 	Leaving bool
 }
@@ -105,7 +108,11 @@ type VIP struct {
 	// Degraded tells that it is announced, or would be, with the attributes for a
 	// VIP whose checks fail.
 	Degraded bool
-	Penalty  status.Penalty
+	// Behind tells that it is announced, or would be, as worse than any rank.
+	Behind bool
+	// Others are the hosts that routers say announce it, too.
+	Others  []status.Other
+	Penalty status.Penalty
 	// Interfaces are in the order of VIP.Interfaces of the configuration, then
 	// one for the sessions that belong to no interface, if there are any.
 	Interfaces []Placement

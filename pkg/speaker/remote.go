@@ -214,6 +214,7 @@ func (p *planner) remoteSpeaker() bgp.SpeakerConfig {
 
 func (p *planner) remotePaths() []bgp.Path {
 	var list []bgp.Path
+	internal := p.internalRemote()
 	for i := range p.out.VIPs {
 		v := &p.out.VIPs[i]
 		if !v.Bound {
@@ -222,7 +223,8 @@ func (p *planner) remotePaths() []bgp.Path {
 		for j := range v.Interfaces {
 			if pl := &v.Interfaces[j]; pl.Interface == status.TopLevel && !withheldEverywhere(pl.Reason) {
 				for _, h := range pl.Paths {
-					list = append(list, p.path(&p.in.Config.VIPs[i], h.ID, h.NextHop, v.Degraded))
+					c := &p.in.Config.VIPs[i]
+					list = append(list, p.rolePath(c, v.Behind, internal, p.path(c, h.ID, h.NextHop, v.Degraded)))
 				}
 			}
 		}

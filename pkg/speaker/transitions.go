@@ -105,6 +105,7 @@ func (c *changes) vips() {
 			c.add(slog.LevelDebug, e, "vip", v.Name, "reason", v.Reason, "detail", v.Detail)
 		}
 		c.degraded(v, old)
+		c.role(v, old)
 		c.checks(v, old)
 		c.sources(v, old)
 	}

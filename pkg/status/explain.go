@@ -30,7 +30,7 @@ const (
 // Gate is one condition of an announcement.
 type Gate struct {
 	// Name is configured, check, checks, degraded, damping, bound, interface,
-	// probe, bfd, session, announced or source.
+	// probe, bfd, session, announced, role or source.
 	Name string `json:"gate"`
 	// Subject is what the gate is about: an interface, a check, or empty.
 	Subject string    `json:"subject,omitempty"`
@@ -66,6 +66,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 	for i := range v.Interfaces {
 		e.path(s, &v.Interfaces[i], now)
 	}
+	e.role(v)
 	e.source(v)
 	return e, nil
 }

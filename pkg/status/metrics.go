@@ -30,6 +30,7 @@ type descs struct {
 	passes, lastPass, driftRepaired, netlinkResyncs, kernelProblems      *prometheus.Desc
 	bfdUp, bfdDowns, bfdPackets                                          *prometheus.Desc
 	interfaceUnusable, probeHealthy, probeDuration, vipDegraded          *prometheus.Desc
+	vipRank, vipBehind, vipDuplicates                                    *prometheus.Desc
 	vipDamping, interfaceDamping                                         damping
 }
 
@@ -68,6 +69,9 @@ func NewCollector(store *Store, build Build) *Collector {
 		probeHealthy:      d("probe_healthy", "1 if the probe's verdict is healthy; unknown and stale count as 0.", "interface", "layer", "target"),
 		probeDuration:     d("probe_duration_seconds", "How long the probe's last run took, in seconds.", "interface", "layer", "target"),
 		vipDegraded:       d("vip_degraded", "1 if the VIP's checks fail and it is announced, or would be, with the attributes for that.", "vip"),
+		vipRank:           d("vip_rank", "Rank of this host for the VIP; absent for a VIP without one.", "vip"),
+		vipBehind:         d("vip_behind", "1 if the VIP is announced, or would be, as worse than any rank, because another host has taken over.", "vip"),
+		vipDuplicates:     d("vip_duplicate_claims", "Other hosts that announce the VIP and must not.", "vip"),
 		vipDamping: damping{
 			d("vip_penalty", "Penalty of the VIP for its flaps (RFC 2439) at the last pass; a flap costs 1000.", "vip"),
 			d("vip_suppressed", "1 while the VIP is withheld for its flaps.", "vip"),
@@ -89,6 +93,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		d.interfaceUsable, d.speakerUp, d.speakerRestarts, d.peerUp, d.peerTransitions,
 		d.checkHealthy, d.checkDuration, d.passes, d.lastPass, d.driftRepaired, d.netlinkResyncs, d.kernelProblems,
 		d.bfdUp, d.bfdDowns, d.bfdPackets, d.interfaceUnusable, d.probeHealthy, d.probeDuration, d.vipDegraded,
+		d.vipRank, d.vipBehind, d.vipDuplicates,
 		d.vipDamping.penalty, d.vipDamping.suppressed, d.vipDamping.flaps,
 		d.interfaceDamping.penalty, d.interfaceDamping.suppressed, d.interfaceDamping.flaps,
 	} {
@@ -178,6 +183,7 @@ func (c *Collector) vip(m sink, s *Status, v *VIP) {
 	m.flag(d.vipBound, v.Bound, v.Name)
 	m.flag(d.vipDegraded, v.Degraded, v.Name)
 	m.damping(&d.vipDamping, v.Penalty, v.Name)
+	c.role(m, v)
 	if !v.Announced && v.Reason != "" {
 		m.gauge(d.vipWithheld, 1, v.Name, string(v.Reason))
 	}

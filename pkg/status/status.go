@@ -25,6 +25,8 @@ const (
 	Standby           Reason = "standby"
 	NotOwner          Reason = "not_owner"
 	Shutdown          Reason = "shutdown"
+	// Duplicate is the reason of a gate only: the VIP stays announced.
+	Duplicate Reason = "duplicate"
 )
 
 // The reason words of an interface that is not usable (Interface.Reason).
@@ -122,6 +124,8 @@ type VIP struct {
 	Source          []string       `json:"source"`
 	Interfaces      []VIPInterface `json:"interfaces"`
 	Checks          []Check        `json:"checks"`
+	// Role is nil for a VIP that any host may announce.
+	Role *Role `json:"role,omitempty"`
 	// ChecksMode is all or any: how many of Checks must pass; empty is all.
 	ChecksMode string `json:"checks_mode,omitempty"`
 }

@@ -58,14 +58,14 @@ func (s scale) String() string {
 	return fmt.Sprintf("%s, %d UPDATEs, %s of CPU, %d MB", s.took.Round(time.Millisecond), s.updates, s.cpu.Round(time.Millisecond), s.rss>>20)
 }
 
-// announcer is who announces: change gives it another number of routes.
-type announcer struct {
+// routeSource is who announces: change gives it another number of routes.
+type routeSource struct {
 	process *lab.Process
 	change  func(vips int)
 }
 
 // scaleOf measures one announcer, each part in a lab of its own.
-func scaleOf(b *testing.B, router string, start func(b *testing.B, host *lab.Node, vips int) announcer) map[string]scale {
+func scaleOf(b *testing.B, router string, start func(b *testing.B, host *lab.Node, vips int) routeSource) map[string]scale {
 	b.Helper()
 	out := map[string]scale{}
 	for part, first := range map[string]int{"added": 1, "start": scaleVIPs} {
@@ -99,7 +99,7 @@ func scaleOf(b *testing.B, router string, start func(b *testing.B, host *lab.Nod
 // scalePrefix is one of the announced addresses.
 func scalePrefix(i int) string { return fmt.Sprintf("10.70.%d.%d", i/200, i%200+1) }
 
-func startVipspeaker(b *testing.B, host *lab.Node, vips int) announcer {
+func startVipspeaker(b *testing.B, host *lab.Node, vips int) routeSource {
 	b.Helper()
 	write := func(vips int) {
 		var s strings.Builder
@@ -113,7 +113,7 @@ func startVipspeaker(b *testing.B, host *lab.Node, vips int) announcer {
 	}
 	write(vips)
 	s := lab.StartSpeaker(host, binary(b))
-	return announcer{s.Process, func(vips int) {
+	return routeSource{s.Process, func(vips int) {
 		write(vips)
 		if out, err := s.Command("reload"); err != nil {
 			b.Fatalf("reload: %v\n%s", err, out)
@@ -121,7 +121,7 @@ func startVipspeaker(b *testing.B, host *lab.Node, vips int) announcer {
 	}}
 }
 
-func startBIRDAnnouncer(b *testing.B, host *lab.Node, vips int) announcer {
+func startBIRDAnnouncer(b *testing.B, host *lab.Node, vips int) routeSource {
 	b.Helper()
 	write := func(vips int) {
 		var s strings.Builder
@@ -139,7 +139,7 @@ func startBIRDAnnouncer(b *testing.B, host *lab.Node, vips int) announcer {
 	write(vips)
 	host.Run("mkdir", "-p", "/run/bird")
 	p := host.StartProcess("bird", "bird", "-f", "-c", "/etc/bird/bird.conf", "-s", "/run/bird/bird.ctl")
-	return announcer{p, func(vips int) {
+	return routeSource{p, func(vips int) {
 		write(vips)
 		host.BIRDC("configure")
 	}}

@@ -1,0 +1,109 @@
+package status
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Role is what a host is for a VIP that others announce, too, or must not.
+type Role struct {
+	// Rank is 1 to 254, 0 for a VIP without one.
+	Rank int `json:"rank,omitempty"`
+	// Failback is immediate, idle or manual; empty without a rank.
+	Failback string `json:"failback,omitempty"`
+	// Exclusive tells that nobody else may announce it.
+	Exclusive bool `json:"exclusive,omitempty"`
+	// Behind tells that it is announced, or would be, as worse than any rank.
+	Behind bool `json:"behind,omitempty"`
+	// Others are the hosts that routers say announce it, each once.
+	Others []Other `json:"others,omitempty"`
+}
+
+// Other is another host that announces a VIP.
+type Other struct {
+	// Host is its router id; zero if its path does not tell.
+	Host netip.Addr `json:"host,omitzero"`
+	ASN  uint32     `json:"asn"`
+	// Rank is 0 if its path does not tell one.
+	Rank   int  `json:"rank,omitempty"`
+	Behind bool `json:"behind,omitempty"`
+	// Leaving tells that it is announced with GRACEFUL_SHUTDOWN (RFC 8326).
+	Leaving bool `json:"leaving,omitempty"`
+	// Peers are the routers that say so.
+	Peers []netip.Addr `json:"peers"`
+	// Duplicate is why it must not be there, empty if it may.
+	Duplicate string `json:"duplicate,omitempty"`
+}
+
+// Same tells whether two are the same host with the same reason against it.
+func (o Other) Same(p Other) bool {
+	return o.Host == p.Host && o.ASN == p.ASN && o.Duplicate == p.Duplicate
+}
+
+// Text names the host and says what it is.
+func (o Other) Text() string {
+	text := "a host"
+	if o.Host.IsValid() {
+		text = o.Host.String()
+	}
+	text += fmt.Sprintf(" of AS %d", o.ASN)
+	if o.Rank > 0 {
+		text += fmt.Sprintf(", rank %d", o.Rank)
+	}
+	if o.Behind {
+		text += ", behind"
+	}
+	if o.Leaving {
+		text += ", about to go"
+	}
+	return text
+}
+
+// Duplicates are the hosts that must not announce the VIP.
+func (v *VIP) Duplicates() []Other {
+	if v.Role == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(v.Role.Others), func(o Other) bool { return o.Duplicate == "" })
+}
+
+// role tells about rank and others; what has no role has no such gate.
+func (e *Explanation) role(v *VIP) {
+	r := v.Role
+	if r == nil {
+		return
+	}
+	var others []string
+	for i := range r.Others {
+		others = append(others, join(": ", r.Others[i].Text(), r.Others[i].Duplicate))
+	}
+	seen := "no other host is seen"
+	if len(others) > 0 {
+		seen = "seen: " + strings.Join(others, "; ")
+	}
+	var own []string
+	if r.Rank > 0 {
+		own = append(own, fmt.Sprintf("rank %d, failback %s", r.Rank, r.Failback))
+	}
+	if r.Exclusive {
+		own = append(own, "exclusive")
+	}
+	if r.Behind {
+		own = append(own, "behind all ranks")
+	}
+	e.add("role", "", len(v.Duplicates()) == 0, Duplicate, join("; ", append(own, seen)...))
+}
+
+// role are the metrics of a VIP that others announce, too, or must not.
+func (c *Collector) role(m sink, v *VIP) {
+	if v.Role == nil {
+		return
+	}
+	if v.Role.Rank > 0 {
+		m.gauge(c.descs.vipRank, float64(v.Role.Rank), v.Name)
+		m.flag(c.descs.vipBehind, v.Role.Behind, v.Name)
+	}
+	m.gauge(c.descs.vipDuplicates, float64(len(v.Duplicates())), v.Name)
+}
