@@ -19,6 +19,7 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 	srv := s.server.Load()
 	have, err := s.listPeers(ctx, srv)
 	errs := []error{err}
+	s.learn(have)
 	wanted := make(map[netip.Addr]bool, len(want.Peers))
 	for _, p := range want.Peers {
 		wanted[p.Address] = true
@@ -44,13 +45,13 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 // ends. What the last listing showed is deleted before the next one, which takes
 // a tenth of a second for ten thousand paths.
 func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, want SpeakerConfig) error {
-	wanted := make(map[pathKey]bool, len(want.Paths))
+	wanted := make(map[pathKey]Path, len(want.Paths))
 	for _, p := range want.Paths {
-		wanted[p.key()] = true
+		wanted[p.key()] = p
 	}
 	var errs []error
 	for _, k := range s.held {
-		if !wanted[k] {
+		if _, ok := wanted[k]; !ok {
 			errs = append(errs, s.deletePath(ctx, srv, k))
 		}
 	}
@@ -58,8 +59,10 @@ func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, wan
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	for k := range have {
-		if wanted[k] {
+	for k, old := range have {
+		// GoBGP does not withdraw one of several paths of a prefix that the export
+		// policy lets through no more.
+		if p, ok := wanted[k]; ok && (k.ID == 0 || old.NextHop.Is6() || !p.NextHop.Is6()) {
 			continue
 		}
 		if err := s.deletePath(ctx, srv, k); err != nil {
@@ -186,6 +189,9 @@ func (s *Speaker) listPeers(ctx context.Context, srv *server.BgpServer) (map[net
 func (s *Speaker) addPeer(ctx context.Context, srv *server.BgpServer, p Peer, gr GracefulRestart) error {
 	s.adapter.clearFaults(p.Address.String())
 	rec := s.remember(p, p, gr, true)
+	if err := s.holdBack(ctx, srv, p); err != nil {
+		return fmt.Errorf("add peer %s: %w", p.Address, err)
+	}
 	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: peerToAPI(p, gr, s.restarting(rec))}); err != nil {
 		return fmt.Errorf("add peer %s: %w", p.Address, err)
 	}

@@ -33,6 +33,8 @@ type exportRules struct {
 	prefs []uint32     // values of LOCAL_PREF that hide keeps in a community
 	peers []Peer       // with attributes
 	wait  []netip.Addr // get nothing before their OPEN is checked
+	bare  []netip.Addr // get no IPv4 with an IPv6 next hop, which their OPEN did not offer
+	hops  hops         // of the paths that there are
 	hold  *holdRules
 }
 
@@ -50,15 +52,17 @@ const ownPaths = "own-paths"
 func (s *Speaker) exportFor(want SpeakerConfig, have map[pathKey]Path) exportRules {
 	r := exportRules{asn: want.ASN}
 	prefs := map[uint32]bool{}
-	for _, p := range want.Paths {
+	note := func(p Path) {
 		if p.ID != 0 {
 			prefs[rankedPref(p)] = true
 		}
+		r.hops.note(p)
+	}
+	for _, p := range want.Paths {
+		note(p)
 	}
 	for _, p := range have {
-		if p.ID != 0 {
-			prefs[rankedPref(p)] = true
-		}
+		note(p)
 	}
 	for v := range prefs {
 		r.prefs = append(r.prefs, v)
@@ -68,64 +72,10 @@ func (s *Speaker) exportFor(want SpeakerConfig, have map[pathKey]Path) exportRul
 		if p.Attributes = effective(p, want.ASN); p.Attributes != nil {
 			r.peers = append(r.peers, p)
 		}
-		if s.unchecked(p) {
-			r.wait = append(r.wait, p.Address)
-		}
 	}
+	r.wait, r.bare = s.judge(want.Peers, r.hops)
+	s.gated.Store(slices.ContainsFunc(want.Peers, func(p Peer) bool { return p.needsCheck() || p.needsExtended(r.hops) }))
 	return r
-}
-
-// unchecked tells whether a peer may turn out to be another than wanted in a way
-// that GoBGP does not look at. After a crash it has been looked at before, and
-// must not see an End-of-RIB before its paths (RFC 4724 section 4.1).
-func (s *Speaker) unchecked(p Peer) bool {
-	s.smu.Lock()
-	defer s.smu.Unlock()
-	rec := s.sessions[p.Address]
-	return p.needsCheck() && !s.opt.Restarting && (rec == nil || !rec.checked)
-}
-
-func (p *Peer) needsCheck() bool { return p.External || p.RouterID.IsValid() }
-
-// admit sends their paths to the peers that have turned out to be the wanted ones.
-func (s *Speaker) admit(ctx context.Context) error {
-	if !s.waiting.Load() {
-		return nil // an Apply that takes long holds nothing else up
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	srv := s.server.Load()
-	if srv == nil || s.closed || len(s.export.rules.wait) == 0 {
-		return nil
-	}
-	rules := s.export.rules
-	rules.wait = nil
-	for _, p := range s.cfg.Peers {
-		if slices.Contains(s.export.rules.wait, p.Address) && s.unchecked(p) {
-			rules.wait = append(rules.wait, p.Address)
-		}
-	}
-	return errors.Join(s.setExport(ctx, srv, rules), s.sendAdmitted(ctx, srv))
-}
-
-// sendAdmitted sends all to the peers that wait no more, if they are up; the
-// others will be when they come up.
-func (s *Speaker) sendAdmitted(ctx context.Context, srv *server.BgpServer) error {
-	if len(s.export.admitted) == 0 {
-		return nil
-	}
-	up, err := s.sessionsUp(ctx, srv)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, a := range s.export.admitted {
-		if _, ok := up[a]; ok {
-			errs = append(errs, s.sendAll(ctx, srv, a))
-		}
-	}
-	s.export.admitted = nil
-	return errors.Join(errs...)
 }
 
 // effective is what of a peer's attributes is seen on the wire, nil for nothing.
@@ -179,7 +129,6 @@ func (s *Speaker) setExport(ctx context.Context, srv *server.BgpServer, r export
 	}
 	s.export.rules = r
 	s.export.rules.hold = nil
-	s.waiting.Store(len(r.wait) > 0)
 	if oldKey == "" {
 		return nil
 	}
@@ -200,7 +149,7 @@ func (s *Speaker) setExport(ctx context.Context, srv *server.BgpServer, r export
 // key is different for different rules. Holds are never put in force twice.
 func (r exportRules) key() string {
 	var b strings.Builder
-	fmt.Fprint(&b, r.asn, r.prefs, r.wait)
+	fmt.Fprint(&b, r.asn, r.prefs, r.wait, r.bare)
 	for _, p := range r.peers {
 		a := p.Attributes
 		fmt.Fprint(&b, "\n", p.Address, optional(a.MED), optional(a.LocalPref), a.Prepend, a.Communities, a.LargeCommunities, a.ExtendedCommunities)
@@ -241,6 +190,11 @@ func (r exportRules) policy(name string) (*api.Policy, []*api.DefinedSet) {
 	if len(r.wait) > 0 {
 		wait := w.set(api.DefinedType_NEIGHBOR, hosts(r.wait...), nil)
 		w.add(&api.Conditions{NeighborSet: wait}, &api.Actions{RouteAction: api.RouteAction_REJECT})
+	}
+	if len(r.bare) > 0 {
+		bare := w.set(api.DefinedType_NEIGHBOR, hosts(r.bare...), nil)
+		w.add(&api.Conditions{NeighborSet: bare, AfiSafiIn: []*api.Family{familyV4()}, NextHopInList: []string{"::/0"}},
+			&api.Actions{RouteAction: api.RouteAction_REJECT})
 	}
 	var up *api.MatchSet
 	var held []*api.MatchSet

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"vipspeaker/test/netnstest"
-
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -47,44 +45,6 @@ func TestFamiliesOverIPv4(t *testing.T) {
 	eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", s.State()) }, func() bool { return s.State().Error == want })
 }
 
-// Both families run over an IPv6 session, IPv4 with an IPv6 next hop (RFC 8950).
-func TestFamiliesOverIPv6(t *testing.T) {
-	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-		host, r1, r2 := netip.MustParseAddr("fd77::1"), netip.MustParseAddr("fd77::2"), netip.MustParseAddr("fd77::3")
-		for _, a := range []netip.Addr{host, r1, r2} {
-			ns.IP("addr add %s/128 dev lo nodad", a)
-		}
-		s := startSpeaker(t, SpeakerOptions{})
-		gtsm := peer(r2, 65002)
-		gtsm.TTLSecurity = true
-		cfg := conf("en1", 65010, host, peer(r1, 65001), gtsm)
-		cfg.RouterID = netip.MustParseAddr("10.0.0.1")
-		cfg.Paths = []Path{path4(1), path6(1)}
-		apply(t, s, cfg)
-		p := dialRaw(t, r1, host, 65001, rawOptions{})
-		got := p.await(time.Second, func(all []string) bool { return len(all) == 2 })
-		slices.Sort(got)
-		if diff := cmp.Diff([]string{
-			"[+10.100.0.1/32] via fd77::1 [{AsPath: 65010}]", "[+2001:db8::1/128] via fd77::1 [{AsPath: 65010}]",
-		}, got); diff != "" {
-			t.Errorf("messages (-want +got):\n%s", diff)
-		}
-		if ttl, minTTL, _ := socketTo(t, host, r1); ttl != 1 || minTTL != 0 {
-			t.Errorf("hop limit %d, at least %d", ttl, minTTL)
-		}
-		acceptRaw(t, r2, 65002, rawOptions{control: setHops(255)})
-		awaitEstablished(t, s, r2)
-		if ttl, minTTL, _ := socketTo(t, host, r2); ttl != 255 || minTTL != 255 {
-			t.Errorf("hop limit %d, at least %d", ttl, minTTL)
-		}
-		cfg.Paths = cfg.Paths[:1]
-		apply(t, s, cfg)
-		if diff := cmp.Diff([]string{"[-2001:db8::1/128]"}, p.quiet(100*time.Millisecond)); diff != "" {
-			t.Errorf("messages (-want +got):\n%s", diff)
-		}
-	})
-}
-
 // LOCAL_PREF is for internal peers, and a prepend never is.
 func TestInternalPeer(t *testing.T) {
 	host, router := addr(t), addr(t)
@@ -102,6 +62,27 @@ func TestInternalPeer(t *testing.T) {
 	if diff := cmp.Diff([]string{
 		"[+10.100.0.1/32] via " + host.String() + " [{AsPath: } {LocalPref: 100}]",
 		"[+10.100.0.2/32] via " + host.String() + " [{AsPath: } {LocalPref: 200}]",
+	}, got); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+}
+
+// LOCAL_PREF 0, which asks internal peers to prefer any other path (RFC 8326
+// section 4.1), reaches them as 0 of a path that is alone, and as 1 of one of
+// several.
+func TestLocalPrefZero(t *testing.T) {
+	host, router := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	cfg := conf("en1", 65010, host, peer(router, 65010))
+	last := uint32(0)
+	cfg.Paths = []Path{{Prefix: path4(1).Prefix, LocalPref: &last}, {Prefix: path4(2).Prefix, ID: 1, LocalPref: &last}}
+	apply(t, s, cfg)
+	p := dialRaw(t, router, host, 65010, rawOptions{})
+	got := p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{
+		"[+10.100.0.1/32] via " + host.String() + " [{AsPath: } {LocalPref: 0}]",
+		"[+10.100.0.2/32] via " + host.String() + " [{AsPath: } {LocalPref: 1}]",
 	}, got); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}

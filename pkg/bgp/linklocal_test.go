@@ -211,7 +211,7 @@ func TestSameLinkLocalAddressOnTwoInterfaces(t *testing.T) {
 		m.Announce(d)
 		for name, want := range map[string]string{"en1": "[+10.100.0.1/32]", "en5": "[+2001:db8::1/128]"} {
 			l := localLab{r: labs[name], host: netip.MustParseAddr("fe80::1%wan"), router: netip.MustParseAddr("fe80::2%wan")}
-			raw := l.dial(t, 65001, rawOptions{})
+			raw := l.dial(t, 65001, rawOptions{caps: extendedHop()})
 			raw.await(2*time.Second, hasPrefix(want))
 			awaitUp(t, m, name, 1)
 		}

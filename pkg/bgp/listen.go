@@ -189,6 +189,24 @@ func anyTTL(local, remote netip.Addr) error {
 	return setConnections(local, remote, level, option, 0)
 }
 
+// limitTTL sets the TTL of the connections of a peer that is not on the link,
+// where GoBGP does not: that of internal peers and of those of any external AS.
+func (s *Speaker) limitTTL(p Peer) {
+	s.smu.Lock()
+	internal := p.internal(s.asn)
+	s.smu.Unlock()
+	if p.MultihopTTL == 0 || !internal && !p.External {
+		return
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_TTL
+	if p.Address.Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+	}
+	if err := setConnections(p.LocalAddress, p.Address, level, option, int(p.MultihopTTL)); err != nil {
+		s.log.Warn("TTL cannot be limited", "peer", p.Address, "error", err)
+	}
+}
+
 // setConnections sets an option of the connections between two addresses.
 func setConnections(local, remote netip.Addr, level, option, value int) error {
 	var failed error

@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -30,16 +29,9 @@ func (s *Speaker) reconcilePeer(ctx context.Context, srv *server.BgpServer, have
 	if up {
 		reason := strings.Join(why, ", ") + " changed"
 		s.log.Info("peer reset", "peer", want.Address, "reason", reason)
-		err := srv.ResetPeer(ctx, &api.ResetPeerRequest{Address: want.Address.String(), Communication: ceaseText("configuration: " + reason)})
-		if err != nil {
-			return fmt.Errorf("reset peer %s: %w", want.Address, err)
-		}
-		s.awaitDown(ctx, srv, []netip.Addr{want.Address}, s.timing.ceaseWait)
+		return s.replacePeer(ctx, srv, want, gr, "configuration: "+reason)
 	}
-	if err := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: want.Address.String()}); err != nil {
-		return fmt.Errorf("replace peer %s: %w", want.Address, err)
-	}
-	return errors.Join(s.dropKey(want.Address), s.addPeer(ctx, srv, want, gr))
+	return s.renewPeer(ctx, srv, want, gr)
 }
 
 // sessionChanges names what differs between two peers that cannot change during
@@ -73,6 +65,7 @@ func (s *Speaker) changeInPlace(ctx context.Context, srv *server.BgpServer, give
 	if err := s.updatePeer(ctx, srv, next, gr); err != nil {
 		return err
 	}
+	s.limitTTL(want)
 	rec := s.remember(want, next, gr, false)
 	s.smu.Lock()
 	refused := s.refusal(rec)

@@ -104,9 +104,9 @@ func TestExternalAndMultihopArePinned(t *testing.T) {
 	}{
 		"external":           {func(p *Peer) { p.ASN, p.External = 0, true }, 64, "lo"},
 		"external, secured":  {func(p *Peer) { p.ASN, p.External, p.TTLSecurity = 0, true, true }, 255, ""},
-		"external, multihop": {func(p *Peer) { p.ASN, p.External, p.MultihopTTL = 0, true, 4 }, 64, ""},
+		"external, multihop": {func(p *Peer) { p.ASN, p.External, p.MultihopTTL = 0, true, 4 }, 4, ""},
 		"multihop":           {func(p *Peer) { p.MultihopTTL = 4 }, 4, ""},
-		"internal multihop":  {func(p *Peer) { p.ASN, p.MultihopTTL = 65010, 4 }, 64, ""},
+		"internal multihop":  {func(p *Peer) { p.ASN, p.MultihopTTL = 65010, 4 }, 4, ""},
 	} {
 		for _, passive := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, passive %t", name, passive), func(t *testing.T) {

@@ -20,7 +20,9 @@ type session struct {
 	gr          GracefulRestart
 	remoteAS    uint32     // of the last OPEN
 	remoteID    netip.Addr // of the last OPEN
-	checked     bool       // an OPEN said what is wanted
+	checked     bool       // the OPEN of this session said what is wanted
+	learned     bool       // extended is that of this session
+	extended    bool       // its OPEN offered IPv4 with an IPv6 next hop
 	state       SessionState
 	since       time.Time
 	transitions uint64
@@ -98,6 +100,10 @@ func (s *Speaker) enter(rec *session, st SessionState) {
 	}
 	if st == Idle {
 		rec.fell = now
+		rec.checked, rec.learned = false, false
+	}
+	if st == Idle || st == Established {
+		s.opened.Store(true)
 	}
 }
 
@@ -127,6 +133,12 @@ func (s *Speaker) observePeer(st *api.PeerState) {
 		s.smu.Unlock()
 		return
 	}
+	limit := rec.peer
+	s.smu.Unlock()
+	if next == OpenSent || next == Established {
+		s.limitTTL(limit)
+	}
+	s.smu.Lock()
 	var refused *refusal
 	if next == OpenConfirm || next == Established {
 		rec.remoteAS = st.GetPeerAsn()

@@ -67,7 +67,8 @@ type Speaker struct {
 	server   atomic.Pointer[server.BgpServer] // nil before the first Apply
 	state    atomic.Pointer[SpeakerState]
 	received atomic.Pointer[[]ReceivedPath]
-	waiting  atomic.Bool // peers wait for admit
+	gated    atomic.Bool // what a peer gets depends on its OPEN
+	opened   atomic.Bool // sessions came or went, which admit has not seen
 
 	mu        sync.Mutex // serialises whatever changes GoBGP
 	cfg       SpeakerConfig

@@ -123,8 +123,9 @@ type Peer struct {
 	// Another peer is refused with OPEN Message Error/Bad BGP Identifier.
 	RouterID netip.Addr
 	// MultihopTTL is the TTL of packets to a peer that is not on the link, 2 to
-	// 255; 0 for one that is. Not together with TTLSecurity. Internal and External
-	// peers get the system's TTL instead.
+	// 255; 0 for one that is. Not together with TTLSecurity. For Internal and
+	// External peers it holds from the OPEN on; the connection is made with the
+	// system's.
 	MultihopTTL uint8
 	// Families are the families to negotiate; the zero value means both.
 	Families Families
