@@ -36,6 +36,19 @@ func touch(ctx context.Context, source netip.Addr, a netip.AddrPort) error {
 	return err
 }
 
+// connect connects by TCP. The address and the source, if one is given, are of
+// one family.
+func connect(ctx context.Context, source netip.Addr, a netip.AddrPort) (*os.File, error) {
+	fd, connected, err := startConnect(ctx, source, a)
+	switch {
+	case err != nil:
+		return nil, err
+	case !connected:
+		return awaitConnect(ctx, fd)
+	}
+	return os.NewFile(uintptr(fd), "tcp"), nil
+}
+
 // startConnect returns a socket whose connection is made or on its way. It never
 // waits.
 func startConnect(ctx context.Context, source netip.Addr, a netip.AddrPort) (fd int, connected bool, err error) {

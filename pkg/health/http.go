@@ -24,6 +24,9 @@ const (
 	bodyBytes = 1 << 20
 	// headerBytes bounds the header of an answer.
 	headerBytes = 64 << 10
+	// answerBytes is how much is read at once: most answers are not longer, and
+	// thousands of larger buffers a second would be work for the garbage collector.
+	answerBytes = 1 << 10
 	// interimAnswers bounds the 1xx answers before the final one.
 	interimAnswers = 5
 )
@@ -68,15 +71,17 @@ func (r StatusRange) String() string {
 type httpCheck struct {
 	config  HTTPConfig
 	address netip.AddrPort
-	tls     *tls.Config // nil for http
-	target  string      // the URL without its password
+	tls     *tls.Config   // nil for http
+	target  string        // the URL without its password
+	request *http.Request // what is asked, for who reads the answer
+	wire    []byte        // the request as it is sent: it is the same in each run
 }
 
 // NewHTTP returns a check that passes when the answer has a good status and the
 // expected text. Each run makes a connection of its own, straight to the
 // address in the URL: proxies of the environment are not used, and redirects
-// are answers like any other and not followed. It fails for a URL that it
-// cannot ask for and a CAFile that it cannot use.
+// are answers like any other and not followed. It fails for a URL or a method that
+// it cannot ask for and a CAFile that it cannot use.
 func NewHTTP(c HTTPConfig) (Checker, error) {
 	if c.URL == nil || (c.URL.Scheme != "http" && c.URL.Scheme != "https") {
 		return nil, fmt.Errorf("http check: url %v: neither http nor https", c.URL)
@@ -99,6 +104,9 @@ func NewHTTP(c HTTPConfig) (Checker, error) {
 		c.Status = []StatusRange{{Min: 200, Max: 399}}
 	}
 	check := &httpCheck{config: c, address: netip.AddrPortFrom(host, port), target: c.URL.Redacted()}
+	if check.request, check.wire, err = c.request(); err != nil {
+		return nil, fmt.Errorf("http check: url %s: %w", c.URL.Redacted(), err)
+	}
 	if c.URL.Scheme == "https" {
 		if check.tls, err = tlsConfig(c.serverName(), c.CAFile, c.Insecure); err != nil {
 			return nil, fmt.Errorf("http check: %w", err)
@@ -164,24 +172,24 @@ func roots(file string) (*x509.CertPool, error) {
 // not by http.Client, whose attempts to connect outlive their request.
 func (c *httpCheck) Check(ctx context.Context) error {
 	start := time.Now()
-	wire, err := dial(ctx, c.config.Source, c.address)
+	conn, err := c.connect(ctx)
 	if err != nil {
 		return failure(ctx, start, c.target, err)
 	}
-	defer func() { _ = wire.Close() }()
+	defer func() { _ = conn.Close() }()
 	// Time is up, or the check is not wanted any more.
-	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	conn := wire
-	if c.tls != nil {
-		conn = tls.Client(wire, c.tls)
+	var wire io.ReadWriter = conn
+	if raw, ok := conn.(net.Conn); ok && c.tls != nil {
+		wire = tls.Client(raw, c.tls)
 	}
-	answer, err := c.ask(ctx, conn)
+	answer, err := c.ask(wire)
 	if err != nil {
 		return failure(ctx, start, c.target, err)
 	}
 	defer func() {
-		_ = wire.Close() // first, or closing the body would wait for the rest of it
+		_ = conn.Close() // first, or closing the body would wait for the rest of it
 		_ = answer.Body.Close()
 	}()
 	if !c.good(answer.StatusCode) {
@@ -204,7 +212,7 @@ func (c *httpCheck) Check(ctx context.Context) error {
 // rest as it likes. It returns io.EOF if the text is not within bodyBytes.
 func readUntil(r io.Reader, text string) (body []byte, err error) {
 	r = io.LimitReader(r, bodyBytes)
-	chunk := make([]byte, 16<<10)
+	chunk := make([]byte, answerBytes)
 	for err == nil {
 		var n int
 		n, err = r.Read(chunk)
@@ -213,34 +221,55 @@ func readUntil(r io.Reader, text string) (body []byte, err error) {
 		if bytes.Contains(body[from:], []byte(text)) {
 			return body, nil
 		}
+		if len(body) >= answerBytes && len(chunk) == answerBytes {
+			chunk = make([]byte, 16<<10) // it is a long one
+		}
 	}
 	return body, err
 }
 
-// ask sends the request and returns the final answer.
-func (c *httpCheck) ask(ctx context.Context, conn net.Conn) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, c.config.Method, c.config.URL.String(), http.NoBody)
+// connect makes a connection for one run. TLS wants a net.Conn; what needs none
+// is made cheaper.
+func (c *httpCheck) connect(ctx context.Context) (io.ReadWriteCloser, error) {
+	if c.tls != nil {
+		return dial(ctx, c.config.Source, c.address)
+	}
+	return connect(ctx, c.config.Source, c.address)
+}
+
+// request is what is asked, and as it is on the wire.
+func (c *HTTPConfig) request() (*http.Request, []byte, error) {
+	req, err := http.NewRequestWithContext(context.Background(), c.Method, c.URL.String(), http.NoBody)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req.Close = true
 	req.Header.Set("User-Agent", "vipspeaker")
-	for name, values := range c.config.Header {
+	for name, values := range c.Header {
 		req.Header[http.CanonicalHeaderKey(name)] = values
 	}
 	if host := req.Header.Get("Host"); host != "" {
 		req.Host = host
 	}
-	if user := c.config.URL.User; user != nil && req.Header.Get("Authorization") == "" {
+	if user := c.URL.User; user != nil && req.Header.Get("Authorization") == "" {
 		password, _ := user.Password()
 		req.SetBasicAuth(user.Username(), password)
 	}
-	if err = req.Write(conn); err != nil {
+	var wire bytes.Buffer
+	if err = req.Write(&wire); err != nil {
+		return nil, nil, err
+	}
+	return req, wire.Bytes(), nil
+}
+
+// ask sends the request and returns the final answer.
+func (c *httpCheck) ask(conn io.ReadWriter) (*http.Response, error) {
+	if _, err := conn.Write(c.wire); err != nil {
 		return nil, err
 	}
-	in := bufio.NewReader(io.LimitReader(conn, headerBytes+bodyBytes))
+	in := bufio.NewReaderSize(io.LimitReader(conn, headerBytes+bodyBytes), answerBytes)
 	for range interimAnswers {
-		answer, err := http.ReadResponse(in, req)
+		answer, err := http.ReadResponse(in, c.request)
 		if err != nil || answer.StatusCode >= http.StatusOK || answer.StatusCode == http.StatusSwitchingProtocols {
 			return answer, err
 		}

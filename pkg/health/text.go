@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +36,9 @@ func failure(ctx context.Context, start time.Time, target string, err error) err
 		return fmt.Errorf("%s: %w", target, errno)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if op, ok := errors.AsType[*os.PathError](err); ok {
 		err = op.Err
 	}
 	return fmt.Errorf("%s: %w", target, err)

@@ -123,6 +123,12 @@ func TestTransitions(t *testing.T) {
 	vip := func(degraded bool, detail string) *status.Status {
 		return &status.Status{VIPs: []status.VIP{{Name: "v", Announced: true, Degraded: degraded, Detail: detail}}}
 	}
+	withheld := func(reason status.Reason, bound bool) *status.Status {
+		return &status.Status{VIPs: []status.VIP{{Name: "v", Prefix: prefix("10.68.6.1/32"), Reason: reason, Bound: bound, Detail: "why"}}}
+	}
+	unusable := func(reason status.Reason) *status.Status {
+		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Reason: reason, Detail: "why"}}}
+	}
 	process := func(phase string, pid, restarts int) *status.Status {
 		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Usable: true, Speaker: status.Speaker{Phase: phase, PID: pid, Restarts: restarts, LastExit: "killed"}}}}
 	}
@@ -139,10 +145,17 @@ func TestTransitions(t *testing.T) {
 		"gone and back":         {peer(up), peer(down), []string{"WARN bfd down Up-Down path down; the other end is Down", "INFO bfd up Down-Up"}},
 		"switched off":          {peer(up), peer(off), []string{"WARN bfd down Up-Down the other end is AdminDown: administratively down"}},
 		"broken":                {peer(off), peer(broken), []string{"WARN bfd cannot run Down-Down no socket"}},
-		"initializing":          {peer(broken), peer(&status.BFD{State: "Init"}), []string{"DEBUG bfd state Down-Init"}},
+		"initializing":          {peer(broken), peer(&status.BFD{State: "Init"}), []string{"INFO bfd state Down-Init"}},
 		"degraded":              {vip(false, ""), vip(true, "check web"), []string{"WARN vip degraded -degraded check web"}},
 		"well again":            {vip(true, "check web"), vip(false, ""), []string{"INFO vip no longer degraded degraded-"}},
 		"died":                  {process("running", 7, 0), process("running", 8, 1), []string{"WARN speaker process ended running-running killed", "INFO speaker process runs running-running"}},
+		"reason changes":        {unusable("attachment"), unusable("no_carrier"), []string{"INFO interface still unusable attachment-no_carrier why"}},
+		"damped after hold-up":  {unusable("hold_up"), unusable("damped"), []string{"WARN interface still unusable hold_up-damped why"}},
+		"same reason":           {unusable("hold_up"), unusable("hold_up"), nil},
+		"waits for a session":   {withheld("check_unknown", true), withheld("no_session", true), []string{"INFO vip withheld check_unknown-no_session why"}},
+		"vip damped":            {withheld("check_failed", true), withheld("damped", true), []string{"WARN vip withheld check_failed-damped why"}},
+		"bound":                 {withheld("no_session", false), withheld("no_session", true), []string{"INFO vips bound - 10.68.6.1/32"}},
+		"removed":               {vip(false, ""), &status.Status{}, []string{"INFO vip removed announced- no longer configured"}},
 		"silent":                {probe("path", "healthy"), probe("path", "unhealthy"), []string{"WARN probe verdict healthy-unhealthy path"}},
 		"no carrier":            {probe("no_carrier", "healthy"), probe("no_carrier", "unhealthy"), []string{"INFO probe verdict healthy-unhealthy path"}},
 		"answers":               {probe("path", "stale"), probe("path", "healthy"), []string{"INFO probe verdict stale-healthy path"}},

@@ -74,6 +74,7 @@ func TestTransitionsAreLogged(t *testing.T) {
 		w.do(func() { w.refuse = false })
 		w.settled(time.Second)
 		expect("check passes while the kernel fails, which recovers",
+			`level=INFO msg="vip withheld" vip=vipa prefix=10.68.6.1/32 reason=no_session detail="en5: the speaker does not announce it yet"`,
 			`level=INFO msg="check verdict" vip=vipa check=web verdict=healthy error=""`,
 			`level=WARN msg="pass incomplete" error="steer: injected"`,
 			`level=INFO msg="vip announced" vip=vipa prefix=10.68.6.1/32 interfaces=en5`,

@@ -1,7 +1,10 @@
 package speaker
 
 import (
+	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -90,13 +93,8 @@ func (c *changes) vips() {
 			c.add(slog.LevelInfo, e, "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
 		case !v.Announced && (!known || old.Reason != v.Reason):
 			level := slog.LevelInfo
-			switch {
-			case old.Announced:
+			if old.Announced || known && v.Reason == status.Damped {
 				level = c.worse
-			case known && v.Reason == status.NoSession:
-				// It is on its way up: the other gates have opened, and what the
-				// sessions do is told of them.
-				level = slog.LevelDebug
 			}
 			e.Message = "vip withheld"
 			c.add(level, e, "vip", v.Name, "prefix", v.Prefix, "reason", v.Reason, "detail", v.Detail)
@@ -108,7 +106,47 @@ func (c *changes) vips() {
 		c.role(v, old)
 		c.checks(v, old)
 		c.sources(v, old)
+		delete(before, v.Name)
 	}
+	c.removed(before)
+	c.bound()
+}
+
+// removed tells of VIPs that were announced and are not configured any more.
+func (c *changes) removed(before map[string]*status.VIP) {
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if v := before[name]; v.Announced {
+			c.add(slog.LevelInfo, status.Event{
+				Kind: kindVIP, Subject: name, Message: "vip removed", From: announced, Cause: "no longer configured",
+			}, "vip", name, "prefix", v.Prefix)
+		}
+	}
+}
+
+// boundNamed is how many of the VIPs that were bound at once are named.
+const boundNamed = 8
+
+// bound tells which VIPs the kernel has come to hold, all in one. The writer has
+// logged it.
+func (c *changes) bound() {
+	had := make(map[netip.Prefix]bool, len(c.prev.VIPs))
+	for i := range c.prev.VIPs {
+		had[c.prev.VIPs[i].Prefix] = c.prev.VIPs[i].Bound
+	}
+	var names []string
+	for i := range c.next.VIPs {
+		if v := &c.next.VIPs[i]; v.Bound && !had[v.Prefix] {
+			names = append(names, v.Prefix.String())
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	text := strings.Join(names[:min(boundNamed, len(names))], " ")
+	if more := len(names) - boundNamed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	c.logged(slog.LevelInfo, status.Event{Kind: kindKernel, Subject: kindKernel, Message: "vips bound", Cause: text})
 }
 
 func (c *changes) degraded(v, old *status.VIP) {

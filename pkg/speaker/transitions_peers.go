@@ -31,8 +31,12 @@ func (c *changes) interfaces() {
 			e.Message = "interface unusable"
 			c.add(c.worse, e, "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
 		case !n.Usable && old.Reason != n.Reason:
+			level := slog.LevelInfo
+			if n.Reason == status.Damped {
+				level = c.worse // it would be used, had it not flapped
+			}
 			e.Message = "interface still unusable"
-			c.add(slog.LevelDebug, e, "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
+			c.add(level, e, "interface", n.Name, "reason", n.Reason, "detail", n.Detail)
 		}
 		c.probes(n, old)
 		c.speaker(n.Name, &n.Speaker, &old.Speaker, old.Name != "")
@@ -189,8 +193,8 @@ func (c *changes) gone() {
 	}
 }
 
-// bfd tells of the BFD session with a peer: when it comes and goes; its other
-// changes are for debugging.
+// bfd tells of the BFD session with a peer: a warning when it goes, and what else
+// becomes of it at either end.
 func (c *changes) bfd(p, was *status.Peer) {
 	if p.BFD == nil {
 		return
@@ -231,7 +235,7 @@ func (c *changes) bfd(p, was *status.Peer) {
 		c.add(c.worse, e, "peer", p.Address, "interface", p.Interface, "error", b.Error)
 	case b.State != old.State || b.RemoteState != old.RemoteState:
 		e.Message = "bfd state"
-		c.add(slog.LevelDebug, e, attrs...)
+		c.add(slog.LevelInfo, e, attrs...)
 	}
 }
 

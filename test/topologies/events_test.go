@@ -27,8 +27,9 @@ type told struct {
 	*modes
 
 	follow *follower
-	seq    uint64 // of the last event that was looked at
-	logged int    // bytes of the log before
+	seq    uint64   // of the last event that was looked at
+	logged int      // bytes of the log before
+	passed []string // states on the way to others, of the last expect
 }
 
 func startTold(t *testing.T, c hostConfig) *told {
@@ -89,20 +90,22 @@ func (e *told) expect(what string, do func(), want ...string) {
 	e.t.Helper()
 	since := time.Now()
 	do()
+	e.passed = nil
 	events, log := e.take()
 	got, said, lines := []string{}, []string{}, []string{}
 	for i := range events {
 		v := &events[i]
-		got = append(got, wordsOf(v))
+		if words := wordsOf(v); passing(v) {
+			e.passed = append(e.passed, words)
+		} else {
+			got = append(got, words)
+		}
 		said = append(said, v.Level+" "+v.Message)
 		if v.Time.Before(since) || v.Time.After(time.Now()) {
 			e.t.Errorf("%s: the time of %s is %v", what, wordsOf(v), v.Time)
 		}
 	}
 	for _, entry := range log {
-		if entry["msg"] == "vips bound" {
-			continue // by the pass that announces them
-		}
 		level := map[any]string{"INFO": status.LevelInfo, "WARN": status.LevelWarn, "ERROR": status.LevelWarn}[entry["level"]]
 		lines = append(lines, fmt.Sprintf("%s %v", level, entry["msg"]))
 	}
@@ -116,6 +119,12 @@ func (e *told) expect(what string, do func(), want ...string) {
 	if diff := cmp.Diff(said, lines); diff != "" {
 		e.t.Errorf("%s: (-events +lines of the log):\n%s", what, diff)
 	}
+}
+
+// passing tells whether a state is one on the way to another, which there may be
+// none, one or several of.
+func passing(e *status.Event) bool {
+	return e.Message == "interface still unusable" || e.Message == "vip withheld" && e.To == string(status.NoSession)
 }
 
 // wordsOf is an event without its time, and without what grows in its cause.
@@ -234,7 +243,7 @@ func TestEvents(t *testing.T) {
 		reload(t, e.host, e.s, both)
 		e.s.WaitStatus(5*time.Second, "all is announced", lab.Established)
 	},
-		"info "+file+"configuration reloaded", "info check page of web: check verdict unknown>healthy",
+		"info "+file+"configuration reloaded", "info kernel kernel: vips bound because 10.68.6.71/32", "info check page of web: check verdict unknown>healthy",
 		"info vip web: vip withheld >check_unknown because check page", "info vip web: vip announced")
 	e.expect("bad reload", func() {
 		e.host.WriteFile(lab.ConfigPath, strings.Replace(both.String(), "asn: 65010", "asn: -1", 1))
@@ -291,6 +300,7 @@ func (e *told) interfaces() {
 		info probe PEER: probe verdict unhealthy>healthy because attachment`,
 		"info interface en1: interface usable hold_up>usable",
 		"info source 10.68.6.1 of vipa on en1: preferred source on")...)
+	e.held("en1")
 	e.expect("gateway dead", func() {
 		e.l.DropFrames("host", "en5")
 		e.s.WaitStatus(15*time.Second, "en1 is the source", sourceOn("vipa", "en1"))
@@ -306,6 +316,17 @@ func (e *told) interfaces() {
 		info probe PEER: probe verdict unhealthy>healthy because attachment`,
 		"info interface en5: interface usable hold_up>usable",
 		"info source 10.68.6.1 of vipa on en5: preferred source on")...)
+	e.held("en5")
+}
+
+// held checks that the wait for the hold-up was told too, before the use.
+func (e *told) held(name string) {
+	e.t.Helper()
+	if !slices.ContainsFunc(e.passed, func(words string) bool {
+		return strings.HasPrefix(words, "info interface "+name+": interface still unusable ") && strings.Contains(words, ">hold_up because healthy again")
+	}) {
+		e.t.Errorf("%s waits for its hold-up, and no event says so: %q", name, e.passed)
+	}
 }
 
 // probesAre is a condition for WaitStatus.

@@ -66,6 +66,7 @@ func TestFlappingLink(t *testing.T) {
 		}
 	})
 	st := s.WaitStatus(2*time.Second, "en1 is damped", interfaceDamped("en1"))
+	tellsOfDamping(t, s, since, "interface", "interface still unusable", "en1")
 	en1 := flapInterface(st, "en1")
 	if want := en1.Penalty.Until.Local().Format(time.TimeOnly); !strings.Contains(en1.Detail, want) || en1.Penalty.Flaps != flapsToSuppress+5 {
 		t.Errorf("en1: detail %q, penalty %+v", en1.Detail, en1.Penalty)
@@ -103,6 +104,31 @@ func TestFlappingLink(t *testing.T) {
 		t.Errorf("en1 is used from %v, it was suppressed until %v", back, until)
 	}
 	waitClientHasBoth(t, l)
+}
+
+// tellsOfDamping checks that a suppression is a warning that says until when, and
+// is told anew only where the state was another in between.
+func tellsOfDamping(t *testing.T, s *lab.Speaker, since time.Time, kind, message, subject string) {
+	t.Helper()
+	n, line := 0, ""
+	list := eventsOf(t, s, since)
+	for i := range list {
+		e := &list[i]
+		if e.Kind == kind && e.Subject == subject && e.To == string(status.Damped) {
+			n++
+			if e.Message != message || e.Level != status.LevelWarn || !strings.Contains(e.Cause, "flapped too often, not used until ") {
+				t.Errorf("%s is damped, and the event is %+v", subject, *e)
+			}
+		}
+	}
+	for l := range strings.Lines(s.Log()) {
+		if strings.Contains(l, message) && strings.Contains(l, "reason=damped") && strings.Contains(l, subject) && strings.Contains(l, "level=WARN") {
+			line = l
+		}
+	}
+	if n == 0 || line == "" {
+		t.Errorf("%s is damped: %d events, line of the log %q", subject, n, line)
+	}
 }
 
 // interfaceDamped is a condition for WaitStatus.

@@ -103,6 +103,7 @@ func TestFlappingService(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.explained(&v)
+	tellsOfDamping(t, f.s, quiet, "vip", "vip withheld", "damped")
 	until := v.Penalty.Until
 	// Whatever happened since it was suppressed, nothing was said of it.
 	calm := waitQuiet(t, f.wire, peersOf(damped)...)
