@@ -23,13 +23,15 @@ type schedule struct {
 	point time.Time // of the grid, the next
 	asked bool      // for an extra run, which at allows for
 	extra time.Time // the earliest time of the next extra run
+	first bool      // no run yet, and no verdict
 }
 
-// begin is the schedule of a check that was not there before. The first run is
-// at once, because a VIP waits for it, unless the verdict was inherited.
+// begin is the schedule of a check that was not there before. The first run comes
+// soon, because a VIP waits for it, but not with that of all others at the start of
+// the daemon, unless the verdict was inherited.
 func begin(s *Spec, r *Result, point, now time.Time) schedule {
-	p := schedule{at: now, point: point}
-	if !r.Checked.IsZero() && !r.expired(now) {
+	p := schedule{at: now.Add(splay(s.ID, min(quickInterval, s.Interval))), point: point}
+	if p.first = r.Checked.IsZero() || r.expired(now); !p.first {
 		p.at = soonest(p.point, now, s.pace(r))
 	}
 	return p
@@ -43,9 +45,13 @@ func (p *schedule) retime(point time.Time) {
 	}
 }
 
-// ask is for an extra run as soon as may be.
+// ask is for an extra run as soon as may be. The first run, which is to come soon,
+// is one.
 func (p *schedule) ask(now time.Time) {
 	p.asked = true
+	if p.first {
+		return
+	}
 	if now.Before(p.extra) {
 		now = p.extra
 	}
@@ -56,6 +62,7 @@ func (p *schedule) ask(now time.Time) {
 
 // ran plans the next run after one that gave the result.
 func (p *schedule) ran(s *Spec, r *Result, start, end time.Time) {
+	p.first = false
 	if missed := end.Sub(p.point); missed >= 0 {
 		p.point = p.point.Add(missed.Truncate(s.Interval) + s.Interval)
 	}

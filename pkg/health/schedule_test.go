@@ -1,6 +1,11 @@
 package health
 
 import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,11 +13,48 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// firstRun is when the first run of a check comes that was not there before.
+func firstRun(id string, interval time.Duration) time.Duration {
+	return splay(id, min(quickInterval, interval))
+}
+
+// Checks do not all begin at once, and all soon.
+func TestFirstRunsAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var mu sync.Mutex
+		at := map[time.Duration]int{}
+		begun := map[int]bool{}
+		var specs []Spec
+		for i := range 1000 {
+			specs = append(specs, spec(fmt.Sprintf("vip%d/web", i), &watched{func(context.Context) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if !begun[i] {
+					begun[i] = true
+					at[time.Since(begin)]++
+				}
+				return nil
+			}, func(ctx context.Context, again func()) {
+				again()
+				<-ctx.Done()
+			}}))
+		}
+		runManager(t, specs...)
+		time.Sleep(quickInterval)
+		synctest.Wait()
+		most := slices.Max(slices.Collect(maps.Values(at)))
+		if len(begun) != len(specs) || most > len(specs)/50 {
+			t.Errorf("%d first runs within %s, %d of them at one time", len(begun), quickInterval, most)
+		}
+	})
+}
+
 // Runs come quicker while results disagree with the verdict, and the grid is
 // where it was before.
 func TestFastInterval(t *testing.T) {
 	const interval = 10 * time.Second
-	grid := splay("web", interval)
+	grid, first := splay("web", interval), firstRun("web", interval)
 	point := func(n int, plus time.Duration) time.Duration { return grid + time.Duration(n)*interval + plus }
 	for _, tc := range []struct {
 		name    string
@@ -24,7 +66,7 @@ func TestFastInterval(t *testing.T) {
 		{
 			"slower than unknown", 200 * time.Millisecond, 2, "pppfffppp",
 			[]time.Duration{
-				0, 100 * time.Millisecond, point(0, 0), // healthy
+				first, first + 100*time.Millisecond, point(0, 0), // healthy
 				point(1, 0), point(1, 200*time.Millisecond), point(1, 400*time.Millisecond), // unhealthy
 				point(2, 0), point(2, 200*time.Millisecond), // healthy
 				point(3, 0),
@@ -32,27 +74,27 @@ func TestFastInterval(t *testing.T) {
 		},
 		{
 			"a failure that is none", 200 * time.Millisecond, 1, "ppfppp",
-			[]time.Duration{0, point(0, 0), point(1, 0), point(1, 200*time.Millisecond), point(2, 0), point(3, 0)},
+			[]time.Duration{first, point(0, 0), point(1, 0), point(1, 200*time.Millisecond), point(2, 0), point(3, 0)},
 		},
 		{
 			"quicker than unknown", 20 * time.Millisecond, 3, "ppppfp",
-			[]time.Duration{0, 20 * time.Millisecond, 40 * time.Millisecond, point(0, 0), point(1, 0), point(1, 20*time.Millisecond)},
+			[]time.Duration{first, first + 20*time.Millisecond, first + 40*time.Millisecond, point(0, 0), point(1, 0), point(1, 20*time.Millisecond)},
 		},
 		{
 			"bounded", time.Nanosecond, 3, "ppp",
-			[]time.Duration{0, leastInterval, 2 * leastInterval},
+			[]time.Duration{first, first + leastInterval, first + 2*leastInterval},
 		},
 		{
 			"none", 0, 2, "pppfffpp",
-			[]time.Duration{0, 100 * time.Millisecond, point(0, 0), point(1, 0), point(2, 0), point(3, 0), point(4, 0), point(5, 0)},
+			[]time.Duration{first, first + 100*time.Millisecond, point(0, 0), point(1, 0), point(2, 0), point(3, 0), point(4, 0), point(5, 0)},
 		},
 		{
 			"slower than the interval", time.Minute, 2, "pppfffpp",
-			[]time.Duration{0, 100 * time.Millisecond, point(0, 0), point(1, 0), point(2, 0), point(3, 0), point(4, 0), point(5, 0)},
+			[]time.Duration{first, first + 100*time.Millisecond, point(0, 0), point(1, 0), point(2, 0), point(3, 0), point(4, 0), point(5, 0)},
 		},
 		{
 			"the point is sooner", 9 * time.Second, 1, "ppfffpp",
-			[]time.Duration{0, point(0, 0), point(1, 0), point(1, 9*time.Second), point(2, 0), point(3, 0), point(4, 0)},
+			[]time.Duration{first, point(0, 0), point(1, 0), point(1, 9*time.Second), point(2, 0), point(3, 0), point(4, 0)},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

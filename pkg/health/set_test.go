@@ -24,15 +24,16 @@ func TestUnknownRunsQuickly(t *testing.T) {
 		}))
 		slow.Interval, slow.Rise = time.Minute, 3
 		m, _ := runManager(t, slow)
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 		synctest.Wait()
 		if r := m.Results()["web"]; r.Verdict != Healthy {
-			t.Errorf("after 200 ms: %+v, want healthy", r)
+			t.Errorf("after 300 ms: %+v, want healthy", r)
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		grid := splay("web", time.Minute)
-		want := []time.Duration{0, quickInterval, 2 * quickInterval, grid, grid + time.Minute}
+		first := firstRun("web", time.Minute)
+		want := []time.Duration{first, first + quickInterval, first + 2*quickInterval, grid, grid + time.Minute}
 		if !slices.Equal(starts[:len(want)], want) {
 			t.Errorf("runs at %s, want %s", starts, want)
 		}
@@ -157,6 +158,7 @@ func TestRunEndsWithoutHungChecker(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- m.Run(ctx) }()
+		time.Sleep(quickInterval)
 		synctest.Wait()
 		cancel()
 		ended := time.Now()

@@ -92,7 +92,7 @@ func TestWatchRunsAtOnce(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		grid := splay("web", time.Minute)
-		if d := cmp.Diff([]time.Duration{0, time.Second, 2 * time.Second, grid, grid + time.Minute}, runs.ran()); d != "" {
+		if d := cmp.Diff([]time.Duration{firstRun("web", time.Minute), time.Second, 2 * time.Second, grid, grid + time.Minute}, runs.ran()); d != "" {
 			t.Errorf("starts of runs (-want +got):\n%s", d)
 		}
 	})
@@ -106,7 +106,8 @@ func TestWatchDuringRun(t *testing.T) {
 		web := spec("web", &watched{runs.check, events(&again)})
 		web.Interval, web.Rise = time.Hour, 1
 		runManager(t, web)
-		time.Sleep(50 * time.Millisecond)
+		first := firstRun("web", time.Hour)
+		time.Sleep(first + 50*time.Millisecond)
 		synctest.Wait()
 		again()
 		again()
@@ -114,7 +115,7 @@ func TestWatchDuringRun(t *testing.T) {
 		again()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if d := cmp.Diff([]time.Duration{0, 100 * time.Millisecond}, runs.ran()); d != "" {
+		if d := cmp.Diff([]time.Duration{first, first + 100*time.Millisecond}, runs.ran()); d != "" {
 			t.Errorf("starts of runs with three events during the first (-want +got):\n%s", d)
 		}
 	})
@@ -177,7 +178,7 @@ func TestWatchEndsEarly(t *testing.T) {
 					t.Errorf("starts of the watch (-want +got):\n%s", d)
 				}
 				grid := splay("web", time.Second)
-				if d := cmp.Diff([]time.Duration{0, 100 * time.Millisecond, grid, 300 * time.Millisecond, 700 * time.Millisecond, grid + time.Second, 1500 * time.Millisecond}, checks.ran()); d != "" {
+				if d := cmp.Diff([]time.Duration{firstRun("web", time.Second), 100 * time.Millisecond, grid, 300 * time.Millisecond, 700 * time.Millisecond, grid + time.Second, 1500 * time.Millisecond}, checks.ran()); d != "" {
 					t.Errorf("starts of runs (-want +got):\n%s", d)
 				}
 				time.Sleep(time.Hour)

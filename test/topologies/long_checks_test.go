@@ -20,6 +20,7 @@ const (
 	thousandChecks  = 1000
 	thousandVIPs    = 50
 	thousandSeconds = 20
+	thousandLate    = 100 * time.Millisecond
 )
 
 // thousandKind makes a check that asks for something of its own.
@@ -31,9 +32,11 @@ type thousandKind struct {
 func thousandKinds() []thousandKind {
 	tcp := func(a string) string { return fmt.Sprintf(`tcp: {address: "%s:8090"}`, a) }
 	http := func(a string) string { return fmt.Sprintf(`http: {url: "http://%s:8091/"}`, a) }
+	dns := func(a string) string { return fmt.Sprintf(`dns: {server: "%s:8092", query: example.org, expect: 192.0.2.1}`, a) }
 	return []thousandKind{
 		{"tcp", tcp},
 		{"http", http},
+		{"dns", dns},
 		{"hold", func(a string) string { return fmt.Sprintf(`tcp: {address: "%s:8090", hold: true}`, a) }},
 		{"listen", func(a string) string { return fmt.Sprintf("listen: {port: 8090, address: %s}", a) }},
 	}
@@ -46,7 +49,7 @@ func TestLongThousandChecks(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			l := lab.Start(t, "vipa")
 			host := l.Node("host")
-			service := startService(t, host, "service", "tcp", "0.0.0.0:8090", "http", "0.0.0.0:8091")
+			service := startService(t, host, "service", "tcp", "0.0.0.0:8090", "http", "0.0.0.0:8091", "dns", "0.0.0.0:8092")
 			idle := hostConfig{}
 			c := hostConfig{}
 			for i := range thousandVIPs {
@@ -138,6 +141,10 @@ func allRan(t *testing.T, service *lab.Process, from, to time.Time) {
 		t.Errorf("in %v %d addresses were asked too often or not often enough: %s, …", to.Sub(from), len(off), off[0])
 	}
 	slices.Sort(late)
+	// Two lots of lateness, that of each run, are in one distance.
+	if p99 := late[len(late)*99/100]; p99 > thousandLate {
+		t.Errorf("the distance of two runs of a check is off by %v at p99, want %v at most", p99, thousandLate)
+	}
 	t.Logf("two runs of a check are one second apart, but for %v at p50, %v at p99 and %v at most",
 		late[len(late)/2], late[len(late)*99/100], late[len(late)-1])
 }
