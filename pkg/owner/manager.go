@@ -1,0 +1,350 @@
+package owner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// errNotConnected is the error of an order that needs etcd before it was reached.
+var errNotConnected = errors.New("etcd has not been reached yet")
+
+// Manager keeps this host's lease and holds. Set and State never block.
+type Manager struct {
+	opt   Options
+	wake  chan struct{}
+	state atomic.Pointer[State]
+	store atomic.Pointer[store] // for Move; the lease in it belongs to Run
+
+	mu    sync.Mutex
+	wants []Want
+
+	// What follows belongs to Run.
+
+	memory   map[netip.Prefix]*remembered
+	renewed  time.Duration // when the last renewal was sent that had an answer
+	until    time.Duration
+	troubled bool
+}
+
+// New returns a manager that does nothing before Run.
+func New(o Options) *Manager {
+	m := &Manager{opt: o, wake: make(chan struct{}, 1), memory: map[netip.Prefix]*remembered{}}
+	m.state.Store(&State{})
+	return m
+}
+
+// State returns the newest picture; never nil.
+func (m *Manager) State() *State { return m.state.Load() }
+
+// Set says what the host is ready for. What is not in the list is given up.
+func (m *Manager) Set(wants []Want) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Equal(m.wants, wants) {
+		m.wants = slices.Clone(wants)
+		poke(m.wake)
+	}
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func (m *Manager) wanted() []Want {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.wants
+}
+
+// Move asks the owner of a VIP to hand it over to a host that is ready. It
+// returns when the order is in etcd, or why it cannot be.
+func (m *Manager) Move(ctx context.Context, vip netip.Prefix, to string) error {
+	s := m.store.Load()
+	if s == nil {
+		return errNotConnected
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.opt.Config.Lease)
+	defer cancel()
+	c := &store{client: s.client, prefix: s.prefix, host: s.host}
+	return c.move(ctx, vip, to)
+}
+
+// every is the time between two renewals.
+func (m *Manager) every() time.Duration { return m.opt.Config.Lease / 3 }
+
+// bound is how long one request may take: an endpoint that does not answer must
+// leave time for others.
+func (m *Manager) bound() time.Duration { return m.opt.Config.Lease / 6 }
+
+// Run keeps the lease until ctx ends. Then it gives up everything that no router
+// has any more, at once; the rest ends with the lease.
+func (m *Manager) Run(ctx context.Context) error {
+	var s *store
+	for s == nil {
+		var err error
+		if s, err = dial(ctx, m.opt.Config, m.opt.Host); err != nil {
+			m.trouble(err)
+			if !pause(ctx, time.Second) {
+				return nil
+			}
+		}
+	}
+	defer s.client.Close() //nolint:errcheck // nothing is left to say
+	m.store.Store(s)
+	events := make(chan struct{}, 1)
+	watching, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { watch(watching, s.client, s.prefix, events) })
+	defer wg.Wait()
+	defer stop()
+	for ctx.Err() == nil {
+		wait := m.turn(ctx, s)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-m.wake:
+		case <-events:
+		}
+		timer.Stop()
+	}
+	m.leave(context.WithoutCancel(ctx), s)
+	return nil
+}
+
+// watch tells of every change below a prefix. It says nothing but that there was
+// one; what it misses is found with the next renewal.
+func watch(ctx context.Context, client *clientv3.Client, prefix string, events chan struct{}) {
+	for ctx.Err() == nil {
+		for r := range client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix()) {
+			poke(events)
+			if r.Err() != nil {
+				break
+			}
+		}
+		poke(events)
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+// turn renews if that is due, reads, and does what is next. It returns when to do
+// so again.
+func (m *Manager) turn(ctx context.Context, s *store) time.Duration {
+	did, err := m.step(ctx, s)
+	m.trouble(err)
+	switch {
+	case err != nil:
+		return m.bound() / 4
+	case did:
+		return breath // what was done is to be read
+	}
+	next := m.again(m.renewed + m.every())
+	return max(next-Now(), breath)
+}
+
+// breath is the least time between two turns that nothing wakes.
+const breath = 5 * time.Millisecond
+
+// again is when a decision may change by itself, at the latest by the given time.
+func (m *Manager) again(next time.Duration) time.Duration {
+	for _, k := range m.memory {
+		if k.again > 0 {
+			next = min(next, k.again)
+		}
+	}
+	return next
+}
+
+// step renews if that is due, reads, shows, and does what is next. It tells
+// whether it did anything.
+func (m *Manager) step(ctx context.Context, s *store) (bool, error) {
+	sent := Now()
+	due := sent >= m.renewed+m.every() || s.lease == 0
+	var ttl time.Duration
+	if due {
+		c, cancel := context.WithTimeout(ctx, m.bound())
+		defer cancel()
+		var err error
+		if ttl, err = s.renew(c, m.opt.Config.Lease); err != nil {
+			return false, m.judge(err)
+		}
+	}
+	c, cancel := context.WithTimeout(ctx, m.bound())
+	defer cancel()
+	entries, err := s.read(c)
+	if err != nil {
+		return false, err
+	}
+	if due {
+		// Only now, when it has been read after the renewal who the owner is: else one
+		// who is no longer that could go on renewing.
+		m.renewed, m.until = sent, sent+ttl-margin(ttl)
+	}
+	m.publish(s, entries)
+	did, err := m.act(ctx, s, entries)
+	return did, m.judge(err)
+}
+
+// judge notes what an error means for the holds.
+func (m *Manager) judge(err error) error {
+	if errors.Is(err, errNoLease) {
+		m.lost()
+	}
+	return err
+}
+
+// act does what is next about each VIP, at most one step for each.
+func (m *Manager) act(ctx context.Context, s *store, entries map[netip.Prefix]*entry) (did bool, err error) {
+	wants := m.plan(s, entries)
+	var errs []error
+	for _, w := range wants {
+		e := entries[w.VIP]
+		if e == nil {
+			e = &entry{}
+		}
+		k := m.memory[w.VIP]
+		if k == nil {
+			k = &remembered{}
+			m.memory[w.VIP] = k
+		}
+		one, err := m.one(ctx, s, k, w, e)
+		did = did || one
+		errs = append(errs, err)
+	}
+	return did, errors.Join(errs...)
+}
+
+// plan is what is wanted, and what is held and no longer wanted at all.
+func (m *Manager) plan(s *store, entries map[netip.Prefix]*entry) []Want {
+	wants := slices.Clone(m.wanted())
+	known := map[netip.Prefix]bool{}
+	for _, w := range wants {
+		known[w.VIP] = true
+	}
+	for vip, e := range entries {
+		if !known[vip] && slices.ContainsFunc(e.holds, func(h hold) bool { return h.host == s.host && h.lease == int64(s.lease) }) {
+			wants = append(wants, Want{VIP: vip, Rank: lastRank})
+			known[vip] = true
+		}
+	}
+	maps.DeleteFunc(m.memory, func(vip netip.Prefix, _ *remembered) bool { return !known[vip] })
+	return wants
+}
+
+// one does what is next about one VIP.
+func (m *Manager) one(ctx context.Context, s *store, k *remembered, w Want, e *entry) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.bound())
+	defer cancel()
+	asked, err := s.asking(ctx, w, e)
+	if err != nil {
+		return false, err
+	}
+	do, to, again := k.decide(s.host, int64(s.lease), w, e, Now())
+	k.again = again
+	if do == nothing {
+		return asked, nil
+	}
+	if err := s.do(ctx, do, to, w, e); err != nil {
+		return false, err
+	}
+	m.opt.Log.Info("ownership", "vip", w.VIP, "step", do.String(), "to", to)
+	return true, nil
+}
+
+// lost notes that the lease has ended.
+func (m *Manager) lost() {
+	m.until, m.renewed = 0, 0
+	old := m.state.Load()
+	next := &State{Error: old.Error, VIPs: make(map[netip.Prefix]VIPState, len(old.VIPs))}
+	for vip, v := range old.VIPs {
+		v.Role = None
+		next.VIPs[vip] = v
+	}
+	m.show(next)
+}
+
+func (m *Manager) publish(s *store, entries map[netip.Prefix]*entry) {
+	next := &State{Until: m.until, VIPs: make(map[netip.Prefix]VIPState, len(entries))}
+	for vip, e := range entries {
+		next.VIPs[vip] = e.show(m.opt.Host, int64(s.lease))
+	}
+	m.show(next)
+}
+
+func (m *Manager) show(next *State) {
+	old := m.state.Swap(next)
+	if m.opt.Poke != nil && (old.Until != next.Until || old.Error != next.Error || !maps.EqualFunc(old.VIPs, next.VIPs, sameVIP)) {
+		m.opt.Poke()
+	}
+}
+
+func sameVIP(a, b VIPState) bool {
+	return a.Role == b.Role && a.Owner == b.Owner && a.ID == b.ID && a.Next == b.Next && a.Epoch == b.Epoch && slices.Equal(a.Ready, b.Ready)
+}
+
+// trouble notes whether etcd could be asked. What was known stays in force until
+// its time has come.
+func (m *Manager) trouble(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	old := m.state.Load()
+	if old.Error == text {
+		return
+	}
+	next := *old
+	next.Error = text
+	m.show(&next)
+	switch {
+	case err != nil && !m.troubled:
+		m.opt.Log.Warn("etcd cannot be asked", "error", err)
+	case err == nil && m.troubled:
+		m.opt.Log.Info("etcd answers again")
+	}
+	m.troubled = err != nil
+}
+
+// leave gives up at once what no router has, so that others need not wait for the
+// end of the lease.
+func (m *Manager) leave(ctx context.Context, s *store) {
+	ctx, cancel := context.WithTimeout(ctx, m.bound())
+	defer cancel()
+	if slices.ContainsFunc(m.wanted(), func(w Want) bool { return w.Carried }) || s.lease == 0 {
+		return
+	}
+	m.lost()
+	if _, err := s.client.Revoke(ctx, s.lease); err != nil {
+		m.opt.Log.Warn("lease not given back, it ends by itself", "error", fmt.Errorf("revoke: %w", err))
+	}
+}
+
+// remembered is the memory of a VIP, and when to look at it again.
+type remembered struct {
+	memory
+	again time.Duration
+}
+
+// pause waits, and tells whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

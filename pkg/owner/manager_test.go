@@ -1,0 +1,318 @@
+package owner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"vipspeaker/test/etcdtest"
+)
+
+var vip = netip.MustParsePrefix("10.68.6.1/32")
+
+// host is a manager with what stands for its speakers: it announces what it
+// holds, whenever it is awake.
+type host struct {
+	t       *testing.T
+	name    string
+	m       *Manager
+	link    *proxy
+	stop    func()
+	carried atomic.Bool
+
+	mu   sync.Mutex
+	want Want
+}
+
+const testLease = 2 * time.Second
+
+func startHost(t *testing.T, endpoint, name string, rank int, failback bool) *host {
+	t.Helper()
+	h := &host{t: t, name: name, link: startProxy(t, strings.TrimPrefix(endpoint, "http://"))}
+	h.want = Want{VIP: vip, Rank: rank, Failback: failback, Ready: true, ID: netip.AddrFrom4([4]byte{10, 0, 0, byte(rank)})}
+	h.m = New(Options{
+		Log: slog.New(slog.DiscardHandler), Host: name,
+		Config: Config{Endpoints: []string{"http://" + h.link.address}, Prefix: "/test/", Lease: testLease},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := h.m.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	wg.Go(func() { h.speak(ctx) })
+	h.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+	})
+	t.Cleanup(h.stop)
+	return h
+}
+
+// speak is the speakers with their fence.
+func (h *host) speak(ctx context.Context) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		w := h.want
+		h.mu.Unlock()
+		s := h.m.State()
+		holds := s.Holds(vip, Now()) && w.Ready
+		h.carried.Store(holds)
+		w.Carried, w.Announced = holds, holds
+		h.m.Set([]Want{w})
+	}
+}
+
+func (h *host) ready(is bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.want.Ready = is
+}
+
+// eventually polls until ok or the deadline.
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Since(began) > within {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+		<-tick.C
+	}
+	return time.Since(began)
+}
+
+// watchOne fails the test when two hosts announce at once, other than in a
+// handover, until the function that it returns is called.
+func watchOne(t *testing.T, hosts ...*host) (stop func()) {
+	t.Helper()
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			var who []string
+			for _, h := range hosts {
+				if s := h.m.State(); h.carried.Load() && s.Holds(vip, Now()) && s.VIPs[vip].Next == "" {
+					who = append(who, h.name)
+				}
+			}
+			if len(who) > 1 {
+				t.Errorf("announced by %v at once", who)
+				return
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+	return sync.OnceFunc(func() {
+		close(done)
+		wg.Wait()
+	})
+}
+
+func owns(h *host) func() bool {
+	return func() bool { return h.carried.Load() && h.m.State().VIPs[vip].Role == Owner }
+}
+
+// The preferred host becomes the owner; when it cannot be, the next one does; and
+// what is asked for by hand goes where it is asked for.
+func TestOwners(t *testing.T) {
+	t.Parallel()
+	endpoint, _ := etcdtest.Start(t)
+	b := startHost(t, endpoint, "b", 2, false)
+	eventually(t, 10*time.Second, "b owns it", owns(b))
+	a, c := startHost(t, endpoint, "a", 1, false), startHost(t, endpoint, "c", 3, false)
+	defer watchOne(t, a, b, c)()
+	ready := func() bool { return len(b.m.State().VIPs[vip].Ready) == 3 }
+	eventually(t, 5*time.Second, "all are ready", ready)
+	if !owns(b)() || b.m.State().VIPs[vip].Epoch == 0 {
+		t.Fatalf("b lost it although nobody asked: %+v", b.m.State())
+	}
+	if err := b.m.Move(t.Context(), vip, "d"); err == nil || !strings.Contains(err.Error(), "those that are: a, b, c") {
+		t.Errorf("move to nobody: %v", err)
+	}
+	if err := b.m.Move(t.Context(), vip, "b"); err == nil {
+		t.Error("moved to where it is")
+	}
+	if err := c.m.Move(t.Context(), vip, "c"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("moved in %s", eventually(t, 5*time.Second, "c owns it", owns(c)))
+	eventually(t, 5*time.Second, "b has given it up", func() bool { return b.m.State().VIPs[vip].Role == None })
+	if s := a.m.State().VIPs[vip]; s.Owner != "c" || s.ID != netip.MustParseAddr("10.0.0.3") {
+		t.Errorf("a knows %+v", s)
+	}
+	c.ready(false)
+	t.Logf("given up and taken in %s", eventually(t, 5*time.Second, "a owns it", owns(a)))
+	a.stop()
+	t.Logf("stopped and taken in %s", eventually(t, 5*time.Second, "b owns it", owns(b)))
+}
+
+// A preferred host gets it back by itself if it says so.
+func TestOwnersFailback(t *testing.T) {
+	t.Parallel()
+	endpoint, _ := etcdtest.Start(t)
+	b := startHost(t, endpoint, "b", 2, true)
+	eventually(t, 10*time.Second, "b owns it", owns(b))
+	a := startHost(t, endpoint, "a", 1, true)
+	eventually(t, 10*time.Second, "a owns it", owns(a))
+	eventually(t, 5*time.Second, "b does not", func() bool { return !b.carried.Load() && b.m.State().VIPs[vip].Role == None })
+}
+
+// An owner that cannot renew ends before its lease does, and another one takes
+// over soon after that.
+func TestOwnerCutOff(t *testing.T) {
+	t.Parallel()
+	endpoint, _ := etcdtest.Start(t)
+	a := startHost(t, endpoint, "a", 1, false)
+	eventually(t, 10*time.Second, "a owns it", owns(a))
+	b := startHost(t, endpoint, "b", 2, false)
+	eventually(t, 5*time.Second, "b is ready", func() bool { return len(a.m.State().VIPs[vip].Ready) == 2 })
+	defer watchOne(t, a, b)()
+	a.link.hang(true)
+	cut := time.Now()
+	gone := eventually(t, testLease, "a has ended", func() bool { return !a.carried.Load() })
+	taken := eventually(t, 2*testLease, "b owns it", owns(b))
+	if d := time.Since(cut); d > testLease+time.Second {
+		t.Errorf("taken over after %s, more than the lease and 1 s", d)
+	}
+	t.Logf("ended after %s, taken over %s later", gone, taken)
+	if e := a.m.State().Error; e == "" {
+		t.Error("nobody is told that etcd does not answer")
+	}
+	a.link.hang(false)
+	eventually(t, 10*time.Second, "a knows who owns it", func() bool { s := a.m.State(); return s.Error == "" && s.VIPs[vip].Owner == "b" })
+}
+
+// Without etcd the owner ends; with it, it comes back.
+func TestEtcdGone(t *testing.T) {
+	t.Parallel()
+	endpoint, stop := etcdtest.Start(t)
+	a := startHost(t, endpoint, "a", 1, false)
+	eventually(t, 10*time.Second, "a owns it", owns(a))
+	stop()
+	eventually(t, testLease, "a has ended", func() bool { return !a.carried.Load() })
+}
+
+// Whatever links hang and come back, and whoever is ready, there are never two.
+func TestOwnersChaos(t *testing.T) {
+	t.Parallel()
+	endpoint, _ := etcdtest.Start(t)
+	var hosts []*host
+	for i := range 3 {
+		hosts = append(hosts, startHost(t, endpoint, fmt.Sprintf("h%d", i), i+1, i == 0))
+	}
+	eventually(t, 10*time.Second, "h0 owns it", owns(hosts[0]))
+	stop := watchOne(t, hosts...)
+	for i := range 12 {
+		h := hosts[i%3]
+		if i%2 == 0 {
+			h.link.hang(true)
+		} else {
+			h.ready(false)
+		}
+		eventually(t, 3*testLease, "one of the others owns it", func() bool {
+			for _, o := range hosts {
+				if o != h && owns(o)() {
+					return true
+				}
+			}
+			return false
+		})
+		h.link.hang(false)
+		h.ready(true)
+	}
+	stop()
+}
+
+// proxy is the network between a host and etcd.
+type proxy struct {
+	address string
+	mu      sync.Mutex
+	open    chan struct{} // closed while bytes pass
+}
+
+func startProxy(t *testing.T, to string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{address: l.Addr().String(), open: make(chan struct{})}
+	close(p.open)
+	t.Cleanup(func() { _ = l.Close(); p.hang(false) })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			go p.copy(in, out)
+			go p.copy(out, in)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) copy(to, from net.Conn) {
+	defer to.Close()   //nolint:errcheck // the other side has ended
+	defer from.Close() //nolint:errcheck // the same
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		p.mu.Lock()
+		open := p.open
+		p.mu.Unlock()
+		<-open
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// hang holds everything back, as a network does that loses all packets.
+func (p *proxy) hang(is bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.open:
+		if is {
+			p.open = make(chan struct{})
+		}
+	default:
+		if !is {
+			close(p.open)
+		}
+	}
+}
