@@ -99,6 +99,7 @@ type hostileLab struct {
 	hostile                 []netip.Addr
 	sameAddr, elsewhereAddr netip.Addr
 	same, elsewhere         *rawPeer
+	want                    Desired
 }
 
 func newHostileLab(t *testing.T, hostile int) *hostileLab {
@@ -115,7 +116,8 @@ func newHostileLab(t *testing.T, hostile int) *hostileLab {
 	}
 	two := conf("en5", 65010, host5, peer(l.elsewhereAddr, 65003))
 	one.Paths, two.Paths = []Path{path4(1)}, []Path{path4(1)}
-	l.m.Announce(Desired{Speakers: []SpeakerConfig{one, two}})
+	l.want = Desired{Speakers: []SpeakerConfig{one, two}}
+	l.m.Announce(l.want)
 	l.elsewhere = dialRaw(t, l.elsewhereAddr, host5, 65003, rawOptions{})
 	l.elsewhere.await(2*time.Second, hasPrefix("[+"))
 	l.same = dialRaw(t, l.sameAddr, l.host, 65002, rawOptions{})
