@@ -17,7 +17,7 @@ type Condition struct {
 // Conditions is the table of all conditions, in the order of a report.
 func Conditions() []Condition {
 	var list []Condition
-	for _, area := range [][]Condition{sysctlConditions(), ruleConditions(), linkConditions(), managerConditions()} {
+	for _, area := range [][]Condition{sysctlConditions(), ruleConditions(), linkConditions(), managerConditions(), firewallConditions()} {
 		list = append(list, area...)
 	}
 	return list
@@ -139,6 +139,36 @@ func managerConditions() []Condition {
 			Name: "protocol", Severity: Bad, Remedy: ByHand, look: lookProtocol,
 			Title:  "our routes have a protocol number that FRR takes for its own",
 			Effect: "FRR adopts them when it starts and removes them when it stops",
+		},
+	}
+}
+
+func firewallConditions() []Condition {
+	return []Condition{
+		{
+			Name: "masquerade", Severity: Bad, Remedy: FixesName, look: lookMasquerade, heavy: true,
+			Title:  "a NAT rule gives packets from a VIP another source",
+			Effect: "peers see the address of an interface, so connections die with that interface",
+		},
+		{
+			Name: "firewall-bgp", Severity: Bad, Remedy: FixesName, look: lookFirewallBGP, heavy: true,
+			Title:  "the firewall drops BGP",
+			Effect: "the session does not come up, or only when the other end connects",
+		},
+		{
+			Name: "firewall-bfd", Severity: Bad, Remedy: FixesName, look: lookFirewallBFD, heavy: true,
+			Title:  "the firewall drops BFD",
+			Effect: "the BFD session does not come up, and failures of the path are seen late",
+		},
+		{
+			Name: "firewall-interface", Severity: Warning, Remedy: FixesName, look: lookOneInterface, heavy: true,
+			Title:  "the firewall lets new connections to a VIP in by one interface only",
+			Effect: "when that interface fails, open connections live on and new ones do not come in",
+		},
+		{
+			Name: "firewall-rpfilter", Severity: Bad, Remedy: FixesName, look: lookFIBFilter, heavy: true,
+			Title:  "the firewall has a strict reverse path filter",
+			Effect: "packets for a VIP that come by an interface by which no route leads back are dropped",
 		},
 	}
 }

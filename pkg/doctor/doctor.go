@@ -102,6 +102,7 @@ type exam struct {
 	host    *host
 	hostErr error
 	routed  *routeList
+	fw      *firewall
 }
 
 // Examine looks for the named conditions, all of them if names is empty. Unknown

@@ -218,3 +218,20 @@ func (e *exam) isVIP(a netip.Addr) bool {
 func (e *exam) hasFamily(ipv4 bool) bool {
 	return slices.ContainsFunc(e.in.VIPs, func(v VIP) bool { return v.Prefix.Addr().Is4() == ipv4 })
 }
+
+// own is an address of the link in the family, not a link-local one unless there
+// is no other.
+func (h *host) own(index int, ipv4 bool) netip.Addr {
+	var best netip.Addr
+	for _, o := range h.addresses {
+		a := addrOf(o.IP)
+		if o.LinkIndex != index || a.Is4() != ipv4 || o.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
+			continue
+		}
+		if !a.IsLinkLocalUnicast() {
+			return a
+		}
+		best = a
+	}
+	return best
+}

@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -26,12 +27,25 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "  fix:   %s\n", indented(f.Command))
 		fmt.Fprintf(&b, "         (%s)\n", f.how())
 	}
-	for _, u := range r.NotSeen {
-		fmt.Fprintf(&b, "not seen %s: %s\n", u.Condition, u.Reason)
+	for i, u := range r.NotSeen {
+		if !slices.ContainsFunc(r.NotSeen[:i], func(o Unseen) bool { return o.Reason == u.Reason }) {
+			fmt.Fprintf(&b, "not seen %s: %s\n", r.unseenFor(u.Reason), u.Reason)
+		}
 	}
 	b.WriteString(r.summary() + "\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// unseenFor are the conditions that could not be looked for, for one reason.
+func (r *Report) unseenFor(reason string) string {
+	var names []string
+	for _, u := range r.NotSeen {
+		if u.Reason == reason {
+			names = append(names, u.Condition)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // how tells who can do what the command does.
