@@ -31,7 +31,7 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 		}
 	}
 	errs = append(errs, s.removePeers(ctx, srv, have, gone, want.downReason, s.timing.ceaseWait))
-	errs = append(errs, s.reconcilePaths(ctx, srv, want))
+	errs = append(errs, s.reconcileImports(ctx, srv, want.Import), s.reconcilePaths(ctx, srv, want))
 	errs = append(errs, guardListeners(want, s.listening))
 	if ctx.Err() == nil { // peers come only when all paths are in
 		for _, p := range want.Peers {
@@ -130,7 +130,7 @@ func (s *Speaker) deletePath(ctx context.Context, srv *server.BgpServer, k pathK
 func listOwn(ctx context.Context, srv *server.BgpServer) (map[pathKey]Path, error) {
 	out := map[pathKey]Path{}
 	var errs []error
-	err := eachPath(ctx, srv, func(prefix netip.Prefix, p *api.Path) {
+	err := eachPath(ctx, srv, nil, func(prefix netip.Prefix, p *api.Path) {
 		if _, err := netip.ParseAddr(p.GetNeighborIp()); err == nil {
 			return // a peer's
 		}
@@ -144,12 +144,22 @@ func listOwn(ctx context.Context, srv *server.BgpServer) (map[pathKey]Path, erro
 	return out, errors.Join(append(errs, err)...)
 }
 
-// eachPath calls fn for every path of both unicast families of the RIB.
-func eachPath(ctx context.Context, srv *server.BgpServer, fn func(netip.Prefix, *api.Path)) error {
+// eachPath calls fn for every path of both unicast families of the RIB, or only
+// for those of the given prefixes.
+func eachPath(ctx context.Context, srv *server.BgpServer, only []netip.Prefix, fn func(netip.Prefix, *api.Path)) error {
 	var errs []error
 	ctx = context.WithoutCancel(ctx) // a list cut short would look like a smaller RIB
 	for _, f := range []*api.Family{familyV4(), familyV6()} {
-		err := srv.ListPath(ctx, &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: f}, func(d *api.Destination) {
+		request := &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: f}
+		for _, p := range only {
+			if familyOf(p).GetAfi() == f.GetAfi() {
+				request.Prefixes = append(request.Prefixes, &api.TableLookupPrefix{Prefix: p.String()})
+			}
+		}
+		if len(only) > 0 && len(request.GetPrefixes()) == 0 {
+			continue
+		}
+		err := srv.ListPath(ctx, request, func(d *api.Destination) {
 			prefix, err := netip.ParsePrefix(d.GetPrefix())
 			if err != nil {
 				errs = append(errs, fmt.Errorf("list paths: %w", err))

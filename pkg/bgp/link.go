@@ -130,7 +130,8 @@ func (l *link) check() {
 }
 
 // take carries a message of the process out. What it says is shown, and decides
-// nothing but its own replacement.
+// nothing but its own replacement. What peers sent is believed as far as it was
+// asked for.
 func (l *link) take(m message) {
 	switch {
 	case m.Hello != nil:
@@ -149,8 +150,8 @@ func (l *link) take(m message) {
 			return !slices.ContainsFunc(cfg.Peers, func(q Peer) bool { return q.Address == p.Address })
 		})
 		l.r.tally(peers)
-		seen := believable(m.Report.State.Seen, &cfg)
-		l.r.phase(Running, func(s *SpeakerState) { s.Error, s.Peers, s.Seen = m.Report.State.Error, peers, seen })
+		seen, received := believable(m.Report.State.Seen, &cfg), admissible(m.Report.State.Received, &cfg)
+		l.r.phase(Running, func(s *SpeakerState) { s.Error, s.Peers, s.Seen, s.Received = m.Report.State.Error, peers, seen, received })
 		if m.Report.NeedsRestart && l.how == crashed {
 			l.r.log.Info("speaker process is replaced", "reason", "listen addresses changed")
 			l.finish(replaced, stopOrder{StopRestart, ""})
@@ -298,5 +299,6 @@ func (t *told) kept(cfg SpeakerConfig) []Peer {
 // go are told.
 func sameSessions(a, b SpeakerConfig) bool {
 	return a.Name == b.Name && a.ASN == b.ASN && a.RouterID == b.RouterID && a.ListenPort == b.ListenPort &&
-		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.Watch, b.Watch) && slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.EqualFunc(a.Peers, b.Peers, samePeer)
+		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.Watch, b.Watch) && slices.Equal(a.Import, b.Import) &&
+		slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.EqualFunc(a.Peers, b.Peers, samePeer)
 }

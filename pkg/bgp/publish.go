@@ -8,7 +8,6 @@ import (
 	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
-	"github.com/osrg/gobgp/v3/pkg/server"
 )
 
 // publish reads the world and shows it if it changed. It returns when to do so
@@ -22,6 +21,9 @@ func (s *Speaker) publish(ctx context.Context) time.Duration {
 	next.PID, next.Since = old.PID, old.Since
 	var peers map[netip.Addr]*api.Peer
 	var errs []error
+	// Before the peers: a session that ends in between has the paths still, and
+	// looks as ended.
+	received, taking, takes := s.readReceived(ctx, srv)
 	if srv != nil {
 		var err error
 		peers, err = s.listPeers(ctx, srv)
@@ -29,9 +31,11 @@ func (s *Speaker) publish(ctx context.Context) time.Duration {
 	}
 	seen, again := s.lookAround(ctx, srv, peers)
 	next.Seen = seen
+	ending := map[netip.Addr]bool{}
 	s.smu.Lock()
 	for a, rec := range s.sessions {
 		next.Peers = append(next.Peers, s.peerState(rec, peers[a]))
+		ending[a] = rec.state == Established && stateFromAPI(peers[a].GetState().GetSessionState()) != Established
 	}
 	next.Name, next.Announced = s.name, s.announced
 	errs = append(errs, s.applyErr, s.listenErr, s.adapter.fault())
@@ -40,11 +44,12 @@ func (s *Speaker) publish(ctx context.Context) time.Duration {
 	if err := errors.Join(errs...); err != nil {
 		next.Error = err.Error()
 	}
-	changed := !sameState(old, next)
-	if changed {
-		s.state.Store(next)
+	changed := takes && s.publishReceived(received, ending)
+	if taking {
+		next.Received = s.Received()
 	}
-	if srv != nil && s.opt.AcceptPaths && s.publishReceived(ctx, srv) {
+	if !sameState(old, next) {
+		s.state.Store(next)
 		changed = true
 	}
 	if changed && s.opt.Poke != nil {
@@ -55,7 +60,7 @@ func (s *Speaker) publish(ctx context.Context) time.Duration {
 
 func sameState(a, b *SpeakerState) bool {
 	return a.Name == b.Name && a.Phase == b.Phase && a.PID == b.PID && a.Error == b.Error && slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Announced, b.Announced) &&
-		slices.EqualFunc(a.Seen, b.Seen, sameSeen)
+		slices.EqualFunc(a.Seen, b.Seen, sameSeen) && slices.Equal(a.Received, b.Received)
 }
 
 // peerState renders one session. The caller holds smu.
@@ -76,36 +81,4 @@ func (s *Speaker) peerState(rec *session, p *api.Peer) PeerState {
 		}
 	}
 	return out
-}
-
-// publishReceived lists what peers sent and tells whether it changed.
-func (s *Speaker) publishReceived(ctx context.Context, srv *server.BgpServer) bool {
-	list := []ReceivedPath{}
-	err := eachPath(ctx, srv, func(prefix netip.Prefix, p *api.Path) {
-		peer, err := netip.ParseAddr(p.GetNeighborIp())
-		if err != nil {
-			return // our own
-		}
-		path, err := pathFromAPI(prefix, p)
-		if err != nil {
-			s.log.Debug("path not understood", "prefix", prefix, "error", err)
-			return
-		}
-		list = append(list, ReceivedPath{Prefix: prefix, NextHop: path.NextHop, Peer: peer})
-	})
-	if err != nil {
-		s.log.Warn("paths cannot be listed", "error", err)
-		return false
-	}
-	slices.SortFunc(list, func(a, b ReceivedPath) int {
-		if c := comparePrefix(a.Prefix, b.Prefix); c != 0 {
-			return c
-		}
-		return a.Peer.Compare(b.Peer)
-	})
-	if slices.Equal(list, s.Received()) {
-		return false
-	}
-	s.received.Store(&list)
-	return true
 }

@@ -128,7 +128,7 @@ func TestKilledProcessKeepsItsRoutes(t *testing.T) {
 	go func() {
 		for watch.Err() == nil {
 			n := 0
-			_ = eachPath(watch, r.server.Load(), func(netip.Prefix, *api.Path) { n++ })
+			_ = eachPath(watch, r.server.Load(), nil, func(netip.Prefix, *api.Path) { n++ })
 			mu.Lock()
 			fewest = min(fewest, n)
 			mu.Unlock()

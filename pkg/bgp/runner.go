@@ -134,7 +134,7 @@ func (r *runner) run(ctx context.Context) {
 		how, reason := r.live(ctx)
 		switch how {
 		case stopped:
-			r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.Seen, s.PID, s.Error = nil, nil, nil, 0, "" })
+			r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.Seen, s.Received, s.PID, s.Error = nil, nil, nil, nil, 0, "" })
 			return
 		case replaced:
 			r.restarting = false
@@ -150,13 +150,13 @@ func (r *runner) run(ctx context.Context) {
 		r.log.Error("speaker process ended", "reason", reason, "restart_in", pause)
 		r.phase(Backoff, func(s *SpeakerState) {
 			s.Restarts++
-			s.LastExit, s.Peers, s.Announced, s.Seen, s.PID = reason, nil, nil, nil, 0
+			s.LastExit, s.Peers, s.Announced, s.Seen, s.Received, s.PID = reason, nil, nil, nil, nil, 0
 		})
 		if !r.pause(ctx, pause) {
 			break
 		}
 	}
-	r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.Seen, s.PID, s.Error = nil, nil, nil, 0, "" })
+	r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.Seen, s.Received, s.PID, s.Error = nil, nil, nil, nil, 0, "" })
 }
 
 // pause waits, and tells whether to go on.

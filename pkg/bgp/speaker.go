@@ -24,7 +24,7 @@ type SpeakerOptions struct {
 	// that kept its routes (RFC 4724) are told so. Never set at a cold start.
 	Restarting bool
 	// AcceptPaths takes the peers' paths in and reports them by Received. They
-	// are never sent on. Without it every received path is refused.
+	// are never sent on. Without it only those of SpeakerConfig.Import are.
 	AcceptPaths bool
 }
 
@@ -77,6 +77,7 @@ type Speaker struct {
 	held      []pathKey // the paths of the last listing
 	bundles   bundles
 	export    export
+	imports   imports
 	zones     map[string]int // index of the device of each zone
 
 	pub    sync.Mutex // serialises publish
@@ -88,6 +89,7 @@ type Speaker struct {
 	sessions  map[netip.Addr]*session
 	announced []netip.Prefix
 	watched   []netip.Prefix
+	taking    []netip.Prefix // what imports has in force
 	applyErr  error
 	listenErr error
 }
@@ -107,7 +109,7 @@ func NewSpeaker(o SpeakerOptions) *Speaker {
 // State returns the current picture; never nil.
 func (s *Speaker) State() *SpeakerState { return s.state.Load() }
 
-// Received returns the paths that peers sent, empty without AcceptPaths.
+// Received returns the paths that peers sent and that were taken.
 func (s *Speaker) Received() []ReceivedPath {
 	if p := s.received.Load(); p != nil {
 		return *p

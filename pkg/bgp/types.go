@@ -53,6 +53,10 @@ type SpeakerConfig struct {
 	// Watch are prefixes of which SpeakerState.Seen tells what peers send, at most
 	// 4096.
 	Watch []netip.Prefix
+	// Import are the prefixes, at most 64, that are taken from peers and reported
+	// as Received: exactly these, nothing inside them. They are never sent on. All
+	// else that peers send is refused.
+	Import []netip.Prefix
 	// DownReasons are texts for single peers, which come before DownReason. A
 	// change of either alone has no effect.
 	DownReasons map[netip.Addr]string
@@ -206,12 +210,24 @@ type LargeCommunity struct {
 	Global, Local1, Local2 uint32
 }
 
-// ReceivedPath is one path that a peer sent and a speaker with AcceptPaths took.
+// ReceivedPath is one path that a peer sent and that was taken, because its
+// prefix is one of Import or the speaker has AcceptPaths.
 type ReceivedPath struct {
-	Prefix  netip.Prefix
+	Prefix netip.Prefix
+	// NextHop has no zone; that of an IPv4 prefix may be an IPv6 address (RFC
+	// 8950).
 	NextHop netip.Addr
 	// Peer is the address of the peer that sent it.
 	Peer netip.Addr
+	// MED is 0 and LocalPref 100 for a path without.
+	MED, LocalPref uint32
+	// ASPathLength counts as in the decision process (RFC 4271 section 9.1.2.2).
+	ASPathLength int
+	// Origin is ORIGIN: 0 IGP, 1 EGP, 2 incomplete.
+	Origin uint8
+	// Bandwidth is that of the link-bandwidth extended community
+	// (draft-ietf-idr-link-bandwidth), in octets per second; 0 for none.
+	Bandwidth float32
 }
 
 // SessionState is a state of the BGP finite state machine (RFC 4271 section 8.2.2).
@@ -270,6 +286,10 @@ type SpeakerState struct {
 	// Seen are the paths that peers send for SpeakerConfig.Watch, looked for once a
 	// second.
 	Seen []SeenPath
+	// Received are the paths of SpeakerConfig.Import that peers sent, in the order
+	// of prefix and peer: at most one of each prefix from each peer. A session that
+	// is lost takes its paths along.
+	Received []ReceivedPath
 	// Error is why the last desired state could not be applied whole.
 	Error string
 }
@@ -297,7 +317,7 @@ type PeerState struct {
 	// while the session is not established.
 	RouterID netip.Addr
 	HoldTime time.Duration
-	// Received is how many prefixes the peer sent, all of them refused.
+	// Received is how many prefixes the peer sent, also those that were refused.
 	Received uint64
 }
 

@@ -38,6 +38,7 @@ func clean(cfg SpeakerConfig) (SpeakerConfig, error) {
 	out.ListenAddresses = slices.Clone(cfg.ListenAddresses)
 	slices.SortFunc(out.ListenAddresses, netip.Addr.Compare)
 	out.ListenAddresses = slices.Compact(out.ListenAddresses)
+	out.Import, errs = cleanImports(cfg.Import, errs)
 	out.Peers, errs = cleanPeers(cfg, errs)
 	out.Reflected = 0 // is in the peers' limits now
 	out.Paths, errs = cleanPaths(cfg, out.Peers, errs)

@@ -16,7 +16,7 @@ import (
 // significant first, and that many octets of JSON, one message. The daemon does
 // not trust what it reads: the process may be in a stranger's hands.
 const (
-	protocolVersion = 2
+	protocolVersion = 3
 	maxFrame        = 32 << 20 // a list of 1,000,000 prefixes fits
 	pathChunk       = 500      // paths in one message, so that a withdraw never waits long
 	maxDownReasons  = 1000     // texts for single peers in one message
