@@ -24,9 +24,11 @@ func (p *pass) finish() {
 	for _, v := range p.a.Bound {
 		p.m.placed.addresses[v] = true
 	}
-	p.a.Sources = p.m.logged
+	p.a.Sources, p.a.Main = p.m.logged, p.m.inMain
 	if p.tablesRead {
 		p.a.Sources = p.sourcesInEffect()
+		p.m.inMain = p.inMain()
+		p.a.Main = p.m.inMain
 	}
 	for _, text := range p.m.problems {
 		if !slices.Contains(p.a.Problems, text) {
@@ -111,7 +113,7 @@ func (p *pass) inspectGateways(planned *plan, family uint8) {
 		return r.table == p.m.opts.BaseTable && r.family() == family && r.dst.Bits() == 0
 	})
 	for _, q := range p.ports {
-		if q.usable && !q.silent(family) && i >= 0 && !planned.routes[i].via(q.index) {
+		if q.usable && !q.silent(family) && !p.learnsDefault(family) && i >= 0 && !planned.routes[i].via(q.index) {
 			name := "IPv4"
 			if family == unix.AF_INET6 {
 				name = "IPv6"

@@ -59,6 +59,8 @@ func crashDesired() Desired {
 		{Local: netip.MustParseAddr("fd68:1::1"), Peer: netip.MustParseAddr("fd68:1::2"), First: true},
 		{Local: netip.MustParseAddr("10.68.1.1"), Peer: netip.MustParseAddr("10.68.1.2"), First: true},
 	}
+	d.Learned = []Learned{learn(any4, by("en1", "10.68.1.77", 1), by("en5", "10.68.5.77", 1))}
+	d.MainMetric = 20
 	return d
 }
 

@@ -52,6 +52,10 @@ type Manager struct {
 	problems []string
 	// logged are the sources that were in effect when they were last logged.
 	logged []SourceState
+	// inMain are the learned prefixes that main held when it was last read.
+	inMain []netip.Prefix
+	// learned are the routes that a former process had learned.
+	learned []Learned
 }
 
 // New opens the kernel in the network namespace of the calling thread and reads
@@ -81,6 +85,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m.state.allow = m.conn.allow
 	if m.adopted {
+		m.learned = m.state.Learned
 		m.adoptSources()
 	}
 	return m, nil
@@ -219,6 +224,7 @@ func (p *pass) read(depth depth) error {
 		if err := p.m.conn.readMain(p.ctx, s); err != nil {
 			return err
 		}
+		p.m.state.splitMain(s)
 	}
 	if err := p.m.conn.readLocal(p.ctx, s, p.d.VIPs); err != nil {
 		return err

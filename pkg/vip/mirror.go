@@ -166,6 +166,7 @@ func (v *view) defaultRoute(main []route) (out *route, skipped []gatewayError) {
 	if len(r.legs) == 0 {
 		return nil, skipped
 	}
+	v.weigh(&r)
 	if v.family == unix.AF_INET && !slices.ContainsFunc(r.legs, func(l leg) bool { return l.gateway.IsValid() }) {
 		r.scope = unix.RT_SCOPE_LINK
 	}

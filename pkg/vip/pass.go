@@ -65,6 +65,7 @@ type port struct {
 
 	index  int
 	usable bool
+	up     bool // the kernel takes routes through it
 	// sources are those of the source rules for the interface.
 	sources []netip.Addr
 }
@@ -138,7 +139,7 @@ func (p *pass) resolve() {
 		}
 		// The kernel refuses routes through a device that is down, and with one
 		// such leg the whole route, whatever the caller knew when it decided.
-		p.ports = append(p.ports, port{Interface: want, index: l.index, usable: want.Usable && l.up(), sources: p.d.ruled(want.Name)})
+		p.ports = append(p.ports, port{Interface: want, index: l.index, usable: want.Usable && l.up(), up: l.up(), sources: p.d.ruled(want.Name)})
 	}
 	if !slices.ContainsFunc(p.ports, func(q port) bool { return q.usable }) {
 		for i := range p.ports {

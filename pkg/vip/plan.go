@@ -63,6 +63,7 @@ func (p *pass) plan(bound []netip.Prefix) (plan, error) {
 			return plan{}, err
 		}
 	}
+	p.planMain(&out, bound)
 	// Connected routes before those with a gateway, which IPv6 looks up in the
 	// tables as they are at that moment; defaults last.
 	slices.SortStableFunc(out.routes, func(a, b *route) int { return a.stage() - b.stage() })
@@ -131,11 +132,8 @@ func (p *pass) planTable(out *plan, v *view) ([]gatewayError, error) {
 	if err := p.checkTable(v.family, v.table); err != nil {
 		return nil, err
 	}
-	out.routes = append(out.routes, v.mirror(p.s.main)...)
-	def, skipped := v.defaultRoute(p.s.main)
-	if def != nil {
-		out.routes = append(out.routes, def)
-	}
+	routes, skipped := p.tableRoutes(v)
+	out.routes = append(out.routes, routes...)
 	return skipped, nil
 }
 

@@ -30,6 +30,7 @@ func (p *pass) obstacles(todo placement) (out []obstacle, ok bool) {
 		p.fail(err)
 		return nil, false
 	}
+	p.m.state.splitMain(p.s)
 	current, former := p.devices()
 	forVIPs := slices.Concat(current, former)
 	for _, a := range p.s.addresses {

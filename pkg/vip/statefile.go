@@ -23,6 +23,10 @@ type state struct {
 	Version int            `json:"version"`
 	Devices []deviceRecord `json:"devices,omitempty"`
 	Sysctls []sysctlRecord `json:"sysctls,omitempty"`
+	// Main are our routes in the main table, Learned those that are in our tables
+	// because routers told them.
+	Main    []mainKey `json:"main,omitempty"`
+	Learned []Learned `json:"learned,omitempty"`
 }
 
 // deviceRecord is a device that we make, or made.

@@ -21,7 +21,7 @@ func (p *pass) steer(bound []netip.Prefix) {
 		p.fail(err)
 		return
 	}
-	leaving := p.leaving()
+	leaving, lost := p.leaving(), p.lostLegs(plan.routes)
 	upserts, deletes := p.diffRoutes(plan.routes)
 	ruleAdds, ruleDeletes := p.diffRules(plan.rules)
 	changes := slices.Concat(upserts, ruleAdds, ruleDeletes, deletes)
@@ -30,18 +30,23 @@ func (p *pass) steer(bound []netip.Prefix) {
 			p.fail(err)
 			return
 		}
+		if err := p.noteMain(plan.routes); err != nil {
+			p.fail(err)
+			return
+		}
 		p.apply(changes)
 	}
-	p.flushNeighbours(leaving)
+	p.flushNeighbours(append(lost, leaving...))
 	if len(leaving) > 0 {
 		p.refreshSockets6()
 	}
-	if len(changes) == 0 {
-		return
+	if len(changes) > 0 {
+		if err := p.m.conn.readOwn(p.ctx, p.s); err != nil {
+			p.fail(err)
+			return
+		}
 	}
-	if err := p.m.conn.readOwn(p.ctx, p.s); err != nil {
-		p.fail(err)
-	}
+	p.settleMain(plan.routes)
 }
 
 // ours tells whether a route of protocol 68 is one of ours: we write to tables
@@ -63,21 +68,26 @@ func (r *route) tabled() bool { return r.ours() && r.table != unix.RT_TABLE_LOCA
 func (p *pass) diffRoutes(want []*route) (upserts, deletes []change) {
 	have := make(map[routeKey]*route, len(p.s.own))
 	for i := range p.s.own {
-		if r := &p.s.own[i]; r.tabled() {
+		if r := &p.s.own[i]; p.managed(r) {
 			have[r.routeKey] = r
 		}
 	}
 	wanted := make(map[routeKey]bool, len(want))
 	for _, r := range want {
 		wanted[r.routeKey] = true
-		if h := have[r.routeKey]; h != nil && r.equal(h) {
+		h := have[r.routeKey]
+		if h != nil && r.equal(h) {
 			p.m.placed.routes[r.routeKey] = r
+			continue
+		}
+		if h == nil && r.table == unix.RT_TABLE_MAIN {
+			upserts = append(upserts, p.addMain(r))
 			continue
 		}
 		upserts = append(upserts, p.upsertRoute(r))
 	}
 	for i := range p.s.own {
-		if r := &p.s.own[i]; r.tabled() && !wanted[r.routeKey] {
+		if r := &p.s.own[i]; p.managed(r) && !wanted[r.routeKey] {
 			deletes = append(deletes, p.deleteRoute(r))
 		}
 	}

@@ -11,7 +11,7 @@
 // through the usable listed interfaces and serves what is sent from a VIP; one
 // source table (6802, ...) per distinct source VIP serves look-ups that have no
 // source yet. Both have a multipath default of their own. The main table is
-// never edited, and a look-up that is none of our business goes on to it.
+// not edited but for learned routes, if that is wanted, and a look-up that is none of our business goes on to it.
 package vip
 
 import (
@@ -43,6 +43,10 @@ type Desired struct {
 	// has no route, the table of the VIPs is consulted: so the last words of a
 	// session whose interface failed leave by a path that is left.
 	Fallbacks []Fallback
+	// Learned are the routes that the host's routers told it.
+	Learned []Learned
+	// MainMetric is the metric with which the main table gets them too, 0 for not.
+	MainMetric uint32
 }
 
 // Fallback is a BGP session's pair of addresses.
@@ -99,6 +103,9 @@ type Interface struct {
 	// Routers are next hops for the case that neither Gateways nor the main
 	// table names one of the family on this interface.
 	Routers []netip.Addr
+	// Weight is the share of a default route with several legs, 1 to 256; 0 counts
+	// as 1 where another interface has one.
+	Weight int
 }
 
 // Leg tells whether traffic to beyond the interface's own network may leave by
@@ -126,6 +133,8 @@ type Actual struct {
 	Bound []netip.Prefix
 	// Sources are the source addresses really in effect per interface.
 	Sources []SourceState
+	// Main are the learned prefixes that are in the main table too.
+	Main []netip.Prefix
 	// Problems are conditions that break a promise, in words.
 	Problems []string
 	// Repaired counts what was found missing or altered though we had it in

@@ -181,7 +181,7 @@ func (p *pass) neededByOthers(addresses []address, devices []link) map[netip.Add
 	}
 	for i := range all {
 		r := &all[i]
-		if r.table == unix.RT_TABLE_LOCAL || r.ours() || !r.prefsrc.IsValid() {
+		if r.table == unix.RT_TABLE_LOCAL || p.m.state.isOurs(r) || !r.prefsrc.IsValid() {
 			continue
 		}
 		if going[r.prefsrc] && !out[r.prefsrc] && !p.stays(r.prefsrc, addresses, devices) {
@@ -215,7 +215,7 @@ func (p *pass) restore() {
 	var prefixes []route
 	for i := range p.s.own {
 		switch r := &p.s.own[i]; {
-		case r.tabled():
+		case p.managed(r):
 			changes = append(changes, p.deleteRoute(r))
 		case r.ours():
 			prefixes = append(prefixes, *r)
