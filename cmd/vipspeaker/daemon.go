@@ -116,7 +116,7 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		Log: d.log, Config: cfg, Signal: d.signal,
 		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
 		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
-		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(),
+		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(), AdoptedLearned: d.kernel.AdoptedLearned(),
 		Fronts: d.fronts,
 	})
 	if err != nil {

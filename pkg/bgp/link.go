@@ -151,7 +151,9 @@ func (l *link) take(m message) {
 		})
 		l.r.tally(peers)
 		seen, received := believable(m.Report.State.Seen, &cfg), admissible(m.Report.State.Received, &cfg)
-		l.r.phase(Running, func(s *SpeakerState) { s.Error, s.Peers, s.Seen, s.Received = m.Report.State.Error, peers, seen, received })
+		l.r.phase(Running, func(s *SpeakerState) {
+			s.Error, s.Peers, s.Seen, s.Received = m.Report.State.Error, peers, seen, received
+		})
 		if m.Report.NeedsRestart && l.how == crashed {
 			l.r.log.Info("speaker process is replaced", "reason", "listen addresses changed")
 			l.finish(replaced, stopOrder{StopRestart, ""})

@@ -134,7 +134,9 @@ func (r *runner) run(ctx context.Context) {
 		how, reason := r.live(ctx)
 		switch how {
 		case stopped:
-			r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.Seen, s.Received, s.PID, s.Error = nil, nil, nil, nil, 0, "" })
+			r.phase(Stopped, func(s *SpeakerState) {
+				s.Peers, s.Announced, s.Seen, s.Received, s.PID, s.Error = nil, nil, nil, nil, 0, ""
+			})
 			return
 		case replaced:
 			r.restarting = false
@@ -156,7 +158,9 @@ func (r *runner) run(ctx context.Context) {
 			break
 		}
 	}
-	r.phase(Stopped, func(s *SpeakerState) { s.Peers, s.Announced, s.Seen, s.Received, s.PID, s.Error = nil, nil, nil, nil, 0, "" })
+	r.phase(Stopped, func(s *SpeakerState) {
+		s.Peers, s.Announced, s.Seen, s.Received, s.PID, s.Error = nil, nil, nil, nil, 0, ""
+	})
 }
 
 // pause waits, and tells whether to go on.

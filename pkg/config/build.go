@@ -20,13 +20,15 @@ func build(raw *rawConfig, r *report) *Config {
 			GracefulRestart: GracefulRestart(raw.BGP.GracefulRestart),
 		},
 		VirtualInterface: VirtualInterface(raw.VirtualInterface),
-		Egress:           Egress{Exclude: raw.Egress.Exclude},
-		Host:             Host(raw.Host),
-		HTTP:             HTTP(raw.HTTP),
-		Control:          Control(raw.Control),
-		Damping:          Damping(raw.Damping),
-		Shutdown:         Shutdown(raw.Shutdown),
-		Log:              Log(raw.Log),
+		Egress: Egress{
+			Exclude: raw.Egress.Exclude, Import: raw.Egress.Import, Install: raw.Egress.Install, Metric: raw.Egress.Metric,
+		},
+		Host:     Host(raw.Host),
+		HTTP:     HTTP(raw.HTTP),
+		Control:  Control(raw.Control),
+		Damping:  Damping(raw.Damping),
+		Shutdown: Shutdown(raw.Shutdown),
+		Log:      Log(raw.Log),
 	}
 	if raw.BGP.RouterID != nil {
 		cfg.BGP.RouterID = *raw.BGP.RouterID
@@ -38,7 +40,7 @@ func build(raw *rawConfig, r *report) *Config {
 	for i, ri := range raw.Interfaces {
 		path := index("interfaces", i)
 		one := Interface{
-			Name: ri.Name, HoldUp: ri.HoldUp, Gateways: ri.Gateway, GatewayProbe: GatewayProbe(ri.GatewayProbe),
+			Name: ri.Name, HoldUp: ri.HoldUp, Gateways: ri.Gateway, Weight: own(ri.Weight, 0), GatewayProbe: GatewayProbe(ri.GatewayProbe),
 			PathProbe: pathProbe(ri.PathProbe), Damping: damping(ri.Damping, cfg.Damping, r, path+".damping"),
 		}
 		for j, rp := range ri.Peers {

@@ -80,7 +80,9 @@ type Interface struct {
 	HoldUp time.Duration
 	// Gateways are next hops for traffic that leaves by this interface, at most
 	// one per family; empty for none configured.
-	Gateways     []netip.Addr
+	Gateways []netip.Addr
+	// Weight is its share of a route with several legs, 1 to 256; 0 for none given.
+	Weight       int
 	GatewayProbe GatewayProbe
 	// PathProbe is nil for none.
 	PathProbe *PathProbe
@@ -283,6 +285,13 @@ type LargeCommunity struct {
 type Egress struct {
 	// Exclude are masked destinations that never get a VIP as source.
 	Exclude []netip.Prefix
+	// Import are the masked prefixes that are taken from peers, at most 64, none of
+	// which lies in a VIP.
+	Import []netip.Prefix
+	// Install is source or main: whether the main table gets them too, with Metric,
+	// which is at least 1.
+	Install string
+	Metric  uint32
 }
 
 // Host says how settings of the host are treated.

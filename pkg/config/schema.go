@@ -70,6 +70,7 @@ type rawInterface struct {
 	Name         string          `key:"name" required:"true"`
 	HoldUp       time.Duration   `key:"hold_up" default:"2s" range:"0s..1h"`
 	Gateway      []netip.Addr    `key:"gateway" single:"true"`
+	Weight       *int            `key:"weight" range:"1..256"`
 	Peers        []rawPeer       `key:"peers"`
 	GatewayProbe rawGatewayProbe `key:"gateway_probe" hint:"write {enabled: false} to switch it off"`
 	PathProbe    *rawPathProbe   `key:"path_probe" hint:"write {target: ADDRESS}"`
@@ -148,8 +149,9 @@ type rawAnnounce struct {
 type rawEgress struct {
 	Exclude     []netip.Prefix `key:"exclude"`
 	MaxPrefixes uint32         `key:"max_prefixes" default:"1000" range:"1..4294967295"`
-	Import      later          `key:"import" later:"[]"`
-	Install     later          `key:"install" later:"source"`
+	Import      []netip.Prefix `key:"import"`
+	Install     string         `key:"install" default:"source" oneof:"source main"`
+	Metric      uint32         `key:"metric" default:"20" range:"1..4294967295"`
 }
 
 type rawHost struct {

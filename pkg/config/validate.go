@@ -32,6 +32,7 @@ func validate(cfg *Config, r *report) {
 	validateVIPs(cfg, r)
 	validateReach(cfg, r)
 	validateExclude(cfg, r)
+	validateImport(cfg, r)
 	validateHost(cfg, r)
 }
 

@@ -34,6 +34,7 @@ func TestDefaults(t *testing.T) {
 			ChecksMode: "all", Damping: damping,
 		}},
 		Damping:  damping,
+		Egress:   Egress{Install: "source", Metric: 20},
 		Host:     Host{Sysctls: "set"},
 		HTTP:     HTTP{Listen: "127.0.0.1:9179"},
 		Control:  Control{Socket: "/run/vipspeaker/control.sock"},
@@ -72,6 +73,9 @@ func TestValues(t *testing.T) {
 			MED:              &med, LocalPref: &localPref, Prepend: 7,
 		}},
 		{"no attributes", cfg.VIPs[1].Announce, Announce{}},
+		{"import", cfg.Egress.Import, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("198.51.100.0/24")}},
+		{"install", []any{cfg.Egress.Install, cfg.Egress.Metric}, []any{"main", uint32(30)}},
+		{"weights", []int{cfg.Interfaces[0].Weight, cfg.Interfaces[1].Weight}, []int{3, 0}},
 		{"exclude", cfg.Egress.Exclude, []netip.Prefix{
 			netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32"),
 		}},

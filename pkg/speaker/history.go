@@ -21,6 +21,8 @@ type History struct {
 	// Local are the addresses that sessions without an interface are made from, by
 	// peer, where the configuration leaves the choice.
 	Local map[netip.Addr]netip.Addr
+	// Learned are the paths of peers that were legs, or could have been.
+	Learned []LearnedPath
 }
 
 // InterfaceHistory is what was seen of an interface.
@@ -105,7 +107,7 @@ func (p *planner) rememberLocal(peer, local netip.Addr) {
 func (h History) after(old, next *setup) History {
 	out := History{
 		Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{},
-		Local: map[netip.Addr]netip.Addr{}, Roles: map[netip.Prefix]RoleHistory{},
+		Local: map[netip.Addr]netip.Addr{}, Roles: map[netip.Prefix]RoleHistory{}, Learned: h.Learned,
 	}
 	for i := range next.config.Interfaces {
 		n := &next.config.Interfaces[i]

@@ -15,12 +15,17 @@ func configured(c *config.Interface, ipv4 bool) bool {
 }
 
 // nextHops are the gateways by which traffic from a VIP leaves an interface, as
-// the kernel's writer chooses them: per family those that are configured, else
+// the kernel's writer chooses them: per family those that peers told, else those that are configured, else
 // those of the main table's default route. A family of which the interface has no
 // VIP uses none of main's. Link-local ones have their zone.
 func (p *planner) nextHops(c *config.Interface, n *Interface, link netmon.Link) []netip.Addr {
 	list := p.gateways(c, n, link)
 	list = slices.DeleteFunc(list, func(g netip.Addr) bool { return !configured(c, g.Is4()) && !p.hasVIP(n.Name, g.Is4()) })
+	for _, ipv4 := range []bool{true, false} {
+		if learned := p.learnedHops(n.Name, ipv4); len(learned) > 0 {
+			list = append(slices.DeleteFunc(list, func(g netip.Addr) bool { return g.Is4() == ipv4 }), learned...)
+		}
+	}
 	for i, g := range list {
 		list[i] = n.zoned(g)
 	}

@@ -29,13 +29,14 @@ func (p *planner) kernel() {
 		k.Interfaces[i] = vip.Interface{
 			Name: n.Name, Usable: n.Usable || n.Leg, Silent: n.Usable && !n.Leg,
 			Silent4: p.silent(i, true), Silent6: p.silent(i, false),
-			Gateways: alive(n, c.Interfaces[i].Gateways), Routers: p.routers(n), Dead: n.dead(),
+			Gateways: alive(n, c.Interfaces[i].Gateways), Routers: p.routers(n), Dead: n.dead(), Weight: c.Interfaces[i].Weight,
 		}
 	}
 	for i := range c.VIPs {
 		p.source(&c.VIPs[i], &p.out.VIPs[i])
 	}
 	p.exempt()
+	p.learned()
 }
 
 // routers are the peers of an interface as next hops: those that answer, else

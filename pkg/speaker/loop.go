@@ -131,6 +131,8 @@ type Options struct {
 	// Fronts are the VIPs that a former process announced with their rank until
 	// just now.
 	Fronts []netip.Prefix
+	// AdoptedLearned are the learned routes that it found.
+	AdoptedLearned []vip.Learned
 }
 
 // Loop is the control loop. One goroutine makes all decisions and calls all
@@ -211,6 +213,7 @@ func New(opt Options) (*Loop, error) {
 			put(&l.history.Roles, new(bool), prefix, RoleHistory{Front: true})
 		}
 	}
+	l.history.Learned = adoptLearned(opt.AdoptedLearned)
 	l.setup.Store(first)
 	return l, nil
 }
@@ -319,6 +322,11 @@ func takesAway(prev, next *Desired) bool {
 			return true
 		}
 		if o := &next.Kernel.Interfaces[i]; !o.Leg() || o.Silent4 && !n.Silent4 || o.Silent6 && !n.Silent6 {
+			return true
+		}
+	}
+	for i := range prev.Kernel.Learned {
+		if lacks(next.Kernel.Learned, &prev.Kernel.Learned[i]) {
 			return true
 		}
 	}

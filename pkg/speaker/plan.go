@@ -83,6 +83,8 @@ type Desired struct {
 	VIPs       []VIP
 	Interfaces []Interface
 	Remote     []Peer
+	// Learned are the routes that peers told, in the order of egress.import.
+	Learned []Learned
 	// Discover are the interfaces on which routers must be heard.
 	Discover []string
 	// History is what the next look needs to know of this one.

@@ -45,6 +45,7 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 		top := reportSpeaker(in, status.TopLevel)
 		s.TopLevel = &top
 	}
+	s.Egress = reportEgress(in, d, l.actual.Main)
 	if s.Kernel.Device == "" {
 		s.Kernel.Device = in.Config.VirtualInterface.Name
 	}

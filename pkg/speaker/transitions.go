@@ -22,6 +22,7 @@ const (
 	kindBFD       = "bfd"
 	kindSpeaker   = "speaker"
 	kindSource    = "source"
+	kindEgress    = "egress"
 	kindKernel    = "kernel"
 	kindDaemon    = "daemon"
 )
@@ -49,6 +50,7 @@ func transitions(prev, next *status.Status, told troubles) []Transition {
 	c.vips()
 	c.interfaces()
 	c.peers()
+	c.egress()
 	c.problems()
 	c.passes()
 	return c.list

@@ -43,7 +43,7 @@ const otherKind = "other"
 
 // eventKinds are the values of Event.Kind.
 func eventKinds() []string {
-	return []string{"vip", "check", "interface", "probe", "peer", "bfd", "speaker", "source", "kernel", "config", "daemon"}
+	return []string{"vip", "check", "interface", "probe", "peer", "bfd", "speaker", "source", "egress", "kernel", "config", "daemon"}
 }
 
 // KeptEvents is how many events a daemon keeps.

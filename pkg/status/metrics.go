@@ -31,6 +31,7 @@ type descs struct {
 	bfdUp, bfdDowns, bfdPackets                                          *prometheus.Desc
 	interfaceUnusable, probeHealthy, probeDuration, vipDegraded          *prometheus.Desc
 	vipRank, vipBehind, vipDuplicates                                    *prometheus.Desc
+	egressRoutes, egressLegs, egressStatic                               *prometheus.Desc
 	vipDamping, interfaceDamping                                         damping
 }
 
@@ -72,6 +73,9 @@ func NewCollector(store *Store, build Build) *Collector {
 		vipRank:           d("vip_rank", "Rank of this host for the VIP; absent for a VIP without one.", "vip"),
 		vipBehind:         d("vip_behind", "1 if the VIP is announced, or would be, as worse than any rank, because another host has taken over.", "vip"),
 		vipDuplicates:     d("vip_duplicate_claims", "Other hosts that announce the VIP and must not.", "vip"),
+		egressRoutes:      d("egress_routes", "Routes learned from peers that have a leg in use."),
+		egressLegs:        d("egress_legs", "Legs in use of the route learned from peers, on the interface.", "prefix", "interface"),
+		egressStatic:      d("egress_static", "1 if all legs of the learned route look dead and the last ones stay.", "prefix"),
 		vipDamping: damping{
 			d("vip_penalty", "Penalty of the VIP for its flaps (RFC 2439) at the last pass; a flap costs 1000.", "vip"),
 			d("vip_suppressed", "1 while the VIP is withheld for its flaps.", "vip"),
@@ -94,6 +98,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		d.checkHealthy, d.checkDuration, d.passes, d.lastPass, d.driftRepaired, d.netlinkResyncs, d.kernelProblems,
 		d.bfdUp, d.bfdDowns, d.bfdPackets, d.interfaceUnusable, d.probeHealthy, d.probeDuration, d.vipDegraded,
 		d.vipRank, d.vipBehind, d.vipDuplicates,
+		d.egressRoutes, d.egressLegs, d.egressStatic,
 		d.vipDamping.penalty, d.vipDamping.suppressed, d.vipDamping.flaps,
 		d.interfaceDamping.penalty, d.interfaceDamping.suppressed, d.interfaceDamping.flaps,
 	} {
@@ -129,6 +134,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for i := range s.Interfaces {
 		c.iface(m, &s.Interfaces[i])
 	}
+	c.egress(m, s)
 	if s.TopLevel != nil {
 		c.speaker(m, TopLevel, s.TopLevel)
 	}

@@ -155,7 +155,7 @@ func TestPassDurationCountsPasses(t *testing.T) {
 // TestMetricsAreDocumented compares docs/metrics.md with the registry.
 func TestMetricsAreDocumented(t *testing.T) {
 	store, reg := newRegistry(t)
-	all := broken()
+	all := withEgress(broken())
 	all.VIPs[0].Role = &Role{Rank: 1}
 	store.Publish(all)
 	families, err := reg.Gather()

@@ -82,8 +82,10 @@ type Status struct {
 	// TopLevel is the process of the peers that belong to no interface; nil if
 	// none are configured.
 	TopLevel *Speaker `json:"top_level,omitempty"`
-	Kernel   Kernel   `json:"kernel"`
-	Passes   Passes   `json:"passes"`
+	// Egress is nil if no routes are taken from peers.
+	Egress *Egress `json:"egress,omitempty"`
+	Kernel Kernel  `json:"kernel"`
+	Passes Passes  `json:"passes"`
 }
 
 // Config tells about the configuration file and its last reload.

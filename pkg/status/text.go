@@ -37,6 +37,7 @@ func WriteText(w io.Writer, s *Status, style Style, now time.Time) error {
 	writeFlapping(&b, s, style)
 	writeInterfaces(&b, s, style, now)
 	writePeers(&b, s, style, now)
+	writeEgress(&b, s, style)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

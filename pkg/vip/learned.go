@@ -142,7 +142,9 @@ func (f *stateFile) isOurs(r *route) bool {
 }
 
 // managed tells whether a route is one of ours that follows the plan.
-func (p *pass) managed(r *route) bool { return r.tabled() || r.table == unix.RT_TABLE_MAIN && p.m.state.isOurs(r) }
+func (p *pass) managed(r *route) bool {
+	return r.tabled() || r.table == unix.RT_TABLE_MAIN && p.m.state.isOurs(r)
+}
 
 // planMain adds what was learned to the main table. A route of somebody else's
 // with the same prefix and metric would be replaced, so it keeps ours out.

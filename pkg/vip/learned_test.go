@@ -18,7 +18,9 @@ var (
 )
 
 // learn is a learned route; a leg is "en1 10.68.1.2 weight".
-func learn(prefix netip.Prefix, legs ...LearnedLeg) Learned { return Learned{Prefix: prefix, Legs: legs} }
+func learn(prefix netip.Prefix, legs ...LearnedLeg) Learned {
+	return Learned{Prefix: prefix, Legs: legs}
+}
 
 func by(name, gateway string, weight int) LearnedLeg {
 	return LearnedLeg{Interface: name, Gateway: netip.MustParseAddr(gateway), Weight: weight}
@@ -109,8 +111,10 @@ func TestLearnedLegs(t *testing.T) {
 			usable  []bool
 			want    string
 		}{
-			{"via inet6", learn(any4, by("en1", "fe80::1", 1), by("en5", "10.68.5.77", 1)), nil,
-				"default nexthop via inet6 fe80::1 dev en1 nexthop via 10.68.5.77 dev en5"},
+			{
+				"via inet6", learn(any4, by("en1", "fe80::1", 1), by("en5", "10.68.5.77", 1)), nil,
+				"default nexthop via inet6 fe80::1 dev en1 nexthop via 10.68.5.77 dev en5",
+			},
 			{"not on the link", learn(any4, by("en1", "192.0.2.1", 1), by("en5", "10.68.5.77", 1)), nil, "default via 10.68.5.77 dev en5"},
 			{"failed leg", learn(any4, by("en1", "10.68.1.77", 1), by("en5", "10.68.5.77", 1)), []bool{false, true}, "default via 10.68.5.77 dev en5"},
 			{"nothing left", learn(any4, by("en1", "10.68.1.77", 1)), []bool{false, true}, "default via 10.68.5.2 dev en5"},
@@ -163,7 +167,10 @@ func TestLearnedInMain(t *testing.T) {
 				t.Errorf("main has for %s\n%q, want\n%q", prefix, got, want)
 			}
 		}
-		sourcesTo(t, map[string]string{"10.68.9.9:53": "10.68.6.1", "10.98.1.1:53": "10.68.1.1", "10.99.1.1:53": "10.68.5.1", "[fd68:9::9]:53": "fd68:6::1"})
+		sourcesTo(t, map[string]string{"10.68.9.9:53": "10.68.6.1", "10.99.1.1:53": "10.68.5.1", "[fd68:9::9]:53": "fd68:6::1"})
+		if got := sourceTo(t, "udp", "10.98.1.1:53"); got == vip4.Addr() { // by whichever leg
+			t.Errorf("source towards an excluded destination is the VIP")
+		}
 		if a := converge(t, m, d); a.Writes != 0 {
 			t.Errorf("the next pass wrote %d changes", a.Writes)
 		}
