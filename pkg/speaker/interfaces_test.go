@@ -31,6 +31,8 @@ func TestNextHop(t *testing.T) {
 		{"IPv4 on IPv6 only (RFC 8950)", []string{"fd01::1/64"}, []string{"fd01::2"}, v4, "self"},
 		{"both, the address that a peer uses", []string{"10.0.0.1/8", "10.68.1.1/24", "fd01::1/64"}, []string{"10.68.1.2", "fd01::2"}, v4, "10.68.1.1"},
 		{"both, IPv6", []string{"10.68.1.1/24", "fd00::1/64", "fd01::1/64"}, []string{"10.68.1.2", "fd01::2"}, v6, "fd01::1"},
+		{"IPv6 beside an IPv4 peer for IPv4 only", []string{"10.68.1.1/24", "fe80::1/64"}, []string{"4only 10.68.1.2", "fd01::2"}, v6, "self"},
+		{"IPv6 on an IPv4 peer for IPv4 only", []string{"10.68.1.1/24", "fe80::1/64"}, []string{"4only 10.68.1.2"}, v6, ""},
 		{"never a VIP", []string{"10.68.6.1/24", "fd01::1/64"}, []string{"fd01::2"}, v4, "self"},
 	}
 	for _, tt := range tests {
@@ -43,7 +45,8 @@ func TestNextHop(t *testing.T) {
 			template := c.Interfaces[0].Peers[0]
 			c.Interfaces[0].Peers = nil
 			for _, p := range tt.peers {
-				template.Address = addr(p)
+				address, only := strings.CutPrefix(p, "4only ")
+				template.Address, template.IPv4, template.IPv6 = addr(address), true, !only
 				c.Interfaces[0].Peers = append(c.Interfaces[0].Peers, template)
 			}
 			c.VIPs[0].Prefix, c.VIPs[0].Interfaces = prefix(tt.vip), []string{"en1"}

@@ -179,37 +179,6 @@ func (p *planner) carry(pl *Placement, peers []Peer, prefix netip.Prefix) {
 	}
 }
 
-// nextHop returns the next hop of one family's paths on an interface: zero for
-// each session's own address, which is right when all its sessions are of that
-// family; else the interface's own address of the family. Without one, IPv4
-// goes with the IPv6 next hop of the session (RFC 8950), and IPv6 not at all. The
-// router of an unnumbered session has no address on the networks that the
-// interface may have.
-func (p *planner) nextHop(at int, ipv4 bool) (netip.Addr, bool) {
-	n := &p.out.Interfaces[at]
-	var own netip.Addr
-	same := true
-	for i := range n.Peers {
-		peer := &n.Peers[i]
-		switch {
-		case peer.Found == foundRouter && ipv4:
-			return netip.Addr{}, true
-		case !peer.Address.IsValid() && peer.Found == foundGateway:
-		case peer.Address.Is4() != ipv4 || peer.Address.Is4() && !ipv4:
-			same = false
-		case !own.IsValid() && !peer.LocalAddress.IsLinkLocalUnicast():
-			own = peer.LocalAddress
-		}
-	}
-	if same {
-		return netip.Addr{}, true
-	}
-	if !own.IsValid() {
-		own = global(n.Addresses, ipv4)
-	}
-	return own, own.IsValid() || ipv4
-}
-
 // carriers are the peers that have the prefix from us now: established, of the
 // prefix's family, and served by a speaker that holds it. If there are none, it
 // says what their sessions do.
@@ -233,7 +202,7 @@ func (p *planner) carriers(pl *Placement, own []Peer, prefix netip.Prefix) (peer
 		if at < 0 || own[at].held != "" || own[at].missing != "" {
 			continue // it is to end
 		}
-		switch why := refuses(peer, pl.NextHop, prefix); {
+		switch why := refuses(peer, hopFor(pl, peer, prefix), prefix); {
 		case peer.State != bgp.Established:
 			states = append(states, joinNonEmpty(": ", peer.Address.String()+" "+string(peer.State), peer.LastError))
 		case why != "":
@@ -250,18 +219,6 @@ func (p *planner) carriers(pl *Placement, own []Peer, prefix netip.Prefix) (peer
 		return peers, joinNonEmpty(": ", "the speaker does not announce it yet", s.Error)
 	}
 	return peers, strings.Join(states, "; ")
-}
-
-// refuses tells why an established peer cannot have a path; empty if it can.
-func refuses(peer *bgp.PeerState, hop netip.Addr, prefix netip.Prefix) string {
-	ipv4 := prefix.Addr().Is4()
-	switch {
-	case ipv4 && !peer.IPv4, !ipv4 && !peer.IPv6:
-		return "did not negotiate the address family"
-	case ipv4 && (hop.Is6() || !hop.IsValid() && peer.Address.Is6()) && !peer.ExtendedNextHop:
-		return "did not negotiate extended next hop"
-	}
-	return ""
 }
 
 // explain gives the one reason why a VIP is announced nowhere.
