@@ -96,7 +96,7 @@ func attack(t *testing.T, s *lab.Speaker, router *lab.Node, from leg) {
 // configuration, or lets it come back.
 func setSession(t *testing.T, router *lab.Node, l leg, up bool) {
 	t.Helper()
-	if router.Router() == "bird" {
+	if router.Router() == lab.BIRD {
 		router.BIRDC(map[bool]string{true: "enable host4", false: "disable host4"}[up])
 		return
 	}

@@ -117,7 +117,7 @@ func internalIsPinned(t *testing.T, topology string) {
 	l := lab.Start(t, topology)
 	host, router := l.Node("host"), l.Node("router")
 	p := pinned{router: "router", dev: "en5", host: netip.MustParseAddr("10.68.5.1"), peer: r5v4, other: "10.68.1.2"}
-	if router.Router() == "frr" {
+	if router.Router() == lab.FRR {
 		args := []string{"vtysh", "-c", "configure terminal", "-c", "router bgp 65000"}
 		for _, address := range []string{"10.68.1.1", "10.68.5.1", "fd68:1::1", "fd68:5::1"} {
 			args = append(args, "-c", "neighbor "+address+" remote-as 65000")

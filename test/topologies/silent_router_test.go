@@ -48,7 +48,7 @@ const (
 // that are the host's addresses.
 func speakBFD(t *testing.T, n *lab.Node, b bfdTimers, mode bfdMode, addresses ...netip.Addr) {
 	t.Helper()
-	if n.Router() == "bird" {
+	if n.Router() == lab.BIRD {
 		birdBFD(t, n, b, mode, addresses)
 		return
 	}

@@ -137,21 +137,6 @@ func (n *Node) BIRDC(command string) string {
 	return n.Run("birdc", "-s", "/run/bird/bird.ctl", command)
 }
 
-// Router tells which routing software runs in the node: "frr", "bird" or "".
-func (n *Node) Router() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, d := range n.daemons {
-		switch d.Name {
-		case "bird":
-			return "bird"
-		case "bgpd":
-			return "frr"
-		}
-	}
-	return ""
-}
-
 // Daemon returns the running daemon of that name.
 func (n *Node) Daemon(name string) *Process {
 	n.lab.t.Helper()
@@ -198,7 +183,7 @@ func (n *Node) StopDaemons() {
 // Sessions returns the router's view of its BGP sessions: the peer's address
 // (FRR) or the protocol's name (BIRD) and whether it is established.
 func (n *Node) Sessions() (map[string]bool, error) {
-	if n.Router() == "bird" {
+	if n.Router() == BIRD {
 		return n.birdSessions()
 	}
 	return n.frrSessions()
@@ -239,7 +224,7 @@ func (n *Node) frrSessions() (map[string]bool, error) {
 // BFDSessions returns the router's view of its BFD sessions: the peer's address
 // and whether it is up.
 func (n *Node) BFDSessions() (map[string]bool, error) {
-	if n.Router() != "bird" {
+	if n.Router() != BIRD {
 		return n.frrBFD()
 	}
 	out, err := n.Try("birdc", "-s", "/run/bird/bird.ctl", "show bfd sessions")

@@ -32,8 +32,9 @@
 // `exec` lines are run in order. The image says what is started: an FRR image
 // starts the daemons of /etc/frr/daemons, and bfdd if frr.conf speaks of bfd, a
 // BIRD image starts bird; the project's own image starts nothing, because tests
-// control its life. A node with network-mode container:X is X under a second
-// name.
+// control its life. StartRouter starts a routing software in a node of another
+// image; Neighbors and Paths tell what it has heard, in the same form for all. A
+// node with network-mode container:X is X under a second name.
 //
 // # Rules
 //
