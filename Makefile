@@ -6,7 +6,7 @@ PKG      ?= ./...
 # Kernel and topology tests share the machine's cores with real routers.
 TESTFLAGS ?= -count=1
 
-.PHONY: help build demo deps test test-long race bench bench-scale fuzz lint fmt image cover clean
+.PHONY: help build demo deps test test-long interop race bench bench-scale fuzz lint fmt image cover clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: deps ## all tests that end within ten minutes (needs root for network name
 
 test-long: deps ## the longer tests: topologies, crash and fault runs, the image
 	$(GO) test -p 1 -tags long -run '^TestLong' -timeout=25m $(TESTFLAGS) $(PKG)
+
+interop: deps ## test with every routing software, and write docs/interoperability.md from the results
+	$(GO) test -run '^TestInterop$$' -timeout=10m $(TESTFLAGS) ./test/topologies -update-interop
 
 race: ## unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=15m $(TESTFLAGS) ./pkg/...
