@@ -23,6 +23,7 @@ import (
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/orders"
 	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
@@ -45,6 +46,7 @@ type daemon struct {
 	signal   speaker.Signal
 	store    *status.Store
 	events   *status.Events
+	orders   *orders.Store
 	network  *netmon.Monitor
 	checks   *health.Manager
 	bfd      *bfd.Manager
@@ -110,12 +112,13 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 	d.routers = ndp.New(ndp.Options{Log: d.log, Poke: d.signal.Poke})
 	d.doctor = doctor.NewWatch(d.doctorInput, d.signal.Poke)
 	d.doctor.Start(ctx)
+	d.orders = orders.Open(orders.Options{Log: d.log, Dir: f.dataDir, Changed: d.signal.Poke})
 	v := readVersions()
 	makes := newCheckers()
 	d.loop, err = speaker.New(speaker.Options{
 		Log: d.log, Config: cfg, Signal: d.signal,
 		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
-		NewChecker: makes.check, NewProbe: makes.probe, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
+		NewChecker: makes.check, NewProbe: makes.probe, Orders: d.orders.Orders, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(), AdoptedLearned: d.kernel.AdoptedLearned(),
 		Fronts: d.fronts,
 	})
@@ -186,9 +189,12 @@ func (d *daemon) serve(ctx context.Context) error {
 	p.start("bfd", d.bfd.Run)
 	p.start("routers", d.routers.Run)
 	p.start("doctor", d.doctor.Run)
+	p.start("orders", d.orders.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
-		return control.Serve(ctx, d.control, control.Options{Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Failback: d.failback})
+		return control.Serve(ctx, d.control, control.Options{
+			Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Operator: &operator{d}, Failback: d.failback,
+		})
 	})
 	if d.http != nil {
 		p.start("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })

@@ -26,6 +26,7 @@ const (
 	defaultConfig   = "/etc/vipspeaker/vipspeaker.yaml"
 	defaultSocket   = "/run/vipspeaker/control.sock"
 	defaultStateDir = "/run/vipspeaker"
+	defaultDataDir  = "/var/lib/vipspeaker"
 )
 
 func main() {
@@ -81,7 +82,7 @@ func does(work func(cmd *cobra.Command, args []string) error) func(*cobra.Comman
 
 // flags are the flags that all commands share.
 type flags struct {
-	config, socket, stateDir string
+	config, socket, stateDir, dataDir string
 }
 
 func newRoot() *cobra.Command {
@@ -103,8 +104,10 @@ Exit codes: 0 good, 1 bad, 2 wrong usage.`,
 	pf.StringVar(&f.config, "config", defaultConfig, "configuration `file`: .yaml, .toml or .json")
 	pf.StringVar(&f.socket, "socket", "", "the daemon's control socket `path` (default: control.socket of the configuration, else "+defaultSocket+")")
 	pf.StringVar(&f.stateDir, "state-dir", defaultStateDir, "`directory` for the daemon's state; lost at a reboot")
+	pf.StringVar(&f.dataDir, "data-dir", defaultDataDir, "`directory` for orders such as drains, which a reboot must not lose")
 	root.AddCommand(
 		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newEventsCommand(f), newReloadCommand(f), newFailbackCommand(f), newCleanupCommand(f),
+		newDrainCommand(f), newUndrainCommand(f),
 		newDoctorCommand(f),
 		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newBFDProcessCommand(), newFileCapabilitiesCommand(),
 	)

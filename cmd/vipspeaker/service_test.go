@@ -49,6 +49,7 @@ func TestServiceKeepsItsPromises(t *testing.T) {
 		"Restart":                  "always",
 		"StartLimitIntervalSec":    "0",
 		"RuntimeDirectoryPreserve": "yes", // the state file outlives the process
+		"StateDirectory":           "vipspeaker",
 		"ProtectKernelTunables":    "no",
 		"AmbientCapabilities":      "CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_SYS_NICE",
 		"RestrictRealtime":         "no", // the BFD process

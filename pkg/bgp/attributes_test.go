@@ -134,6 +134,17 @@ func TestAttributesOfAnInternalPeer(t *testing.T) {
 	}
 	p := dialRaw(t, router, host, 65010, rawOptions{})
 	p.awaitAnnounced(map[string]int{host.String() + " [{AsPath: } {LocalPref: 9}]": 1})
+	// What is about to go is not preferred, whatever the peer is told otherwise.
+	cfg.Peers[0].Attributes = &Attributes{LocalPref: &pref}
+	last := uint32(0)
+	going := cfg.Paths[0]
+	going.LocalPref, going.Communities = &last, []uint32{7, 0xffff0000}
+	cfg.Paths = []Path{going}
+	apply(t, s, cfg)
+	p.awaitAnnounced(map[string]int{host.String() + " [{AsPath: } {LocalPref: 0} {Communities: 0:7, planned-shut}]": 1})
+	cfg.Paths = []Path{path4(1)}
+	apply(t, s, cfg)
+	p.awaitAnnounced(map[string]int{host.String() + " [{AsPath: } {LocalPref: 9}]": 1})
 	cfg.Peers[0].Attributes = nil
 	apply(t, s, cfg)
 	p.awaitAnnounced(map[string]int{host.String() + " [{AsPath: } {LocalPref: 100}]": 1})

@@ -238,9 +238,6 @@ func (w *policyWriter) addPeer(p Peer, asn uint32) {
 	if a.MED != nil {
 		change.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(*a.MED)}
 	}
-	if a.LocalPref != nil {
-		change.LocalPref = &api.LocalPrefAction{Value: *a.LocalPref}
-	}
 	if a.Prepend > 0 {
 		change.AsPrepend = &api.AsPrependAction{Asn: asn, Repeat: uint32(a.Prepend)} //nolint:gosec // at most 10
 	}
@@ -272,6 +269,14 @@ func (w *policyWriter) addPeer(p Peer, asn uint32) {
 		w.add(to, clear)
 	}
 	w.add(to, change)
+	if a.LocalPref != nil {
+		// What is about to go says so by its own LOCAL_PREF (RFC 8326 section 4.2).
+		going := w.set(api.DefinedType_COMMUNITY, whole([]string{"65535:0"}), nil)
+		going.Type = api.MatchSet_INVERT
+		w.add(&api.Conditions{NeighborSet: to.NeighborSet, CommunitySet: going}, &api.Actions{
+			LocalPref: &api.LocalPrefAction{Value: *a.LocalPref},
+		})
+	}
 }
 
 // whole makes patterns of values.

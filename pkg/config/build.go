@@ -154,11 +154,7 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
 		Source: sourceOf(&raw.Source),
 		Role:   role(raw.Role), Exclusive: raw.Exclusive,
-		Announce: Announce{
-			Communities: values(raw.Announce.Communities), LargeCommunities: raw.Announce.LargeCommunities,
-			ExtendedCommunities: raw.Announce.ExtendedCommunities, MED: raw.Announce.MED, LocalPref: raw.Announce.LocalPref,
-			Prepend: raw.Announce.Prepend, Origin: origin(raw.Announce.Origin),
-		},
+		Announce: announcement(raw.Announce), Drain: drain(raw.Drain),
 	}
 	switch {
 	case raw.Name != nil:
@@ -183,6 +179,21 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 		}
 	}
 	return v
+}
+
+func announcement(raw rawAnnounce) Announce {
+	return Announce{
+		Communities: values(raw.Communities), LargeCommunities: raw.LargeCommunities,
+		ExtendedCommunities: raw.ExtendedCommunities, MED: raw.MED, LocalPref: raw.LocalPref,
+		Prepend: raw.Prepend, Origin: origin(raw.Origin),
+	}
+}
+
+func drain(raw rawDrain) Drain {
+	return Drain{
+		Time: raw.Time, ConnectionsTimeout: raw.ConnectionsTimeout, Unbind: raw.Unbind,
+		MED: raw.MED, LocalPref: raw.LocalPref, Prepend: raw.Prepend, Communities: values(raw.Communities),
+	}
 }
 
 // origin returns the code of ORIGIN (RFC 4271 section 4.3).

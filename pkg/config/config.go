@@ -229,6 +229,7 @@ type VIP struct {
 	Degrade *Degrade
 	// Damping is Config.Damping where the VIP has none of its own.
 	Damping Damping
+	Drain   Drain
 }
 
 // Degrade holds what changes in the path attributes of a VIP whose checks failed.

@@ -188,7 +188,7 @@ func hint(tags reflect.StructTag) string {
 // shown returns the value for a message, unless it may hold a secret. Of a URL
 // that is all that may stand before its host, and behind its path.
 func shown(n *node, t reflect.Type, tags reflect.StructTag) string {
-	if tags.Get("secret") != "" || t == reflect.TypeFor[later]() {
+	if tags.Get("secret") != "" {
 		return ""
 	}
 	if t != reflect.TypeFor[url.URL]() && !strings.Contains(n.text, "://") {
@@ -338,13 +338,9 @@ func misplaced(key string, section reflect.Type) string {
 // unknownKey says what is wrong with a key that the section does not have, and
 // which key was probably meant.
 func unknownKey(key string, section reflect.Type) (problem, meant string) {
-	var keys, usable []string
+	var keys []string
 	for _, field := range fields(section) {
-		known := field.Tag.Get("key")
-		keys = append(keys, known)
-		if field.Type != reflect.TypeFor[later]() {
-			usable = append(usable, known)
-		}
+		keys = append(keys, field.Tag.Get("key"))
 	}
 	if first, rest, dotted := strings.Cut(key, "."); dotted && slices.Contains(keys, first) {
 		return fmt.Sprintf("unknown key; a dot does not nest keys: write %q below %q", rest, first), first
@@ -362,5 +358,5 @@ func unknownKey(key string, section reflect.Type) (problem, meant string) {
 	if guess != "" {
 		return fmt.Sprintf("unknown key; did you mean %q?", guess), guess
 	}
-	return "unknown key; the keys here are " + strings.Join(usable, ", "), ""
+	return "unknown key; the keys here are " + strings.Join(keys, ", "), ""
 }

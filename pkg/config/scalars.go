@@ -11,15 +11,10 @@ import (
 	"unicode"
 )
 
-// later is a value that is reserved for a feature to come.
-type later struct{}
-
 // scalar decodes n into dst. It returns what is wrong, and whether dst is a
 // scalar at all.
 func scalar(n *node, dst any, tags reflect.StructTag) (problem string, isScalar bool) {
 	switch d := dst.(type) {
-	case *later:
-		return laterValue(n, tags.Get("later")), true
 	case *bool:
 		*d = n.text == "true"
 		if n.kind != kindBool {
@@ -67,20 +62,6 @@ func special(n *node, dst any) (problem string, isScalar bool) {
 		return problem, true
 	}
 	return checkScalar(n, dst)
-}
-
-func laterValue(n *node, accepted string) string {
-	harmless := n.text == accepted && (n.kind == kindText || n.kind == kindBool)
-	if accepted == "[]" {
-		harmless = n.kind == kindList && len(n.items) == 0
-	}
-	if harmless && accepted != "" {
-		return ""
-	}
-	if accepted != "" {
-		return fmt.Sprintf("is not supported yet, other than %s", accepted)
-	}
-	return "is not supported yet"
 }
 
 func textValue(n *node, d *string, tags reflect.StructTag) string {

@@ -14,7 +14,6 @@ import (
 //	range     lowest..highest value
 //	whole     the duration is a whole number of seconds, as on the wire
 //	oneof     the words that are allowed
-//	later     the value that changes nothing; any other is not supported yet
 //	single    a lone value is a list of one
 //	secret    the value is not shown in messages
 //	word      text that may stand for the section, and means that it is absent
@@ -120,7 +119,7 @@ type rawVIP struct {
 	ChecksMode      string        `key:"checks_mode" default:"all" oneof:"all any"`
 	OnFailure       *rawOnFailure `key:"on_failure" word:"withdraw" hint:"for example {degrade: {med: 1000}}"`
 	Damping         rawOwnDamping `key:"damping" hint:"write {enabled: false} to switch it off"`
-	Drain           later         `key:"drain"`
+	Drain           rawDrain      `key:"drain" hint:"for example {time: 30s}"`
 }
 
 type rawOnFailure struct {

@@ -38,6 +38,7 @@ func validateVIPs(cfg *Config, r *report) {
 		doubles(v.Announce.ExtendedCommunities, r, path+".announce", "extended_communities")
 		validateDegrade(v, r, path)
 		validateRole(v, r, path)
+		validateDrain(v, r, path)
 		validateSizes(v, r, path)
 		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
@@ -183,7 +184,7 @@ func validateSizes(v VIP, r *report, path string) {
 		count, add int
 		most       int
 	}{
-		{"communities", len(v.Announce.Communities), len(d.Communities) + len(o.Communities), 127}, // and GRACEFUL_SHUTDOWN
+		{"communities", len(v.Announce.Communities) + len(v.Drain.Communities), len(d.Communities) + len(o.Communities), 127}, // and GRACEFUL_SHUTDOWN
 		{"large_communities", len(v.Announce.LargeCommunities), len(d.LargeCommunities) + len(o.LargeCommunities), 128 - tag},
 		{"extended_communities", len(v.Announce.ExtendedCommunities), len(d.ExtendedCommunities) + len(o.ExtendedCommunities), 64},
 	} {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,8 +64,21 @@ func (c *Client) Reload(ctx context.Context) (*ReloadResult, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func (c *Client) call(ctx context.Context, method, path string, into any) error {
+	return c.do(ctx, method, path, http.NoBody, into)
+}
+
+// send is call with a body.
+func (c *Client) send(ctx context.Context, method, path string, body, into any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return c.do(ctx, method, path, bytes.NewReader(text), into)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, send io.Reader, into any) error {
 	// The host is not used: the socket says who is called.
-	req, err := http.NewRequestWithContext(ctx, method, "http://vipspeaker"+path, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, "http://vipspeaker"+path, send)
 	if err != nil {
 		return err
 	}

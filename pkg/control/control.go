@@ -5,14 +5,16 @@
 //	POST /v1/reload   read the configuration file again, a ReloadResult
 //	GET  /v1/events   the last events, one status.Event in a line of JSON each
 //	POST /v1/failback announce the VIP of the parameter vip with its rank again
+//	POST /v1/drain    take VIPs out of use: a DrainRequest, a DrainResult
+//	POST /v1/undrain  end that
 //
 // Events take two parameters: since, the number after which they are wanted (0
 // if it is not given), and follow, with which (1) the answer goes on with those
 // to come until either side leaves. Numbers that are left out are events that
 // were lost to a reader who came too late or was too slow.
 //
-// It reads the published status and triggers reloads. It decides nothing and
-// never calls what writes to the kernel or to routers. Who may connect is a
+// It reads the published status, triggers reloads and hands orders on. It decides
+// nothing and never calls what writes to the kernel or to routers. Who may connect is a
 // matter of the socket's owner, group and mode: see Listen.
 package control
 
@@ -52,6 +54,8 @@ type Options struct {
 	// Failback announces a VIP, by its name or address, with its rank again; nil if
 	// there is none of it. An error is the caller's mistake.
 	Failback func(vip string) error
+	// Operator takes orders; nil if none are taken.
+	Operator Operator
 }
 
 // Serve answers on l until ctx ends. It returns nil when ctx ended.
@@ -82,8 +86,10 @@ func newHandler(ctx context.Context, o Options) http.Handler {
 		mux.HandleFunc("GET /v1/events", eventsHandler(ctx, o.Events, eventsPatience))
 	}
 	handleRoles(mux, o)
-	// No request has a body; one that is sent is not read.
-	return http.MaxBytesHandler(mux, 0)
+	if o.Operator != nil {
+		drains(mux, o)
+	}
+	return http.MaxBytesHandler(mux, maxBody)
 }
 
 func reply(w http.ResponseWriter, code int, body any) {

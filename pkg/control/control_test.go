@@ -28,6 +28,7 @@ type daemon struct {
 	reloads  atomic.Int64
 	mistakes []string
 	events   *status.Events
+	operator Operator
 }
 
 func (d *daemon) reload(context.Context) []string {
@@ -46,7 +47,7 @@ func start(t *testing.T, d *daemon) string {
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, Options{Log: slog.New(slog.DiscardHandler), Status: d.store.Load, Reload: d.reload, Events: d.events})
+		done <- Serve(ctx, l, Options{Log: slog.New(slog.DiscardHandler), Status: d.store.Load, Reload: d.reload, Events: d.events, Operator: d.operator})
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -137,7 +137,10 @@ func (f fakeKernel) call(want vip.Desired, do func() bool) (vip.Actual, error) {
 			w.mu.Unlock()
 		})
 	}
-	a := vip.Actual{DeviceName: "vi0", Read: time.Now()}
+	a := vip.Actual{DeviceName: "vi0", Read: time.Now(), Connections: map[netip.Prefix]int{}}
+	for _, d := range want.Drained {
+		a.Connections[d.Prefix] = w.talking[d.Prefix]
+	}
 	for _, p := range want.VIPs {
 		if w.bound[p] {
 			a.Bound = append(a.Bound, p)
@@ -211,6 +214,15 @@ func (f fakeKernel) Bind(_ context.Context, want vip.Desired) (vip.Actual, error
 func (f fakeKernel) Unbind(_ context.Context, want vip.Desired) (vip.Actual, error) {
 	w := f.w
 	return f.call(want, func() (changed bool) {
+		for _, d := range want.Drained {
+			if d.Close && w.talking[d.Prefix] > 0 {
+				if w.carried(d.Prefix) {
+					w.breaks("connections of %s are reset while it is announced", d.Prefix)
+				}
+				w.talking[d.Prefix] = 0
+				w.journal = append(w.journal, "reset "+d.Prefix.String())
+			}
+		}
 		for p := range w.bound {
 			if slices.Contains(want.VIPs, p) {
 				continue

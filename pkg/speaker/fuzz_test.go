@@ -15,6 +15,7 @@ import (
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/orders"
 	"vipspeaker/pkg/status"
 
 	"github.com/google/go-cmp/cmp"
@@ -206,6 +207,30 @@ func behind(r *rand.Rand, n *config.Interface) {
 	}
 }
 
+// anyOrders drains VIPs, each for itself or all.
+func anyOrders(r *rand.Rand, in *Inputs) {
+	in.Connections = map[netip.Prefix]int{}
+	o := &orders.Orders{}
+	for i := range in.Config.VIPs {
+		v := &in.Config.VIPs[i]
+		v.Drain = config.Drain{ConnectionsTimeout: time.Duration(r.IntN(20)) * time.Second, Unbind: chance(r, 2)}
+		if chance(r, 2) {
+			in.Connections[v.Prefix] = r.IntN(3)
+		}
+		if chance(r, 3) {
+			at := t0.Add(-time.Duration(r.IntN(30)) * time.Second)
+			o.Drain(orders.Drain{Prefix: v.Prefix, Since: at, Withdraw: at.Add(time.Duration(r.IntN(30)) * time.Second)})
+		}
+	}
+	if chance(r, 9) {
+		o.All = &orders.DrainAll{Since: t0}
+	}
+	if chance(r, 9) {
+		o.Damage = "damaged"
+	}
+	in.Overrides.Orders = o
+}
+
 func anyDamping(r *rand.Rand) config.Damping {
 	return config.Damping{Enabled: !chance(r, 3), HalfLife: time.Minute, Suppress: 2000, Reuse: 750, MaxSuppress: time.Hour}
 }
@@ -240,6 +265,7 @@ func anyPast(r *rand.Rand, in *Inputs) {
 	for i := range in.Config.VIPs {
 		in.History.VIPs[in.Config.VIPs[i].Prefix] = VIPHistory{Open: chance(r, 2), Penalty: anyPenalty(r)}
 	}
+	anyOrders(r, in)
 	in.NDP = &ndp.State{}
 	for i := range in.Config.Interfaces {
 		around(r, in, i)
@@ -352,6 +378,9 @@ func shuffled(r *rand.Rand, in Inputs) Inputs {
 
 // mayBeAnnounced is the rule in its shortest form, made apart from Plan.
 func mayBeAnnounced(in *Inputs, c *config.VIP) bool {
+	if d, ok := in.Overrides.Orders.DrainOf(c.Prefix, t0); ok && !t0.Before(d.Withdraw) {
+		return false
+	}
 	passing, failed, passed := 0, false, 0
 	for _, k := range c.Checks {
 		r := in.Health[CheckID(&k)]
@@ -473,7 +502,7 @@ func checkTopLevel(t *testing.T, in *Inputs, d *Desired, s *bgp.SpeakerConfig) {
 
 func checkReasons(t *testing.T, in *Inputs, d *Desired) {
 	t.Helper()
-	words := []string{"check_failed", "check_unknown", "check_stale", "not_bound", "no_usable_interface", "no_session", "shutdown", "damped"}
+	words := []string{"check_failed", "check_unknown", "check_stale", "not_bound", "no_usable_interface", "no_session", "shutdown", "damped", "drained"}
 	if len(d.VIPs) != len(in.Config.VIPs) || len(d.Interfaces) != len(in.Config.Interfaces) {
 		t.Fatalf("%d VIPs and %d interfaces decided, want %d and %d", len(d.VIPs), len(d.Interfaces), len(in.Config.VIPs), len(in.Config.Interfaces))
 	}
@@ -538,8 +567,9 @@ func checkKernel(t *testing.T, in *Inputs, d *Desired) {
 	if usable == 0 {
 		t.Error("no interface is left for outgoing traffic")
 	}
-	for _, c := range in.Config.VIPs {
-		if !slices.Contains(d.Kernel.VIPs, c.Prefix) {
+	for i, c := range in.Config.VIPs {
+		drained := d.VIPs[i].Drain != nil && d.VIPs[i].Drain.Phase == status.DrainDone && c.Drain.Unbind
+		if !drained && !slices.Contains(d.Kernel.VIPs, c.Prefix) {
 			t.Errorf("%s is configured and not to be bound", c.Prefix)
 		}
 	}

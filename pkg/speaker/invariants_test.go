@@ -74,7 +74,9 @@ func checkBehind(t *testing.T, in *Inputs, d *Desired) {
 func checkNextHops(t *testing.T, n *Interface, list []netip.Addr) {
 	t.Helper()
 	dead := func(a netip.Addr) bool {
-		return slices.ContainsFunc(n.Failures, func(f status.Failure) bool { return f.Layer != "path" && f.Target == a.String() })
+		return slices.ContainsFunc(n.Failures, func(f status.Failure) bool {
+			return f.Layer != "path" && (f.Target == a.String() || f.Target == a.String()+"%"+n.Name)
+		})
 	}
 	for _, a := range list {
 		for _, o := range list {

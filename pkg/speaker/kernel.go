@@ -11,7 +11,7 @@ import (
 
 // kernel makes the wanted state of the kernel. VIPs are bound whenever they are
 // configured: a VIP that is withheld stays bound, so that what routers still
-// send is served.
+// send is served, unless its drain is to end otherwise.
 func (p *planner) kernel() {
 	c := p.in.Config
 	k := &p.out.Kernel
@@ -19,8 +19,11 @@ func (p *planner) kernel() {
 	k.Sysctls = vip.SysctlMode(c.Host.Sysctls)
 	k.VIPs = make([]netip.Prefix, 0, len(c.VIPs))
 	for i := range c.VIPs {
-		k.VIPs = append(k.VIPs, c.VIPs[i].Prefix)
+		if !p.unbinds(&c.VIPs[i], &p.out.VIPs[i]) {
+			k.VIPs = append(k.VIPs, c.VIPs[i].Prefix)
+		}
 	}
+	k.Drained = p.drained()
 	k.VIPs = append(k.VIPs, p.lingering()...)
 
 	k.Interfaces = make([]vip.Interface, len(c.Interfaces))

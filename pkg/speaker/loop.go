@@ -16,6 +16,7 @@ import (
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/orders"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
 )
@@ -116,6 +117,8 @@ type Options struct {
 	NewProbe func(Probe) (health.Checker, error)
 	// Record gets every transition that is logged; may be nil. It must not block.
 	Record func(status.Event)
+	// Orders are the operator's, never nil; may be nil for nobody who gives any.
+	Orders func() *orders.Orders
 	// Publish gets the picture of every pass. It must not block or change it.
 	Publish func(*status.Status)
 	// HostProblems are conditions of the host that break a promise, in words,

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -50,10 +51,10 @@ func (l *Loop) pass(ctx context.Context) error {
 	steered := d.Kernel
 	l.start(ctx, "steer", l.opt.Kernel.Steer, d.Kernel)
 	done := l.within(time.Now().Add(steerBound))
-	if known := in.Bound; !done {
+	if known, counted := in.Bound, in.Connections; !done {
 		in, _ = l.inputs()
 		d = l.plan(&in)
-	} else if in.Bound = l.bound(l.opt.Network.State()); !slices.Equal(in.Bound, known) {
+	} else if in.Bound, in.Connections = l.bound(l.opt.Network.State()), l.actual.Connections; !slices.Equal(in.Bound, known) || !maps.Equal(in.Connections, counted) {
 		d = l.plan(&in)
 	}
 	l.opt.Sessions.Withdraw(d.BGP)
@@ -184,10 +185,10 @@ func (l *Loop) inputs() (Inputs, bool) {
 	}
 	in := Inputs{
 		Config: c, Net: net, Health: l.opt.Checks.Results(), BGP: l.opt.Sessions.State(),
-		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown, Leaving: l.leaving, Failback: l.failbacks.list()},
+		Bound: l.bound(net), RouterID: l.routerID, Overrides: Overrides{Shutdown: l.shutdown, Leaving: l.leaving, Failback: l.failbacks.list(), Orders: l.orders()},
 		StartedAt: l.startedAt, Adopted: l.opt.Adopted, AdoptedSources: l.opt.AdoptedSources,
 		Lingering: l.linger(time.Now()), BindErrors: l.bindErrs,
-		CheckIDs: l.applied.checkIDs, History: l.history,
+		CheckIDs: l.applied.checkIDs, History: l.history, Connections: l.actual.Connections,
 	}
 	if l.opt.BFD != nil {
 		in.BFD = l.opt.BFD.State()

@@ -23,8 +23,9 @@ func (p *planner) vips() {
 // decide asks the gates of one VIP in the order in which they explain most.
 func (p *planner) decide(c *config.VIP) VIP {
 	v := VIP{Name: c.Name, Prefix: c.Prefix, Bound: p.bound[c.Prefix], Interfaces: make([]Placement, 0, len(c.Interfaces)+1)}
+	v.Drain = p.drain(c)
 	reason, detail := p.checked(c)
-	h := p.seen(c, reason)
+	h := p.seen(c, reason, v.Drain.gone())
 	suppressed := h.Penalty.Suppressed
 	v.Penalty = h.Penalty.show(&c.Damping, p.now, suppressed)
 	if suppressed {
@@ -37,6 +38,10 @@ func (p *planner) decide(c *config.VIP) VIP {
 	if c.Degrade != nil && (reason == status.CheckFailed || reason == status.CheckStale || reason == status.Damped) && p.everPassed(c) {
 		v.Degraded, degraded = true, joinNonEmpty(": ", "degraded", detail)
 		reason, detail = "", ""
+	}
+	if v.Drain.gone() {
+		v.Degraded, degraded = false, ""
+		reason, detail = status.Drained, v.Drain.text()
 	}
 	if p.in.Overrides.Shutdown {
 		reason, detail = status.Shutdown, "the daemon is stopping"
@@ -64,10 +69,11 @@ func (p *planner) decide(c *config.VIP) VIP {
 }
 
 // seen notes whether the checks of a VIP pass, and counts a flap when they have
-// just ceased to. A check that is not known yet says nothing of its service.
-func (p *planner) seen(c *config.VIP, reason status.Reason) VIPHistory {
+// just ceased to. A check that is not known yet says nothing of its service, nor
+// does one that fails while the VIP is out of use.
+func (p *planner) seen(c *config.VIP, reason status.Reason, gone bool) VIPHistory {
 	h := p.in.History.VIPs[c.Prefix]
-	if h.Open && (reason == status.CheckFailed || reason == status.CheckStale) && !p.in.Overrides.Shutdown {
+	if h.Open && (reason == status.CheckFailed || reason == status.CheckStale) && !p.in.Overrides.Shutdown && !gone {
 		h.Penalty = h.Penalty.flap(&c.Damping, p.now)
 	}
 	h.Open = reason == ""
@@ -263,7 +269,7 @@ func (p *planner) paths(at int) []bgp.Path {
 				continue
 			}
 			if hop, ok := p.nextHop(at, v.Prefix.Addr().Is4()); ok {
-				list = append(list, p.rolePath(c, v.Behind, internal, p.path(c, 0, hop, v.Degraded)))
+				list = append(list, v.part(&c.Drain, internal, p.rolePath(c, v.Behind, internal, p.path(c, 0, hop, v.Degraded))))
 			}
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/orders"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
 )
@@ -45,6 +46,8 @@ type Inputs struct {
 	RouterID netip.Addr
 	// Overrides are orders that stand above the configuration.
 	Overrides Overrides
+	// Connections is how many connections drained VIPs have, as far as known.
+	Connections map[netip.Prefix]int
 	// Legs are the interfaces that carried outgoing traffic by the decision
 	// before this one; nil if there was none.
 	Legs []string
@@ -68,6 +71,8 @@ type Overrides struct {
 	Failback map[netip.Prefix]bool
 	// Leaving announces everything as about to go (GRACEFUL_SHUTDOWN, RFC 8326).
 	Leaving bool
+	// Orders are the operator's; nil for none. They say which VIPs are drained.
+	Orders *orders.Orders
 }
 
 // Desired is a decision: what kernel and BGP should hold, and why the rest is
@@ -115,6 +120,8 @@ type VIP struct {
 	// Others are the hosts that routers say announce it, too.
 	Others  []status.Other
 	Penalty status.Penalty
+	// Drain is nil for a VIP that nobody has taken out of use.
+	Drain *Drain
 	// Interfaces are in the order of VIP.Interfaces of the configuration, then
 	// one for the sessions that belong to no interface, if there are any.
 	Interfaces []Placement

@@ -224,7 +224,7 @@ func (p *planner) remotePaths() []bgp.Path {
 			if pl := &v.Interfaces[j]; pl.Interface == status.TopLevel && !withheldEverywhere(pl.Reason) {
 				for _, h := range pl.Paths {
 					c := &p.in.Config.VIPs[i]
-					list = append(list, p.rolePath(c, v.Behind, internal, p.path(c, h.ID, h.NextHop, v.Degraded)))
+					list = append(list, v.part(&c.Drain, internal, p.rolePath(c, v.Behind, internal, p.path(c, h.ID, h.NextHop, v.Degraded))))
 				}
 			}
 		}

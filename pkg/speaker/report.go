@@ -67,7 +67,7 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 		v, c := &d.VIPs[i], &in.Config.VIPs[i]
 		out := status.VIP{
 			Name: v.Name, Prefix: v.Prefix, Bound: v.Bound, Wanted: v.Wanted, Announced: v.Announced,
-			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty,
+			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty, Drain: reportDrain(v.Drain),
 			Interfaces: make([]status.VIPInterface, len(v.Interfaces)), Checks: reportChecks(in, c, now),
 			Role: reportRole(v, c),
 		}

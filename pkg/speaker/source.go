@@ -12,9 +12,10 @@ import (
 // source makes the VIP the preferred source on its interfaces if it may be: a
 // source that the network does not route back to cuts the host off. So it must
 // be announced now, and go on being so: what is no longer wanted does not count
-// as announced. Who wants it always takes that risk, but for the time of a stop.
+// as announced. Who wants it always takes that risk, but for the time of a stop and
+// of a drain.
 func (p *planner) source(c *config.VIP, v *VIP) {
-	if !isSource(c) || p.in.Overrides.Shutdown {
+	if !isSource(c) || p.in.Overrides.Shutdown || v.Drain.gone() {
 		return
 	}
 	if !c.Source.Always && !v.Announced && !p.adopted(c, v) {
@@ -69,7 +70,7 @@ func (p *planner) adopted(c *config.VIP, v *VIP) bool {
 		return false
 	}
 	switch v.Reason {
-	case status.Shutdown, status.CheckFailed, status.CheckStale, status.Damped:
+	case status.Shutdown, status.Drained, status.CheckFailed, status.CheckStale, status.Damped:
 		return false
 	default:
 	}

@@ -95,7 +95,7 @@ func (c *changes) vips() {
 			c.add(slog.LevelInfo, e, "vip", v.Name, "prefix", v.Prefix, "interfaces", carrying(v))
 		case !v.Announced && (!known || old.Reason != v.Reason):
 			level := slog.LevelInfo
-			if old.Announced || known && v.Reason == status.Damped {
+			if (old.Announced || known && v.Reason == status.Damped) && v.Reason != status.Drained { // that is as ordered
 				level = c.worse
 			}
 			e.Message = "vip withheld"
@@ -106,6 +106,7 @@ func (c *changes) vips() {
 		}
 		c.degraded(v, old)
 		c.role(v, old)
+		c.drains(v, old)
 		c.checks(v, old)
 		c.sources(v, old)
 		delete(before, v.Name)

@@ -50,6 +50,7 @@ type world struct {
 	steered bool // the last Steer did all of its work
 	calls   int  // kernel calls that run
 	writes  int
+	talking map[netip.Prefix]int // connections of VIPs
 	links   map[string]netmon.Link
 	net     *netmon.State
 
@@ -84,7 +85,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		bound: map[netip.Prefix]bool{}, sources: map[string]netip.Addr{}, legs: map[string]bool{},
 		links: map[string]netmon.Link{}, orders: map[string]bgp.SpeakerConfig{},
 		routers: map[string]bool{"en1": true, "en5": true}, crashed: map[string]bool{}, state: &bgp.State{},
-		results: health.Results{}, bfd: &bfd.State{},
+		results: health.Results{}, bfd: &bfd.State{}, talking: map[netip.Prefix]int{},
 	}
 	for _, l := range sampleNet().Links[:3] {
 		w.links[l.Name] = l

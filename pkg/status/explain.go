@@ -29,8 +29,8 @@ const (
 
 // Gate is one condition of an announcement.
 type Gate struct {
-	// Name is configured, check, checks, degraded, damping, bound, interface,
-	// probe, bfd, session, announced, role or source.
+	// Name is configured, drained, check, checks, degraded, damping, bound,
+	// interface, probe, bfd, session, announced, role or source.
 	Name string `json:"gate"`
 	// Subject is what the gate is about: an interface, a check, or empty.
 	Subject string    `json:"subject,omitempty"`
@@ -60,6 +60,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 		names[i] = v.Interfaces[i].Interface
 	}
 	e.add("configured", "", true, "", fmt.Sprintf("%s on %s", v.Prefix, strings.Join(names, ", ")))
+	e.drained(v, now)
 	e.checks(v, now)
 	e.damping("", v.Penalty)
 	e.bound(s, v)
@@ -290,6 +291,9 @@ func (e *Explanation) answer(style Style) string {
 	announced := style.paint("announced", good)
 	if e.VIP.Degraded {
 		announced = style.paint("announced, degraded,", weak)
+	}
+	if e.VIP.Drain != nil {
+		announced = style.paint("announced, draining,", weak)
 	}
 	switch {
 	case len(on) == 0:

@@ -117,6 +117,8 @@ type VIP struct {
 	// with the attributes for that.
 	Degraded bool    `json:"degraded"`
 	Penalty  Penalty `json:"penalty"`
+	// Drain is nil for a VIP that nobody has taken out of use.
+	Drain *Drain `json:"drain,omitempty"`
 	// PreferredSource tells that the configuration wants it as source of all
 	// traffic, SourceRules of which parts, SourceAlways that it need not be
 	// announced for that, and Source on which interfaces it is in effect.

@@ -35,6 +35,7 @@ func WriteText(w io.Writer, s *Status, style Style, now time.Time) error {
 	writeWithheld(&b, s, style, now)
 	writeDegraded(&b, s, style)
 	writeFlapping(&b, s, style)
+	writeDrains(&b, s, style, now)
 	writeInterfaces(&b, s, style, now)
 	writePeers(&b, s, style, now)
 	writeEgress(&b, s, style)
@@ -175,6 +176,8 @@ func pathCell(v *VIP, name string) cell {
 			continue
 		case on.Announced && !on.Wanted:
 			return cell{"withdrawing", weak, true}
+		case on.Announced && v.Drain != nil:
+			return cell{"draining", weak, true}
 		case on.Announced && v.Degraded:
 			return cell{"degraded", weak, true}
 		case on.Announced:

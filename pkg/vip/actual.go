@@ -25,6 +25,7 @@ func (p *pass) finish() {
 		p.m.placed.addresses[v] = true
 	}
 	p.a.Sources, p.a.Main = p.m.logged, p.m.inMain
+	p.a.Connections = p.m.connections
 	if p.tablesRead {
 		p.a.Sources = p.sourcesInEffect()
 		p.m.inMain = p.inMain()

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Defaults of Options.
@@ -56,6 +58,8 @@ type Manager struct {
 	inMain []netip.Prefix
 	// learned are the routes that a former process had learned.
 	learned []Learned
+	// connections are those of drained VIPs as they were last counted.
+	connections map[netip.Prefix]int
 }
 
 // New opens the kernel in the network namespace of the calling thread and reads
@@ -72,7 +76,7 @@ func New(o Options) (*Manager, error) {
 		kinds: []string{string(KindDummy), string(KindBridge), "ifb"},
 	}
 	var err error
-	if m.conn, err = dial(); err != nil {
+	if m.conn, err = dial(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("vip: %w", err)
 	}
 	m.state, m.adopted, err = openState(o.StateDir)
@@ -130,6 +134,7 @@ func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
 		p.steer(p.servedVIPs())
 		p.sysctls()
 		p.inspect()
+		p.drained(false)
 	})
 }
 
@@ -151,10 +156,12 @@ func (m *Manager) Bind(ctx context.Context, d Desired) (Actual, error) {
 	})
 }
 
-// Unbind removes our addresses that are not in Desired, after their source and
-// rules, and devices of ours that are empty then.
+// Unbind resets what is due of the connections of drained VIPs, and removes our
+// addresses that are not in Desired, after their source and rules, and devices of
+// ours that are empty then.
 func (m *Manager) Unbind(ctx context.Context, d Desired) (Actual, error) {
 	return m.run(ctx, d, readHosts, func(p *pass) {
+		p.drained(true)
 		if p.unbind() {
 			p.reread()
 		}

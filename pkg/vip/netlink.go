@@ -56,10 +56,11 @@ func (c *conn) allow(n int) int {
 	return c.gate(n)
 }
 
-func dial() (*conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+// dial opens a socket of NETLINK_ROUTE or another protocol.
+func dial(protocol int) (*conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("open route netlink socket: %w", err)
+		return nil, fmt.Errorf("open netlink socket of protocol %d: %w", protocol, err)
 	}
 	c := &conn{fd: fd, buf: make([]byte, receiveSize)}
 	if err := c.setup(); err != nil {
@@ -74,7 +75,7 @@ func (c *conn) renew() error {
 	if !c.broken {
 		return nil
 	}
-	fresh, err := dial()
+	fresh, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}

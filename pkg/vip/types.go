@@ -47,6 +47,15 @@ type Desired struct {
 	Learned []Learned
 	// MainMetric is the metric with which the main table gets them too, 0 for not.
 	MainMetric uint32
+	// Drained are the VIPs whose connections are counted.
+	Drained []Drained
+}
+
+// Drained is a VIP whose connections are to end.
+type Drained struct {
+	Prefix netip.Prefix
+	// Close tells that those that are left are to be reset.
+	Close bool
 }
 
 // Fallback is a BGP session's pair of addresses.
@@ -135,6 +144,9 @@ type Actual struct {
 	Sources []SourceState
 	// Main are the learned prefixes that are in the main table too.
 	Main []netip.Prefix
+	// Connections is how many TCP connections from elsewhere the VIPs of
+	// Desired.Drained have; nothing of one that could not be read.
+	Connections map[netip.Prefix]int
 	// Problems are conditions that break a promise, in words.
 	Problems []string
 	// Repaired counts what was found missing or altered though we had it in

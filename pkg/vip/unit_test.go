@@ -107,7 +107,7 @@ func TestCallsExcludeEachOther(t *testing.T) {
 
 // A socket on which an answer is missing is replaced.
 func TestBrokenSocketIsReplaced(t *testing.T) {
-	c, err := dial()
+	c, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}

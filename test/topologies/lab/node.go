@@ -23,7 +23,8 @@ import (
 
 // anchor makes the namespaces of a node and then waits for the end of its
 // standard input, that is of the test process. /etc is a directory of links to
-// the real one, so that files in it can be replaced for this node alone. Links
+// the real one, so that files in it can be replaced for this node alone, and
+// /var/lib is one too, so that orders of a daemon are this node's alone. Links
 // use their link-local addresses at once, without looking for duplicates first:
 // that takes seconds, in which routers would send half of their next hops.
 const anchor = `set -e
@@ -33,6 +34,11 @@ mkdir /run/etc
 mount --bind /etc /run/etc
 mount -t tmpfs tmpfs /etc
 ln -s /run/etc/* /etc/
+mkdir /run/lib
+mount --bind /var/lib /run/lib
+mount -t tmpfs tmpfs /var/lib
+ln -s /run/lib/* /var/lib/
+rm -f /var/lib/vipspeaker
 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 ip link set lo up
 echo ready

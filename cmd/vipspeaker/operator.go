@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+
+	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/control"
+	"vipspeaker/pkg/orders"
+	"vipspeaker/pkg/speaker"
+	"vipspeaker/pkg/status"
+)
+
+// longestReason bounds the reason of an order, in bytes.
+const longestReason = 200
+
+// operator carries out the orders that come by the control socket.
+type operator struct{ d *daemon }
+
+// Drain implements control.Operator.
+func (o *operator) Drain(ctx context.Context, r control.DrainRequest) (*control.DrainResult, error) {
+	lasts, err := o.check(r)
+	if err != nil {
+		return nil, err
+	}
+	c := o.d.config.Load()
+	targets := c.VIPs
+	if !r.All {
+		v, err := find(c, r.VIP)
+		if err != nil {
+			return nil, err
+		}
+		targets = []config.VIP{*v}
+	}
+	out := &control.DrainResult{VIPs: []control.DrainedVIP{}}
+	err = o.d.orders.Change(func(next *orders.Orders, now time.Time) error {
+		until := time.Time{}
+		if lasts > 0 {
+			until = now.Add(lasts)
+		}
+		before := *next
+		var list []orders.Drain
+		for i := range targets {
+			v := &targets[i]
+			list = append(list, orders.Drain{
+				Prefix: v.Prefix, Name: v.Name, Reason: r.Reason, Since: now, Withdraw: now.Add(v.Drain.Time), Until: until,
+			})
+		}
+		if r.All {
+			next.DrainEvery(list, orders.DrainAll{Reason: r.Reason, Since: now, Until: until})
+		} else {
+			next.Drain(list[0])
+		}
+		for _, d := range list {
+			_, was := before.DrainOf(d.Prefix, now)
+			is, _ := next.DrainOf(d.Prefix, now)
+			out.VIPs = append(out.VIPs, control.DrainedVIP{
+				Name: d.Name, Prefix: d.Prefix, Changed: !was, Withdraw: is.Withdraw, Until: is.Until,
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, refused(err)
+	}
+	o.tell(ctx, "drain ordered", r, out)
+	return out, nil
+}
+
+// Undrain implements control.Operator.
+func (o *operator) Undrain(ctx context.Context, r control.DrainRequest) (*control.DrainResult, error) {
+	if _, err := o.check(r); err != nil {
+		return nil, err
+	}
+	if r.Reason != "" || r.For != "" {
+		return nil, control.Refuse(http.StatusBadRequest, "an undrain has no reason and lasts for ever")
+	}
+	out := &control.DrainResult{VIPs: []control.DrainedVIP{}}
+	before, change := o.d.orders.Orders(), o.d.orders.Change
+	if r.All {
+		change = o.d.orders.Reset
+	}
+	err := change(func(next *orders.Orders, now time.Time) error {
+		for _, v := range o.drainable(next) {
+			if !r.All && v.Name != r.VIP && !named(v.Prefix, r.VIP) {
+				continue
+			}
+			_, v.Changed = before.DrainOf(v.Prefix, now)
+			out.VIPs = append(out.VIPs, v)
+			if !r.All {
+				next.Undrain(v.Prefix, now)
+				return nil
+			}
+		}
+		if !r.All {
+			_, err := find(o.d.config.Load(), r.VIP)
+			return err
+		}
+		next.UndrainEvery()
+		return nil
+	})
+	if err != nil {
+		return nil, refused(err)
+	}
+	o.tell(ctx, "undrain ordered", r, out)
+	return out, nil
+}
+
+// refused gives an error of the store the status of its answer.
+func refused(err error) error {
+	if errors.Is(err, orders.ErrDamaged) {
+		return control.Refuse(http.StatusConflict, "%w", err)
+	}
+	return err
+}
+
+// drainable are the VIPs that are configured, and those that orders are about.
+func (o *operator) drainable(next *orders.Orders) []control.DrainedVIP {
+	var list []control.DrainedVIP
+	seen := map[netip.Prefix]bool{}
+	c := o.d.config.Load()
+	for i := range c.VIPs {
+		seen[c.VIPs[i].Prefix] = true
+		list = append(list, control.DrainedVIP{Name: c.VIPs[i].Name, Prefix: c.VIPs[i].Prefix})
+	}
+	for _, d := range next.Drains {
+		if !seen[d.Prefix] {
+			list = append(list, control.DrainedVIP{Name: d.Name, Prefix: d.Prefix})
+		}
+	}
+	return list
+}
+
+// check refuses a request that is none, and returns how long it is for.
+func (o *operator) check(r control.DrainRequest) (time.Duration, error) {
+	switch {
+	case r.All && r.VIP != "":
+		return 0, control.Refuse(http.StatusBadRequest, "vip %q and all: give one of them", r.VIP)
+	case !r.All && r.VIP == "":
+		return 0, control.Refuse(http.StatusBadRequest, "give a vip, or all")
+	case len(r.Reason) > longestReason || strings.ContainsFunc(r.Reason, func(c rune) bool { return !unicode.IsPrint(c) }):
+		return 0, control.Refuse(http.StatusBadRequest, "reason %q: must be one line of at most %d bytes", r.Reason, longestReason)
+	case r.For == "":
+		return 0, nil
+	}
+	lasts, err := time.ParseDuration(r.For)
+	if err != nil || lasts <= 0 {
+		return 0, control.Refuse(http.StatusBadRequest, "for %q: must be a duration such as 2h or 30m", r.For)
+	}
+	return lasts, nil
+}
+
+// tell logs and records an order.
+func (o *operator) tell(ctx context.Context, message string, r control.DrainRequest, out *control.DrainResult) {
+	subject := "all VIPs"
+	if !r.All {
+		subject = out.VIPs[0].Name
+	}
+	t := speaker.Transition{
+		Level: slog.LevelInfo, Attrs: []any{"vip", subject, "reason", r.Reason, "for", r.For},
+		Event: status.Event{Kind: "vip", Subject: subject, Message: message, Cause: r.Reason},
+	}
+	t.Tell(ctx, o.d.log, o.d.record, time.Now())
+}
+
+// find returns the VIP of that name, else of that address or prefix.
+func find(c *config.Config, name string) (*config.VIP, error) {
+	var known []string
+	for i := range c.VIPs {
+		if known = append(known, c.VIPs[i].Name); c.VIPs[i].Name == name {
+			return &c.VIPs[i], nil
+		}
+	}
+	for i := range c.VIPs {
+		if named(c.VIPs[i].Prefix, name) {
+			return &c.VIPs[i], nil
+		}
+	}
+	if len(known) == 0 {
+		return nil, control.Refuse(http.StatusNotFound, "no VIP %q: none is configured", name)
+	}
+	return nil, control.Refuse(http.StatusNotFound, "no VIP %q: the VIPs are %s", name, strings.Join(known, ", "))
+}
+
+// named tells whether a text is the address or the prefix of a VIP.
+func named(prefix netip.Prefix, text string) bool {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return prefix == netip.PrefixFrom(a, a.BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	return err == nil && prefix == p.Masked()
+}

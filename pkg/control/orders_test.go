@@ -1,0 +1,99 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"vipspeaker/pkg/status"
+)
+
+// fakeOperator notes what it is told and answers as it is told.
+type fakeOperator struct {
+	drained, undrained []DrainRequest
+	result             *DrainResult
+	err                error
+}
+
+func (o *fakeOperator) Drain(_ context.Context, r DrainRequest) (*DrainResult, error) {
+	o.drained = append(o.drained, r)
+	return o.result, o.err
+}
+
+func (o *fakeOperator) Undrain(_ context.Context, r DrainRequest) (*DrainResult, error) {
+	o.undrained = append(o.undrained, r)
+	return o.result, o.err
+}
+
+func TestDrainAndUndrain(t *testing.T) {
+	now := time.Now().Round(0)
+	o := &fakeOperator{result: &DrainResult{VIPs: []DrainedVIP{
+		{Name: "vipa", Prefix: netip.MustParsePrefix("10.68.6.1/32"), Changed: true, Withdraw: now, Until: now.Add(time.Hour)},
+	}}}
+	c := newClient(t, start(t, &daemon{store: status.NewStore(), operator: o}))
+	drain := DrainRequest{VIP: "vipa", Reason: "new disks", For: "1h"}
+	got, err := c.Drain(t.Context(), drain)
+	if diff := cmp.Diff(o.result, got, cmpopts.EquateComparable(netip.Prefix{})); err != nil || diff != "" {
+		t.Errorf("drain: %v %s", err, diff)
+	}
+	if _, err = c.Undrain(t.Context(), DrainRequest{All: true}); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]any{[]DrainRequest{drain}, []DrainRequest{{All: true}}}, []any{o.drained, o.undrained}); diff != "" {
+		t.Errorf("ordered:\n%s", diff)
+	}
+	o.err = Refuse(http.StatusNotFound, "no VIP %q: the VIPs are vipa, vipb", "vipx")
+	if _, err = c.Drain(t.Context(), DrainRequest{VIP: "vipx"}); err == nil || err.Error() != `no VIP "vipx": the VIPs are vipa, vipb` {
+		t.Errorf("refused: %v", err)
+	}
+}
+
+// TestOrdersAreExact: only a whole and known request is an order.
+func TestOrdersAreExact(t *testing.T) {
+	o := &fakeOperator{result: &DrainResult{}}
+	client := newClient(t, start(t, &daemon{store: status.NewStore(), operator: o})).http
+	for _, tt := range []struct {
+		method, path, body string
+		err                error
+		code               int
+		want               string
+	}{
+		{"POST", "/v1/drain", `{"vip": "a"}`, nil, 200, "vips"},
+		{"POST", "/v1/drain", ``, nil, 400, "the body of the request: EOF"},
+		{"POST", "/v1/drain", `{"vip"`, nil, 400, "the body of the request: unexpected EOF"},
+		{"POST", "/v1/drain", `{"vip": 7}`, nil, 400, "cannot unmarshal number"},
+		{"POST", "/v1/drain", `{"vip": "a", "froce": true}`, nil, 400, `unknown field \"froce\"`},
+		{"POST", "/v1/drain", `{"vip": "a"} {"vip": "b"}`, nil, 400, "one JSON object and nothing else"},
+		{"POST", "/v1/undrain", `{"vip": "` + strings.Repeat("x", maxBody) + `"}`, nil, 400, "the body of the request"},
+		{"POST", "/v1/drain", `{"vip": "a"}`, Refuse(http.StatusConflict, "damaged"), 409, "damaged"},
+		{"POST", "/v1/undrain", `{"vip": "a"}`, errors.New("disk is full"), 500, "disk is full"},
+		{"GET", "/v1/drain", ``, nil, 405, ""},
+	} {
+		o.err = tt.err
+		before := len(o.drained) + len(o.undrained)
+		req, err := http.NewRequest(tt.method, "http://x"+tt.path, strings.NewReader(tt.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || res.StatusCode != tt.code || !strings.Contains(string(body), tt.want) {
+			t.Errorf("%s %s %.40s: %d %s %v, want %d %s", tt.method, tt.path, tt.body, res.StatusCode, body, err, tt.code, tt.want)
+		}
+		if ordered := len(o.drained) + len(o.undrained) - before; (ordered == 1) != (tt.code == 200 || tt.err != nil) {
+			t.Errorf("%s %s %.40s: %d orders", tt.method, tt.path, tt.body, ordered)
+		}
+	}
+}

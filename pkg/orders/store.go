@@ -1,0 +1,161 @@
+package orders
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a Store needs.
+type Options struct {
+	Log *slog.Logger
+	// Dir holds the file. It must survive a reboot. It is made with the first
+	// order.
+	Dir string
+	// Changed is called after each change, with no lock held by the caller of
+	// Change but that of the store: it must not call the store's writers.
+	Changed func()
+	// Expired is told the names of run-time VIPs that were not renewed; may be nil.
+	Expired func(names []string)
+}
+
+// Store keeps the orders. Its methods may be called from any goroutine.
+type Store struct {
+	opt     Options
+	current atomic.Pointer[Orders]
+	wake    chan struct{}
+
+	mu   sync.Mutex // one change at a time
+	file file
+}
+
+// Open reads what a former process left. A file that cannot be read is no error:
+// see Orders.Damage.
+func Open(o Options) *Store {
+	s := &Store{opt: o, wake: make(chan struct{}, 1), file: newFile(o.Dir)}
+	orders, err := s.file.read()
+	if err != nil {
+		orders = &Orders{Damage: err.Error()}
+		o.Log.Error("orders of a former process are not readable, every vip counts as drained", "error", err)
+	}
+	now := time.Now()
+	for i := range orders.VIPs {
+		orders.VIPs[i].Expires = orders.VIPs[i].end(now)
+	}
+	s.current.Store(orders)
+	return s
+}
+
+// Orders is the snapshot in force, never nil.
+func (s *Store) Orders() *Orders { return s.current.Load() }
+
+// ErrDamaged tells that no order is taken while the file cannot be read.
+var ErrDamaged = errors.New("what was ordered before is not known")
+
+// Change makes a change: it gives a copy of the snapshot to do, which may replace
+// its lists but not write into them. Once Change returns nil, the orders are on
+// disk and published. An error of do, or of the disk, changes nothing.
+func (s *Store) Change(do func(next *Orders, now time.Time) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if damage := s.current.Load().Damage; damage != "" {
+		return fmt.Errorf("%w: %s; 'vipspeaker undrain --all' puts the file aside and begins anew", ErrDamaged, damage)
+	}
+	return s.change(do)
+}
+
+// Reset is Change for an order that makes those before it void: a file that
+// cannot be read is put aside.
+func (s *Store) Reset(do func(next *Orders, now time.Time) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current.Load().Damage == "" {
+		return s.change(do)
+	}
+	kept, err := s.file.putAside()
+	if err != nil {
+		return err
+	}
+	s.opt.Log.Warn("unreadable orders put aside", "file", kept)
+	s.current.Store(&Orders{})
+	return s.change(do)
+}
+
+func (s *Store) change(do func(next *Orders, now time.Time) error) error {
+	now := time.Now()
+	next := *s.current.Load()
+	expired := next.purge(now)
+	if err := do(&next, now); err != nil {
+		return err
+	}
+	if err := s.file.write(&next); err != nil {
+		return err
+	}
+	s.current.Store(&next)
+	if len(expired) > 0 && s.opt.Expired != nil {
+		s.opt.Expired(expired)
+	}
+	s.opt.Changed()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// retry is the time to the next try to write the end of an order to a disk that
+// does not take it.
+const retry = 5 * time.Second
+
+// Run ends what is over, until ctx does.
+func (s *Store) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-timer.C:
+		}
+		wait := s.expire()
+		timer.Reset(wait)
+	}
+}
+
+// expire ends what is over and returns the time to the next look.
+func (s *Store) expire() time.Duration {
+	const forever = time.Hour
+	next := s.Orders().next()
+	if next.IsZero() {
+		return forever
+	}
+	if wait := time.Until(next); wait > 0 {
+		return min(wait, forever)
+	}
+	if err := s.end(); err != nil {
+		s.opt.Log.Warn("end of an order not written", "error", err)
+		return retry
+	}
+	return 0
+}
+
+// end publishes what is left of the orders. A dead owner's VIP goes also when the
+// disk does not take that.
+func (s *Store) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := *s.current.Load()
+	expired := next.purge(time.Now())
+	err := s.file.write(&next)
+	s.current.Store(&next)
+	if len(expired) > 0 && s.opt.Expired != nil {
+		s.opt.Expired(expired)
+	}
+	s.opt.Changed()
+	return err
+}
