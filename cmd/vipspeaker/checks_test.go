@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +51,10 @@ func TestCheckersFollowTheConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	if err = os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	good := config.HTTPCheck{
 		URL: target, Method: http.MethodPost, Headers: []config.Header{{Name: "x-token", Value: "secret"}},
 		ExpectStatus: []config.StatusRange{{Min: 418, Max: 418}}, ExpectBody: "stout",
@@ -59,16 +66,20 @@ func TestCheckersFollowTheConfiguration(t *testing.T) {
 		check config.Check
 		want  string // in the error; empty for a pass
 	}{
-		"http":          {config.Check{HTTP: &good}, ""},
-		"http header":   {config.Check{HTTP: &noToken}, "403"},
-		"http body":     {config.Check{HTTP: &otherBody}, "tall"},
-		"http status":   {config.Check{HTTP: &otherStatus}, "418"},
-		"https":         {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus}}, "certificate"},
-		"https, any":    {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus, Insecure: true}}, ""},
-		"tcp":           {config.Check{TCP: &config.TCPCheck{Address: netip.MustParseAddrPort(target.Host)}}, ""},
-		"tcp, closed":   {config.Check{TCP: &config.TCPCheck{Address: netip.MustParseAddrPort("127.0.0.1:1")}}, "refused"},
-		"exec":          {config.Check{Exec: &config.ExecCheck{Command: []string{"/bin/sh", "-c", `test "$A" = b`}, Env: []config.Secret{"A=b"}}}, ""},
-		"exec, no name": {config.Check{Exec: &config.ExecCheck{Command: []string{"/bin/false"}}}, "1"},
+		"http":        {config.Check{HTTP: &good}, ""},
+		"http header": {config.Check{HTTP: &noToken}, "403"},
+		"http body":   {config.Check{HTTP: &otherBody}, "tall"},
+		"http status": {config.Check{HTTP: &otherStatus}, "418"},
+		"https":       {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus}}, "certificate"},
+		"https, any":  {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus, Insecure: true}}, ""},
+		"https, root": {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus, CAFile: roots}}, ""},
+		// What net/http/httptest certifies.
+		"https, name":    {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus, CAFile: roots, ServerName: "example.com"}}, ""},
+		"https, no name": {config.Check{HTTP: &config.HTTPCheck{URL: secureURL, ExpectStatus: anyStatus, CAFile: roots, ServerName: "web.test"}}, "not web.test"},
+		"tcp":            {config.Check{TCP: &config.TCPCheck{Address: netip.MustParseAddrPort(target.Host)}}, ""},
+		"tcp, closed":    {config.Check{TCP: &config.TCPCheck{Address: netip.MustParseAddrPort("127.0.0.1:1")}}, "refused"},
+		"exec":           {config.Check{Exec: &config.ExecCheck{Command: []string{"/bin/sh", "-c", `test "$A" = b`}, Env: []config.Secret{"A=b"}}}, ""},
+		"exec, no name":  {config.Check{Exec: &config.ExecCheck{Command: []string{"/bin/false"}}}, "1"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

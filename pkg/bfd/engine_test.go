@@ -309,40 +309,6 @@ func TestEndSaysGoodbye(t *testing.T) {
 	})
 }
 
-// Rx and tx of one packet through the engine: no allocation.
-func BenchmarkReceiveAndSend(b *testing.B) {
-	for name, auth := range map[string]*Auth{"plain": nil, "sha1": {Type: MeticulousKeyedSHA1, Key: "secret"}} {
-		b.Run(name, func(b *testing.B) {
-			f := &quietNet{}
-			e := newEngine(f, fixedRand(), newTracer(b.Context(), slog.New(slog.DiscardHandler)), New(Options{}))
-			cfg := netConfig()
-			cfg.Auth = auth
-			e.now = time.Now()
-			w := []wanted{{cfg: cfg, slot: newSlot(keyOf(&cfg), &cfg, nil)}}
-			e.turn(&w)
-			e.turn(nil)
-			en := e.all[keyOf(&cfg)]
-			peer := newSession(&cfg, 9, fixedRand(), e.now)
-			peer.remoteDiscr, peer.state = en.localDiscr, stateUp
-			en.state, en.remoteState = stateUp, stateUp
-			buf := make([]byte, maxPacketLen)
-			d := datagram{src: cfg.Peer, dst: cfg.Local, ttl: 255, ifindex: 4}
-			b.ReportAllocs()
-			for b.Loop() {
-				now := time.Now()
-				peer.nextTx = now
-				d.data, d.at = buf[:peer.output(buf, now)], now
-				f.in = &d
-				en.nextTx, en.at = now, now
-				e.turn(nil)
-			}
-			if s := w[0].slot.state(); s.Received < uint64(b.N) || s.Sent < uint64(b.N) || s.Dropped > 0 {
-				b.Fatalf("%d turns, but %+v", b.N, s)
-			}
-		})
-	}
-}
-
 // quietNet hands over one datagram per turn and forgets what is sent.
 type quietNet struct {
 	fakeNet

@@ -81,6 +81,10 @@ func TestInteropOurAdminDown(t *testing.T) {
 		} else {
 			w.t.Logf("the router knows after %s: %+v", took, v)
 		}
+		// BIRD does not show what the other end said.
+		if _, isFRR := r.(*frr); isFRR && v.RemoteDiag != "administratively down" {
+			w.t.Errorf("the router was told %q", v.RemoteDiag)
+		}
 		us.m.Set([]SessionConfig{cfg})
 		us.awaitStatus(Up)
 	})

@@ -17,11 +17,12 @@ import (
 )
 
 // Both ends in BFD processes, while busy loops and the parent, which makes garbage,
-// want all processors: not one session of 50 ms × 3 goes down. 50 in parallel make
-// 2 hours of 144 s. A virtual machine that stands still for 100 ms ends those of
-// 10 ms × 3, whatever the priority of who sends; that must stay rare.
+// want all processors: no session goes down. 50 of 50 ms × 3 in parallel make 2 hours
+// of 144 s. A virtual machine that stands still ends sessions, whatever the priority
+// of who sends: where one did for two of the three intervals, that is no false down.
+// Nothing else is forgiven.
 func TestLongNoFalseDown(t *testing.T) {
-	const d, stalls = 144 * time.Second, 3
+	const d = 144 * time.Second
 	far := slices.Concat(farEnds(0, 50, 50*time.Millisecond), farEnds(1, 4, 10*time.Millisecond))
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		router := ns.New("r1")
@@ -41,6 +42,7 @@ func TestLongNoFalseDown(t *testing.T) {
 		a.run(t, ns)
 		z.run(t, router)
 		netnstest.Until(t, 10*time.Second, func() error { return allUp(a.m, z.m) })
+		watch := watchStandstills(t)
 		ctx, stop := context.WithTimeout(t.Context(), d)
 		defer stop()
 		for range runtime.NumCPU() {
@@ -53,15 +55,15 @@ func TestLongNoFalseDown(t *testing.T) {
 		for range 2 * runtime.NumCPU() {
 			go churn(ctx)
 		}
+		gone := watchDowns(ctx, a.m, z.m)
 		<-ctx.Done()
+		still := watch.list(t)
+		tellStill(t, still)
+		excused := excuse(t, slices.Concat(near, far), <-gone, still)
 		downs := map[time.Duration]uint64{}
 		for i, s := range slices.Concat(a.m.State().Sessions, z.m.State().Sessions) {
 			downs[slices.Concat(near, far)[i].MinTx] += s.Downs
-			allowed := uint64(0)
-			if slices.Concat(near, far)[i].MinTx == 10*time.Millisecond {
-				allowed = stalls
-			}
-			if s.Downs > allowed || s.Error != "" {
+			if s.Downs > excused[identity(&s)] || s.Error != "" {
 				t.Errorf("%+v", s)
 			}
 		}

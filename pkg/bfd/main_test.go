@@ -11,14 +11,22 @@ import (
 )
 
 // processVariable makes the test binary a BFD process, ordinaryVariable one that
-// may not have real-time priority.
+// may not have real-time priority, watcherVariable one that runs tellStandstills.
 const (
+	watcherVariable  = "VIPSPEAKER_BFD_WATCHER"
 	processVariable  = "VIPSPEAKER_BFD_PROCESS"
 	ordinaryVariable = "VIPSPEAKER_BFD_ORDINARY"
 )
 
 // TestMain runs the test binary as a BFD process where a Manager starts it.
 func TestMain(m *testing.M) {
+	if os.Getenv(watcherVariable) != "" {
+		if err := tellStandstills(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(processVariable) == "" {
 		os.Exit(m.Run())
 	}

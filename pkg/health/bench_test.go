@@ -25,11 +25,23 @@ import (
 	"vipspeaker/test/netnstest"
 )
 
-// benchServer is set for the process of this binary that is what checks ask.
-const benchServer = "VIPSPEAKER_BENCH_SERVER"
+// benchServer is set for the process of this binary that is what checks ask,
+// execScript for one that runs an exec check with that script.
+const (
+	benchServer = "VIPSPEAKER_BENCH_SERVER"
+	execScript  = "VIPSPEAKER_EXEC_SCRIPT"
+)
 
-// TestMain runs the binary as that server if it is to be.
+// TestMain runs the binary as one of these if it is to be.
 func TestMain(m *testing.M) {
+	if script := os.Getenv(execScript); script != "" {
+		c, err := NewExec(ExecConfig{Command: []string{"/bin/sh", "-c", script}})
+		if err == nil {
+			err = c.Check(context.Background())
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	if os.Getenv(benchServer) == "" {
 		os.Exit(m.Run())
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -44,7 +45,7 @@ type execCheck struct {
 // with our user and capabilities, in a process group of its own, in the root
 // directory, without input. The group is killed when time is up, and what of it
 // outlives the program is killed too; a process that moved to another group or
-// session is not. It fails for an empty command.
+// session is not. When we are killed, the program is, and its children are not. It fails for an empty command.
 func NewExec(c ExecConfig) (Checker, error) {
 	if len(c.Command) == 0 || c.Command[0] == "" {
 		return nil, errors.New("exec check: empty command")
@@ -70,7 +71,11 @@ func (c *execCheck) Check(ctx context.Context) error {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), c.command[0], c.command[1:]...) //nolint:gosec // the operator's command
 	cmd.Env, cmd.Dir = c.env, "/"
 	cmd.Stdout, cmd.Stderr = write, write
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// It dies with us, also if we are killed; what it started itself does not. The
+	// kernel takes the thread that started it for us, so that is to stay.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	err = cmd.Start()
 	_ = write.Close()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -125,5 +126,21 @@ func TestExecRemoved(t *testing.T) {
 	m, _ := runManager(t, s)
 	until(t, func() bool { return alive(t, command) == 1 }, func() string { return "check not started" })
 	m.Set(nil)
+	dead(t, command)
+}
+
+// A program that hangs does not outlive a daemon that is killed.
+func TestExecDiesWithUs(t *testing.T) {
+	command := marked(30)
+	us := exec.Command("/proc/self/exe")
+	us.Env = append(os.Environ(), execScript+"=exec "+command)
+	if err := us.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() bool { return alive(t, command) == 1 }, func() string { return "check not started" })
+	if err := us.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = us.Wait() // it was killed
 	dead(t, command)
 }

@@ -38,7 +38,7 @@ func TestSilentPathWithProbe(t *testing.T) {
 		if moved > attachmentLimit {
 			t.Errorf("the host's traffic has moved after %v", moved)
 		}
-		saysAttachment(t, s, fails, failed)
+		saysAttachment(t, host, s, fails, failed)
 
 		passed := time.Now()
 		l.PassFrames("host", fails.ifc)
@@ -51,7 +51,7 @@ func TestSilentPathWithProbe(t *testing.T) {
 
 // saysAttachment checks that status, events and metrics name the attachment of
 // the leg as what failed.
-func saysAttachment(t *testing.T, s *lab.Speaker, fails leg, since time.Time) {
+func saysAttachment(t *testing.T, host *lab.Node, s *lab.Speaker, fails leg, since time.Time) {
 	t.Helper()
 	text, err := s.Command("status")
 	if err != nil {
@@ -68,6 +68,19 @@ func saysAttachment(t *testing.T, s *lab.Speaker, fails leg, since time.Time) {
 	hasEvent(t, s, since, "interface", "interface unusable", fails.ifc, "unreachable since ")
 	if line := lineWith(s.Log(), `msg="interface unusable"`); !strings.Contains(line, "reason=attachment") || !strings.Contains(line, "(3 of 3 probes)") {
 		t.Errorf("the log says %q", line)
+	}
+	series := scrape(t, host)
+	want := map[string]float64{
+		fmt.Sprintf(`vipspeaker_interface_usable{interface="%s"}`, fails.ifc):                       0,
+		fmt.Sprintf(`vipspeaker_interface_unusable{interface="%s",reason="attachment"}`, fails.ifc): 1,
+	}
+	for _, peer := range fails.peers() {
+		want[fmt.Sprintf(`vipspeaker_probe_healthy{interface="%s",layer="attachment",target="%s"}`, fails.ifc, peer)] = 0
+	}
+	for name, value := range want {
+		if got, ok := series[name]; !ok || got != value {
+			t.Errorf("%s is %v, there %t, want %v", name, got, ok, value)
+		}
 	}
 }
 

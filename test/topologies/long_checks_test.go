@@ -32,7 +32,9 @@ type thousandKind struct {
 func thousandKinds() []thousandKind {
 	tcp := func(a string) string { return fmt.Sprintf(`tcp: {address: "%s:8090"}`, a) }
 	http := func(a string) string { return fmt.Sprintf(`http: {url: "http://%s:8091/"}`, a) }
-	dns := func(a string) string { return fmt.Sprintf(`dns: {server: "%s:8092", query: example.org, expect: 192.0.2.1}`, a) }
+	dns := func(a string) string {
+		return fmt.Sprintf(`dns: {server: "%s:8092", query: example.org, expect: 192.0.2.1}`, a)
+	}
 	return []thousandKind{
 		{"tcp", tcp},
 		{"http", http},

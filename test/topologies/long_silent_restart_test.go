@@ -122,7 +122,7 @@ func TestLongGracefulPrice(t *testing.T) {
 	}
 }
 
-// TestLongSpeakerKilledWithBFD: BFD lives in the daemon, so a speaker process that
+// TestLongSpeakerKilledWithBFD: BFD has a process of its own, so a speaker process that
 // dies takes none of it along, and by graceful restart no router loses a route.
 func TestLongSpeakerKilledWithBFD(t *testing.T) {
 	eachLeg(t, func(t *testing.T, victim, other leg) {

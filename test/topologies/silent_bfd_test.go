@@ -17,29 +17,46 @@ func TestSilentPathWithBFD(t *testing.T) {
 	})
 }
 
-// silentPath lets a path fail silently and come back. On a busy machine a single
-// time may be anything: the best of five counts.
+// How often a path is made to fail: until so many tries, of those that count, were
+// below the limit, or so many were not. A try in which this machine held the client
+// itself up for a fifth of the limit says nothing; there are to be few.
+const (
+	silentTries = 3
+	silentVoids = 5
+)
+
+// silentPath lets a path fail silently and come back, and tells of each try.
 func silentPath(t *testing.T, fails, stays leg, b bfdTimers, limit time.Duration) {
 	t.Helper()
 	l, s := bfdSample(t, b, withBGP)
 	sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
 	wire := l.Node("host").Capture()
-	var gap, silence time.Duration
-	for range 5 {
-		gap, silence = silentPathOnce(t, l, s, wire, sessions, fails, stays)
-		if gap < limit && silence < longestOutage {
-			break
+	var good, bad, void int
+	for good < silentTries && bad < silentTries && void < silentVoids {
+		gap, stall, silence := silentPathOnce(t, l, s, wire, sessions, fails, stays)
+		switch {
+		case gap < limit && silence < longestOutage:
+			good++
+		case stall > limit/5:
+			void++
+			t.Logf("this try does not count: the machine held the client up for %s", millis(stall))
+		default:
+			bad++
+			t.Logf("a client had no answer for %v, limit %v, and a TCP session for %v, limit %v", gap, limit, silence, longestOutage)
 		}
 	}
-	if gap >= limit || silence >= longestOutage {
-		t.Errorf("a client had no answer for %v, want less than %v, and a TCP session for %v, want less than %v", gap, limit, silence, longestOutage)
+	switch {
+	case void == silentVoids:
+		t.Errorf("this machine is too busy: %d tries do not count, %d were below the limit, %d above", void, good, bad)
+	case good < silentTries:
+		t.Errorf("%d tries were above the limit of %v, %d below", bad, limit, good)
 	}
 	noResets(t, wire, sessions)
 }
 
-// silentPathOnce does it once and returns the longest gap of a client and the
-// longest silence of a TCP session.
-func silentPathOnce(t *testing.T, l *lab.Lab, s *lab.Speaker, wire *lab.Capture, sessions []*lab.Session, fails, stays leg) (gap, silence time.Duration) {
+// silentPathOnce does it once and returns the longest gap of a client, the longest
+// that this machine held it up, and the longest silence of a TCP session.
+func silentPathOnce(t *testing.T, l *lab.Lab, s *lab.Speaker, wire *lab.Capture, sessions []*lab.Session, fails, stays leg) (gap, stall, silence time.Duration) {
 	t.Helper()
 	host, router := l.Node("host"), l.Node(fails.node)
 	watches := []*lab.RouteWatch{router.WatchRoute(vip4), router.WatchRoute(vip6)}
@@ -56,7 +73,7 @@ func silentPathOnce(t *testing.T, l *lab.Lab, s *lab.Speaker, wire *lab.Capture,
 		w.Stop()
 	}
 	waitEgress(t, host, 2*time.Second, stays.ifc)
-	gap, stall := gapOf(probes, failed)
+	gap, stall = gapOf(probes, failed)
 	silence = waitAllAlive(sessions, failed)
 	t.Logf("%s fails: frames are lost %s after the order; the router has no route after %s, the last packet of a VIP leaves by it after %s; longest gap of a client %s (noise %s), of a TCP session %s",
 		fails.ifc, millis(dropping.Sub(failed)), millis(moved.Sub(failed)), millis(lastFromVIP(wire, fails.ifc).Sub(failed)), millis(gap), millis(stall), millis(silence))
@@ -76,5 +93,5 @@ func silentPathOnce(t *testing.T, l *lab.Lab, s *lab.Speaker, wire *lab.Capture,
 		}
 	}
 	t.Logf("%s is used again %s after frames pass", fails.ifc, millis(time.Since(passed)))
-	return gap, silence
+	return gap, stall, silence
 }
