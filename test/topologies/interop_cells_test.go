@@ -191,7 +191,7 @@ func (r *interopRun) said(t *testing.T, wire *lab.Capture, router string) {
 
 func checkGSHUT(t *testing.T, r *interopRun) {
 	for from, vip := range map[netip.Addr]netip.Prefix{interop4: vip4, interop6: vip6} {
-		if p := r.path(t, from, vip, from); slices.Contains(p.Communities, gracefulShutdown) {
+		if p := r.path(t, from, vip, from); slices.Contains(p.Communities, gracefulShutdownText) {
 			t.Errorf("announced as drained before the stop: %v", p)
 		}
 	}
@@ -202,7 +202,7 @@ func checkGSHUT(t *testing.T, r *interopRun) {
 			if err != nil {
 				return err
 			}
-			if len(list) != 1 || !slices.Contains(list[0].Communities, gracefulShutdown) {
+			if len(list) != 1 || !slices.Contains(list[0].Communities, gracefulShutdownText) {
 				return fmt.Errorf("%v", list)
 			}
 			if r.software == lab.ExaBGP {
@@ -223,4 +223,4 @@ func checkGSHUT(t *testing.T, r *interopRun) {
 	}
 }
 
-const gracefulShutdown = "65535:0"
+const gracefulShutdownText = "65535:0"
