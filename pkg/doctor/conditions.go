@@ -17,7 +17,7 @@ type Condition struct {
 // Conditions is the table of all conditions, in the order of a report.
 func Conditions() []Condition {
 	var list []Condition
-	for _, area := range [][]Condition{sysctlConditions(), ruleConditions(), linkConditions(), managerConditions(), firewallConditions()} {
+	for _, area := range [][]Condition{sysctlConditions(), ruleConditions(), linkConditions(), managerConditions(), firewallConditions(), bgpConditions()} {
 		list = append(list, area...)
 	}
 	return list
@@ -169,6 +169,36 @@ func firewallConditions() []Condition {
 			Name: "firewall-rpfilter", Severity: Bad, Remedy: FixesName, look: lookFIBFilter, heavy: true,
 			Title:  "the firewall has a strict reverse path filter",
 			Effect: "packets for a VIP that come by an interface by which no route leads back are dropped",
+		},
+	}
+}
+
+func bgpConditions() []Condition {
+	return []Condition{
+		{
+			Name: "port-taken", Severity: Bad, Remedy: ByHand, look: lookPort, own: true,
+			Title:  "another process listens on the BGP port",
+			Effect: "routers that connect to this host reach that process, and the daemon cannot listen",
+		},
+		{
+			Name: "capability", Severity: Bad, Remedy: ByHand, look: lookCapabilities, own: true,
+			Title:  "a session lacks what is configured for it",
+			Effect: "what needs it does not work with that router",
+		},
+		{
+			Name: "clock", Severity: Note, Remedy: ByHand, look: lookClock,
+			Title:  "the clock is not synchronised, or was set in a step",
+			Effect: "times in the log and of events cannot be compared with those of routers; sessions do not depend on it",
+		},
+		{
+			Name: "mtu", Severity: Bad, Remedy: FixesName, look: lookMTU, heavy: true,
+			Title:  "the path to a router takes smaller packets than the interface sends",
+			Effect: "large BGP messages get lost, so a session ends by its hold time when much is announced, and so do large TCP segments of others; give both ends and the switch between them the same MTU",
+		},
+		{
+			Name: "duplicate", Severity: Warning, Remedy: ByHand, look: lookDuplicate, heavy: true,
+			Title:  "a neighbour on the network of an interface has a VIP too",
+			Effect: "neighbours that look for the address by ARP or ND get the one or the other host; among hosts that share it on purpose that is harmless",
 		},
 	}
 }

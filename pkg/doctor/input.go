@@ -38,6 +38,8 @@ type Input struct {
 	Daemon *Daemon
 	// Inside tells that the daemon itself asks: what it reports anyway is left out.
 	Inside bool
+	// Unsynchronised tells whether the clock is; nil asks the kernel.
+	Unsynchronised func() (bool, error)
 	// Root is the directory that stands for / where files of the host are read or
 	// written, for tests; usually empty.
 	Root string

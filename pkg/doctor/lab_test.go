@@ -73,7 +73,7 @@ func newLab(t *testing.T, ns netnstest.NS) *lab {
 		},
 		Device: "vi0", DeviceKind: "auto", Sysctls: SysctlSet,
 		Table: base, Priority: priority, Protocol: 68, ListenPort: 179,
-		Daemon: &Daemon{}, Root: t.TempDir(),
+		Daemon: &Daemon{}, Root: t.TempDir(), Unsynchronised: func() (bool, error) { return false, nil },
 	}
 	return l
 }

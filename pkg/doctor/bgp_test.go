@@ -1,0 +1,226 @@
+package doctor
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vipspeaker/test/netnstest"
+)
+
+// A process on the BGP port is named; our own is none.
+func TestPortTaken(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.in.Daemon = nil
+		l.clean("port-taken")
+		squatter := exec.Command("systemd-socket-activate", "-l", "0.0.0.0:179", "cat")
+		if err := squatter.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { _ = squatter.Wait(); close(ended) }()
+		netnstest.Until(t, 5*time.Second, func() error {
+			if len(l.examine("port-taken").Findings) == 0 {
+				return errors.New("no finding")
+			}
+			return nil
+		})
+		pid := strconv.Itoa(squatter.Process.Pid)
+		f := l.finding("port-taken", Bad, "systemd-socket- (process "+pid+") listens on 0.0.0.0:179")
+		if c, err := net.Listen("tcp", "10.68.1.1:179"); err == nil {
+			_ = c.Close()
+			t.Error("the port can be listened on")
+		}
+		l.shell(f.Command)
+		<-ended
+		l.clean("port-taken")
+
+		own, err := net.Listen("tcp", "10.68.1.1:179")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer own.Close() //nolint:errcheck // of a test
+		l.in.Daemon = &Daemon{Speakers: []int{os.Getpid()}}
+		l.clean("port-taken")
+		l.in.Daemon = &Daemon{PID: os.Getppid()}
+		l.clean("port-taken")
+		l.in.Daemon = nil
+		l.finding("port-taken", Bad, "listens on 10.68.1.1:179")
+		l.in.Interfaces = l.in.Interfaces[1:]
+		l.clean("port-taken") // not ours
+		l.in.ListenPort = 0
+		l.clean("port-taken")
+	})
+}
+
+// What is configured and was not negotiated is told for each session.
+func TestCapability(t *testing.T) {
+	in := &Input{
+		Interfaces: []Interface{{Name: "en1", Peers: []Peer{{
+			Address: netip.MustParseAddr("fd68:1::2"),
+			Wants:   Capabilities{IPv4: true, IPv6: true, ExtendedNextHop: true, GracefulRestart: true, LongLived: true},
+		}}}},
+		Peers: []Peer{{Address: netip.MustParseAddr("10.68.9.9"), Wants: Capabilities{IPv4: true, AddPath: true}}},
+	}
+	look := func() (list []string) {
+		r, err := Examine(t.Context(), in, "capability")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range r.All() {
+			if !strings.HasPrefix(f.Command, "# on the router: ") || f.Why == "" {
+				t.Errorf("%+v", f)
+			}
+			list = append(list, string(f.Severity)+" "+f.Found)
+		}
+		return list
+	}
+	if list := look(); len(list) > 0 {
+		t.Errorf("without sessions: %q", list)
+	}
+	in.Interfaces[0].Peers[0].Has = &Capabilities{IPv4: true}
+	in.Peers[0].Has = &Capabilities{IPv4: true}
+	const session = "the session with fd68:1::2 (en1) is established without "
+	want := []string{
+		"bad " + session + "IPv6 unicast",
+		"bad " + session + "extended next hops (RFC 8950)",
+		"warning " + session + "graceful restart (RFC 4724)",
+		"warning the session with 10.68.9.9 (no interface) is established without ADD-PATH (RFC 7911)",
+	}
+	if got := strings.Join(look(), "\n"); got != strings.Join(want, "\n") {
+		t.Errorf("findings:\n%s", got)
+	}
+	in.Interfaces[0].Peers[0].Has = &in.Interfaces[0].Peers[0].Wants // what the cure leads to
+	in.Peers[0].Has = &in.Peers[0].Wants
+	if list := look(); len(list) > 0 {
+		t.Errorf("with all: %q", list)
+	}
+}
+
+// The clock is asked, and compared with one that nobody sets.
+func TestClock(t *testing.T) {
+	wrong, failed := true, error(nil)
+	in := &Input{Unsynchronised: func() (bool, error) { return wrong, failed }}
+	look := func() *Report {
+		r, err := Examine(t.Context(), in, "clock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := look(); len(r.Notes) != 1 || r.Notes[0].Found != "the kernel's clock is not synchronised" || !r.Good() {
+		t.Errorf("%+v", r)
+	}
+	wrong = false
+	age, err := ageOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Daemon = &Daemon{PID: os.Getpid(), Started: time.Now().Add(-age)}
+	if r := look(); len(r.All()) > 0 {
+		t.Errorf("%+v", r)
+	}
+	in.Daemon.Started = in.Daemon.Started.Add(-time.Hour) // since then the clock was set forward
+	if r := look(); len(r.Notes) != 1 || !strings.HasPrefix(r.Notes[0].Found, "the clock was set by 1h0m0s since the daemon started") {
+		t.Errorf("%+v", r)
+	}
+	in.Daemon, failed = nil, unix.EPERM
+	if r := look(); len(r.NotSeen) != 1 {
+		t.Errorf("%+v", r)
+	}
+	in.Unsynchronised = nil
+	look() // the kernel's own
+}
+
+// A path that takes less than the interface sends is found and measured.
+func TestMTU(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.clean("mtu")
+		l.far.IP("link set dev p1 mtu 1372")
+		f := l.finding("mtu", Bad, "en1 has an MTU of 1500, but packets to 10.68.1.2 get through up to 1376 bytes only") // veth takes room for a VLAN tag
+		if l.large(1500) {
+			t.Error("a packet of 1500 bytes gets through")
+		}
+		if !l.large(1376) {
+			t.Error("a packet of 1376 bytes does not get through")
+		}
+		l.run(&f)
+		l.shell(f.Undo)
+		l.fix("mtu")
+		l.shell(f.Undo)
+		l.far.IP("addr del 10.68.1.2/24 dev p1")
+		l.in.Interfaces[0].Peers = l.in.Interfaces[0].Peers[:1]
+		if r := l.examine("mtu"); len(r.All()) > 0 || len(r.NotSeen) != 1 || r.NotSeen[0].Reason != "10.68.1.2 does not answer echo requests" {
+			t.Errorf("a silent router: %+v", r)
+		}
+	})
+}
+
+// A neighbour with a VIP is found by ARP and by ND.
+func TestDuplicate(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.clean("duplicate")
+		l.far.IP("addr add 10.68.6.1/32 dev p5")
+		l.far.IP("addr add fd68:6::1/128 dev p1 nodad")
+		mac := func(device string) string {
+			fields := strings.Fields(l.far.IP("-br link show dev %s", device))
+			return fields[2]
+		}
+		for _, n := range []struct{ address, near, far string }{{vip4, "en5", "p5"}, {vip6, "en1", "p1"}} {
+			f := l.finding("duplicate", Warning, "a host with the link-layer address "+mac(n.far)+" on "+n.near+" has "+n.address+" too")
+			_, command, _ := strings.Cut(f.Command, "on it: ")
+			l.far.Exec("sh", "-c", strings.ReplaceAll(command, "INTERFACE", n.far))
+		}
+		l.clean("duplicate")
+	})
+}
+
+// An own interface on the same network is no other host.
+func TestDuplicateIsOwn(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.far.IP("link add sw type bridge")
+		l.far.IP("link set dev sw up")
+		l.far.IP("link set dev p1 master sw")
+		l.far.IP("link set dev p5 master sw")
+		l.clean("duplicate")
+	})
+}
+
+// large tells whether a packet of so many bytes gets to the router.
+func (l *lab) large(size int) (got bool) {
+	l.t.Helper()
+	var server net.PacketConn
+	l.far.Do(func() (err error) {
+		server, err = net.ListenPacket("udp", "10.68.1.2:0")
+		return err
+	})
+	defer server.Close() //nolint:errcheck // of a test
+	// Without a source it would take the table of the VIP, and perhaps en5.
+	d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP("10.68.1.1")}}
+	c, err := d.DialContext(l.t.Context(), "udp", server.LocalAddr().String())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // of a test
+	for range 5 {
+		if _, err := c.Write(make([]byte, size-28)); err != nil {
+			l.t.Fatal(err)
+		}
+		if received(server, 40*time.Millisecond) != "" {
+			return true
+		}
+	}
+	return false
+}
