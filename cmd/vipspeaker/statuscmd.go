@@ -66,6 +66,7 @@ pass, with its state and reason.`,
 			return completeVIP(cmd.Context(), f, args)
 		},
 	}
+	cmd.AddCommand(newSourceCommand(f))
 	addOutputFlag(cmd, &o)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again whenever it changed, until interrupted; with -o json one line each")
 	return cmd

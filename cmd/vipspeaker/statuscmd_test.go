@@ -80,7 +80,7 @@ func TestStatusCommand(t *testing.T) {
 		})
 	}
 	got := call(t, "__complete", "--socket", socket, "status", "")
-	if !strings.HasPrefix(got.Stdout, "vipa\n") {
+	if !strings.Contains("\n"+got.Stdout, "\nvipa\n") {
 		t.Errorf("completion: %+v", got)
 	}
 	got = call(t, "--socket", socket, "reload")

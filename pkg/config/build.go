@@ -152,8 +152,8 @@ func secretFile(file string, r *report, path, word, kind string, longest int) Se
 func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 	v := VIP{
 		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
-		Source: sourceOf(&raw.Source),
-		Role:   role(raw.Role), Exclusive: raw.Exclusive,
+		Source: sourceOf(&raw.Source), MTU: raw.MTU,
+		Role: role(raw.Role), Exclusive: raw.Exclusive,
 		Announce: announcement(raw.Announce), Drain: drain(raw.Drain),
 	}
 	switch {

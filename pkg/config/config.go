@@ -215,7 +215,10 @@ type VIP struct {
 	// Source does so for parts of it, and says when.
 	PreferredSource bool
 	Source          Source
-	Announce        Announce
+	// MTU is that of paths from the VIP to remote networks, 68 to 65535, for IPv6
+	// at least 1280; 0 for that of the interface.
+	MTU      uint32
+	Announce Announce
 	// Role is nil for a VIP without a rank.
 	Role *Role
 	// Exclusive tells that nobody else may announce it.

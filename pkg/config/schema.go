@@ -112,6 +112,7 @@ type rawVIP struct {
 	Interfaces      *[]string     `key:"interfaces"`
 	PreferredSource bool          `key:"preferred_source" default:"false"`
 	Source          rawSource     `key:"source" hint:"for example {when: always}"`
+	MTU             uint32        `key:"mtu" range:"68..65535"`
 	Announce        rawAnnounce   `key:"announce"`
 	Role            *rawRole      `key:"role" hint:"for example {rank: 1}"`
 	Exclusive       bool          `key:"exclusive" default:"false"`

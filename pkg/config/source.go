@@ -13,10 +13,12 @@ import (
 )
 
 // Bounds of the kernel's tables: how many source rules all VIPs together can
-// have, and how many VIPs of one family can be preferred sources.
+// have, how many VIPs of one family can be preferred sources, and how many
+// different MTUs they can have.
 const (
 	MaxSourceRules = 490
 	MaxSources     = 63
+	MaxMTUs        = 16
 )
 
 // Source says when a VIP is a preferred source, and of what besides

@@ -17,6 +17,9 @@ func TestSourceRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if cfg.VIPs[0].MTU != 1400 || cfg.VIPs[1].MTU != 0 {
+		t.Errorf("MTUs are %d and %d", cfg.VIPs[0].MTU, cfg.VIPs[1].MTU)
+	}
 	if !cfg.VIPs[0].Source.Always || cfg.VIPs[1].Source.Always {
 		t.Error("when: always is not where the file has it")
 	}
@@ -68,7 +71,17 @@ func TestSourceLimits(t *testing.T) {
 		}
 		return b.String() + "  - {address: \"fd68::1\", source: {rules: [{users: [1]}]}}\n"
 	}
+	mtus := func(n int) string {
+		var b strings.Builder
+		b.WriteString(head)
+		for i := range n {
+			fmt.Fprintf(&b, "  - {address: 10.68.6.%d, mtu: %d}\n", i+1, 1300+i)
+		}
+		return b.String() + "  - {address: 10.68.7.1, mtu: 1300}\n  - {address: \"fd68::1\", mtu: 1290}\n"
+	}
 	for name, c := range map[string]struct{ file, want string }{
+		"mtus":           {mtus(MaxMTUs), ""},
+		"too many mtus":  {mtus(MaxMTUs + 1), "vips[16].mtu: 1316: is one more than the 16 different ones"},
 		"rules":          {rules(MaxSourceRules), ""},
 		"too many rules": {rules(MaxSourceRules + 1), "vips[0].source.rules: are too many"},
 		"vips":           {vips(MaxSources), ""},

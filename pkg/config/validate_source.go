@@ -183,3 +183,23 @@ func validatePreferred(cfg *Config, r *report) {
 		}
 	}
 }
+
+// validateMTUs: each MTU takes a routing table.
+func validateMTUs(cfg *Config, r *report) {
+	distinct := map[bool]map[uint32]bool{false: {}, true: {}}
+	for i, v := range cfg.VIPs {
+		path := index("vips", i) + ".mtu"
+		if v.MTU == 0 || !r.ok(path, index("vips", i)+".address") {
+			continue
+		}
+		of := distinct[v.Prefix.Addr().Is4()]
+		fresh := !of[v.MTU]
+		of[v.MTU] = true
+		switch {
+		case v.Prefix.Addr().Is6() && v.MTU < 1280:
+			r.add(path, "is less than an IPv6 network may have, which is 1280 (RFC 8200 section 5)")
+		case fresh && len(of) > MaxMTUs:
+			r.add(path, "is one more than the %d different ones that VIPs of a family can have", MaxMTUs)
+		}
+	}
+}

@@ -43,6 +43,7 @@ func validateVIPs(cfg *Config, r *report) {
 		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")
 	}
+	validateMTUs(cfg, r)
 	validateOverlaps(cfg, r)
 	validateSources(cfg, r)
 }

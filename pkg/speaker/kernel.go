@@ -22,6 +22,12 @@ func (p *planner) kernel() {
 		if !p.unbinds(&c.VIPs[i], &p.out.VIPs[i]) {
 			k.VIPs = append(k.VIPs, c.VIPs[i].Prefix)
 		}
+		if mtu := c.VIPs[i].MTU; mtu != 0 {
+			if k.MTU == nil {
+				k.MTU = map[netip.Prefix]uint32{}
+			}
+			k.MTU[c.VIPs[i].Prefix] = mtu
+		}
 	}
 	k.Drained = p.drained()
 	k.VIPs = append(k.VIPs, p.lingering()...)

@@ -61,12 +61,25 @@ func TestSourceWhen(t *testing.T) {
 	}
 }
 
+// The kernel is told the MTUs that VIPs have.
+func TestMTUOfVIP(t *testing.T) {
+	t.Parallel()
+	in := sample()
+	if d := Plan(in, t0); d.Kernel.MTU != nil {
+		t.Errorf("MTUs without one in the configuration: %v", d.Kernel.MTU)
+	}
+	in.Config.VIPs[0].MTU = 1400
+	if d := Plan(in, t0); len(d.Kernel.MTU) != 1 || d.Kernel.MTU[prefix("10.68.6.1/32")] != 1400 {
+		t.Errorf("MTUs are %v", d.Kernel.MTU)
+	}
+}
+
 // The bounds that the configuration knows are those of the kernel's writer.
 func TestSourceBounds(t *testing.T) {
 	t.Parallel()
-	if config.MaxSourceRules != vip.MaxSourceRules || config.MaxSources != vip.MaxSources {
-		t.Errorf("bounds of the configuration are %d and %d, of the writer %d and %d",
-			config.MaxSourceRules, config.MaxSources, vip.MaxSourceRules, vip.MaxSources)
+	if config.MaxSourceRules != vip.MaxSourceRules || config.MaxSources != vip.MaxSources || config.MaxMTUs != vip.MaxMTUs {
+		t.Errorf("bounds of the configuration are %d, %d and %d, of the writer %d, %d and %d",
+			config.MaxSourceRules, config.MaxSources, config.MaxMTUs, vip.MaxSourceRules, vip.MaxSources, vip.MaxMTUs)
 	}
 }
 

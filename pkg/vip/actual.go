@@ -103,6 +103,7 @@ type tableKey struct {
 func (p *pass) inspect() {
 	p.inspectRules()
 	p.inspectAddresses()
+	p.inspectMTUs()
 	p.m.problems = p.a.Problems
 }
 

@@ -17,7 +17,7 @@ const aliasMark = "vipspeaker: virtual addresses"
 type link struct {
 	index             int
 	name, alias, kind string
-	flags             uint32
+	flags, mtu        uint32
 }
 
 func (l link) up() bool { return l.flags&unix.IFF_UP != 0 }
@@ -38,6 +38,8 @@ func decodeLink(b []byte) (link, bool) {
 		switch t {
 		case unix.IFLA_IFNAME:
 			l.name = text(v)
+		case unix.IFLA_MTU:
+			l.mtu = uint32of(v)
 		case unix.IFLA_IFALIAS:
 			l.alias = text(v)
 		case unix.IFLA_LINKINFO:

@@ -30,6 +30,7 @@ type view struct {
 	family uint8
 	table  uint32
 	source netip.Addr
+	mtu    uint32 // of the routes to remote networks; 0 for what they have
 	ports  []port
 	roles  map[int]role
 	// own are the addresses of the listed interfaces: a preferred source of

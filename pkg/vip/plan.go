@@ -108,9 +108,15 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 		p.problem("gateway %s of interface %s is not on-link and is not used", g.gateway, g.name)
 	}
 	p.inspectGateways(out, family)
+	returns, err := p.planReturns(out, family, vips)
+	if err != nil {
+		return err
+	}
 	var accepted []sourceTable
 	for i, table := range tables {
-		_, err := p.planTable(out, newView(family, table, sources[i], p.ports, p.s))
+		v := newView(family, table, sources[i], p.ports, p.s)
+		v.mtu = p.mtuOf(sources[i], vips)
+		_, err := p.planTable(out, v)
 		switch {
 		case err == nil:
 			accepted = append(accepted, sourceTable{sources[i], table})
@@ -120,19 +126,22 @@ func (p *pass) planFamily(out *plan, family uint8, bound []netip.Prefix) error {
 			return err
 		}
 	}
-	out.rules = append(out.rules, p.planRules(family, vips, accepted, fallbacks)...)
+	out.rules = append(out.rules, p.planRules(family, returns, accepted, fallbacks)...)
 	return nil
 }
 
 // planTable adds the routes of one table.
 func (p *pass) planTable(out *plan, v *view) ([]gatewayError, error) {
-	if v.table >= p.m.opts.BaseTable+tableCount {
+	if v.source.IsValid() && v.table >= p.m.opts.BaseTable+tableCount {
 		return nil, fmt.Errorf("%w: every table up to %d", errForeignTable, v.table-1)
 	}
 	if err := p.checkTable(v.family, v.table); err != nil {
 		return nil, err
 	}
 	routes, skipped := p.tableRoutes(v)
+	for _, r := range routes {
+		r.limit(v.mtu, p.s)
+	}
 	out.routes = append(out.routes, routes...)
 	return skipped, nil
 }
@@ -201,7 +210,7 @@ func (p *pass) foreignTable(family uint8, table uint32) bool {
 	return foreign
 }
 
-func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []sourceTable, fallbacks []Fallback) []rule {
+func (p *pass) planRules(family uint8, returns []returnTable, tables []sourceTable, fallbacks []Fallback) []rule {
 	base := p.m.opts.BasePriority
 	end := base + offsetEnd
 	lookup := func(offset, table uint32, src netip.Prefix) rule {
@@ -219,8 +228,10 @@ func (p *pass) planRules(family uint8, vips []netip.Prefix, tables []sourceTable
 			out = append(out, jump(offsetLinkLocal, netip.Prefix{}, dst))
 		}
 	}
-	for _, v := range aggregate(vips) {
-		out = append(out, lookup(offsetReturn, p.m.opts.BaseTable, v))
+	for _, t := range returns {
+		for _, v := range aggregate(t.vips) {
+			out = append(out, lookup(offsetReturn, t.table, v))
+		}
 	}
 	if len(tables) > 0 {
 		out = append(out, p.selectionRules(family, jump)...)

@@ -30,6 +30,9 @@ type Desired struct {
 	// VIPs are bound: a host prefix as an address of the device, a shorter one
 	// as a local route (AnyIP).
 	VIPs []netip.Prefix
+	// MTU is that of the paths from a VIP to remote networks; VIPs that are not in
+	// it have that of the interface. At most MaxMTUs different ones per family.
+	MTU map[netip.Prefix]uint32
 	// Interfaces are the listed interfaces in the order of the configuration.
 	Interfaces []Interface
 	// Exclude are destinations that never get a VIP as source; the BGP peers
