@@ -53,68 +53,6 @@ func waitLegs(t *testing.T, n *lab.Node, prefix netip.Prefix, want ...string) {
 	})
 }
 
-const unnumberedOnly = `
-interfaces:
-  - name: en1
-    hold_up: 1s
-    peers:
-      - {unnumbered: true, asn: external}
-  - name: en5
-    hold_up: 1s
-    peers:
-      - {address: 10.68.5.2, asn: 65000}
-      - {address: "fd68:5::2", asn: 65000}
-`
-
-// A session without addresses carries both families, and outlives the loss of its
-// link, another router in the place of the old one, and another interface in the
-// place of its own.
-func TestFabricUnnumbered(t *testing.T) {
-	l, s := startFabric(t, unnumberedOnly)
-	leaf := l.Node("leaf")
-	both := func(when string) {
-		t.Helper()
-		for _, vip := range []netip.Prefix{vip4, vip6} {
-			waitLegs(t, leaf, vip, "e1", "e5")
-		}
-		t.Logf("%s: both families over both links", when)
-	}
-	both("at first")
-	st := s.WaitStatus(time.Second, "negotiated", lab.Established)
-	p := st.Peers[0]
-	if p.Found != "unnumbered" || p.Address.Zone() != "en1" || !p.Address.IsLinkLocalUnicast() || p.ASN != 65000 || p.LocalAddress.Zone() != "en1" {
-		t.Errorf("unnumbered peer: %+v", p)
-	}
-	if n := p.Negotiated; n == nil || !n.ExtendedNextHop || !slices.Equal(n.Families, []string{"ipv4", "ipv6"}) || n.RouterID != netip.MustParseAddr("10.68.5.2") || n.HoldTime != 9*time.Second {
-		t.Errorf("negotiated: %+v", n)
-	}
-	hops, err := leaf.Route(vip6)
-	if err != nil || !slices.ContainsFunc(hops, func(h lab.Hop) bool { return h.Dev == "e1" && h.Via == p.LocalAddress.WithZone("") }) {
-		t.Errorf("route of %v: %v %v, want one leg via %v", vip6, hops, err, p.LocalAddress)
-	}
-
-	failed := time.Now()
-	l.Unplug("host", "en1")
-	waitLegs(t, leaf, vip4, "e5")
-	t.Logf("unplugged: moved after %s", time.Since(failed).Round(time.Millisecond))
-	l.Plug("host", "en1")
-	s.WaitStatus(20*time.Second, "the link is back", lab.Established)
-	both("the link is back")
-
-	// Another router: the same cable, another link-local address.
-	leaf.Run("ip", "link", "set", "e1", "down")
-	leaf.Run("ip", "link", "set", "e1", "address", "02:00:00:00:68:02")
-	leaf.Run("ip", "-6", "addr", "flush", "dev", "e1")
-	leaf.Run("ip", "link", "set", "e1", "up")
-	s.WaitStatus(30*time.Second, "another router", func(st *status.Status) error {
-		if st.Peers[0].Address.WithZone("") != netip.MustParseAddr("fe80::ff:fe00:6802") {
-			return fmt.Errorf("peer is still %v", st.Peers[0].Address)
-		}
-		return lab.Established(st)
-	})
-	both("another router")
-}
-
 // The default gateway is the peer, and another one takes its place.
 func TestFabricGateway(t *testing.T) {
 	l, s := startFabric(t, `
@@ -216,6 +154,7 @@ peers:
 vips:
   - {name: vipa, address: 10.68.6.1/32, preferred_source: true, announce: {local_pref: 200, extended_communities: ["rt:65010:100"], origin: incomplete}}
 `, tt.addPath))
+			wire := host.Capture()
 			s := lab.StartSpeaker(host, binary(t))
 			st := s.WaitStatus(20*time.Second, "established", lab.Established)
 			waitReflected(t, rr, tt.both...)
@@ -231,13 +170,19 @@ vips:
 			if v := st.VIPs[0].Interfaces; len(v) != 1 || v[0].Interface != status.TopLevel || len(v[0].Paths) != 2 {
 				t.Errorf("%+v", v)
 			}
-			began := st.Peers[0].Transitions
+			began, changed := st.Peers[0].Transitions, time.Now()
 			l.Unplug("host", "en1")
 			waitReflected(t, rr, "10.68.5.1")
 			l.Plug("host", "en1")
 			waitReflected(t, rr, tt.both...)
 			if st, err := s.Status(); err != nil || st.Peers[0].Transitions != began {
 				t.Errorf("the session was lost: %v, %+v", err, st.Peers[0])
+			}
+			sent := wire.Packets(func(p lab.Packet) bool {
+				return p.Out && p.Dst == netip.MustParseAddr("10.255.0.9") && p.Time.After(changed)
+			})
+			if len(sent) == 0 || slices.ContainsFunc(sent, func(p lab.Packet) bool { return p.TTL != 8 }) {
+				t.Errorf("packets to the reflector, want TTL 8: %v", sent)
 			}
 		})
 	}
