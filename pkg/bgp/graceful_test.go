@@ -16,6 +16,9 @@ import (
 type offered struct {
 	Restart   []string // families, and whether forwarding was kept
 	LongLived []string // families with stale times
+	// Notification is the N bit of RFC 8538, which is off: a router would go on
+	// sending to a host that it has lost.
+	Notification bool
 }
 
 func offeredBy(open *bgp.BGPOpen) offered {
@@ -24,6 +27,7 @@ func offeredBy(open *bgp.BGPOpen) offered {
 		for _, c := range param.(*bgp.OptionParameterCapability).Capability {
 			switch v := c.(type) {
 			case *bgp.CapGracefulRestart:
+				out.Notification = v.Flags&0x4 != 0
 				for _, f := range v.Tuples {
 					out.Restart = append(out.Restart, fmt.Sprintf("%s %t", bgp.AfiSafiToRouteFamily(f.AFI, f.SAFI), f.Flags&0x80 != 0))
 				}
@@ -55,7 +59,7 @@ func TestGracefulRestartOfFamilies(t *testing.T) {
 		"both": {
 			gr:     GracefulRestart{Enabled: true, RestartTime: 30 * time.Second, LongLived: 48 * time.Hour},
 			router: rawOptions{restart: 120, waits: true, caps: []bgp.ParameterCapabilityInterface{longLived}},
-			want:   offered{[]string{v4 + " false", v6 + " false"}, []string{v4 + " 172800 s", v6 + " 172800 s"}},
+			want:   offered{Restart: []string{v4 + " false", v6 + " false"}, LongLived: []string{v4 + " 172800 s", v6 + " 172800 s"}},
 			eors:   []bgp.RouteFamily{bgp.RF_IPv4_UC, bgp.RF_IPv6_UC},
 			state:  PeerState{IPv4: true, IPv6: true, GracefulRestart: true, LongLived: true},
 		},
@@ -67,7 +71,7 @@ func TestGracefulRestartOfFamilies(t *testing.T) {
 		},
 		"a router without": {
 			gr:    GracefulRestart{Enabled: true, RestartTime: 30 * time.Second, LongLived: time.Hour},
-			want:  offered{[]string{v4 + " false", v6 + " false"}, []string{v4 + " 3600 s", v6 + " 3600 s"}},
+			want:  offered{Restart: []string{v4 + " false", v6 + " false"}, LongLived: []string{v4 + " 3600 s", v6 + " 3600 s"}},
 			state: PeerState{IPv4: true, IPv6: true},
 		},
 		"off": {

@@ -12,22 +12,6 @@ import (
 	"vipspeaker/test/topologies/lab"
 )
 
-// restarting is how a daemon ends that is to be started again.
-type restarting struct {
-	name string
-	end  func(s *lab.Speaker)
-}
-
-func restartings() []restarting {
-	return []restarting{
-		{"SIGTERM", func(s *lab.Speaker) {
-			s.Signal(syscall.SIGTERM)
-			s.Wait(20 * time.Second)
-		}},
-		{"SIGKILL", func(s *lab.Speaker) { s.Kill() }},
-	}
-}
-
 // TestLongGracefulRestartWithBFD: the daemon is started again while routers have
 // BFD with it, which ends with the daemon. FRR keeps the routes of graceful restart
 // in any case, for BGP has ended before BFD; BIRD when it is told to. No packet is
