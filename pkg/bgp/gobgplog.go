@@ -38,6 +38,10 @@ type logAdapter struct {
 	errs   map[string]lastFall // peer address: why its session last ended or did not come up
 	ends   map[string]lastFall // peer address: why its session last ended that was up
 	faults []fault
+	// restarts are the peers that are to be told of the restart in our OPEN, with
+	// what hangs up. GoBGP has forgotten it for those that are lost.
+	restarts map[string]func()
+	lost     map[string]bool
 }
 
 // fault is something that GoBGP could not do for a peer or a listener although
@@ -50,7 +54,10 @@ type lastFall struct {
 }
 
 func newLogAdapter(log *slog.Logger, wake chan struct{}) *logAdapter {
-	return &logAdapter{log: log, wake: wake, notes: map[string]string{}, errs: map[string]lastFall{}, ends: map[string]lastFall{}}
+	return &logAdapter{
+		log: log, wake: wake, notes: map[string]string{}, errs: map[string]lastFall{}, ends: map[string]lastFall{},
+		restarts: map[string]func(){}, lost: map[string]bool{},
+	}
 }
 
 // lastError returns why the peer's session last ended or did not come up.
@@ -83,6 +90,8 @@ func (l *logAdapter) forget(peer string) {
 	delete(l.notes, peer)
 	delete(l.errs, peer)
 	delete(l.ends, peer)
+	delete(l.restarts, peer)
+	delete(l.lost, peer)
 }
 
 // clearFaults forgets the faults of a peer that starts anew.
@@ -174,7 +183,7 @@ func (l *logAdapter) Debug(msg string, fields gobgplog.Fields) {
 	case "state changed":
 		l.stateChanged(fields)
 	case "sync finished":
-		poke(l.wake) // the restart flag of all peers is cleared now
+		l.loseRestarts()
 	}
 	if l.debug.Load() {
 		l.log.Debug("gobgp", append([]any{"message", msg}, attrs(fields)...)...)
@@ -192,10 +201,12 @@ func (l *logAdapter) GetLevel() gobgplog.LogLevel { return gobgplog.DebugLevel }
 func (l *logAdapter) stateChanged(fields gobgplog.Fields) {
 	key, old, next := fieldText(fields["Key"]), fieldText(fields["old"]), fieldText(fields["new"])
 	if !strings.HasSuffix(next, "IDLE") {
-		if strings.HasSuffix(next, "ACTIVE") {
+		switch {
+		case strings.HasSuffix(next, "ACTIVE"):
 			l.note(key, "")
-		}
-		if strings.HasSuffix(next, "ESTABLISHED") {
+		case strings.HasSuffix(next, "OPENSENT"):
+			l.keepSilent(key)
+		case strings.HasSuffix(next, "ESTABLISHED"):
 			l.cameUp(key)
 		}
 		return
@@ -235,6 +246,8 @@ func (l *logAdapter) cameUp(peer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.errs, peer)
+	delete(l.restarts, peer)
+	delete(l.lost, peer)
 	if e, ok := l.ends[peer]; ok {
 		l.errs[peer] = e
 	}

@@ -5,6 +5,7 @@ package bgp
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"sync"
@@ -85,6 +86,37 @@ func TestRestartIsClaimedOncePerPeer(t *testing.T) {
 	}
 	if got := peerState(s.State(), r1); got.Transitions != 1 {
 		t.Errorf("another session flapped: %+v", got)
+	}
+}
+
+// A router that connects between the moment when GoBGP forgets the restart and the
+// moment when the peer is added anew gets no OPEN, for it would say nothing of it.
+func TestNoOpenWithoutTheRestart(t *testing.T) {
+	host, router := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{Restarting: true})
+	cfg := graceful(conf("en1", 65010, host, peer(router, 65001)))
+	cfg.Paths = []Path{path4(1)}
+	apply(t, s, cfg)
+	awaitListening(t, s, router)
+	s.mu.Lock() // nobody adds peers now
+	s.adapter.Info("sync finished", nil)
+	conn, err := connect(t.Context(), router, host, nil)
+	if err == nil {
+		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+		var got []byte
+		if got, err = io.ReadAll(conn); len(got) > 0 {
+			t.Errorf("the router was sent %x", got)
+		}
+		_ = conn.Close()
+	}
+	s.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := dialRaw(t, router, host, 65001, rawOptions{restart: 120})
+	p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	if got := bits(p); !got.Restart || !got.Forwarding {
+		t.Errorf("OPEN has %+v", got)
 	}
 }
 
