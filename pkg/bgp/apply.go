@@ -202,11 +202,8 @@ func (s *Speaker) addPeer(ctx context.Context, srv *server.BgpServer, p Peer, gr
 	if err := s.holdBack(ctx, srv, p); err != nil {
 		return fmt.Errorf("add peer %s: %w", p.Address, err)
 	}
-	restarting, hang := s.restarting(rec), func() { _ = hangUp(p.LocalAddress, p.Address) }
-	if !restarting {
-		hang = nil
-	}
-	s.adapter.willRestart(p.Address.String(), hang)
+	restarting := s.restarting(rec)
+	s.adapter.willRestart(p, restarting)
 	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: peerToAPI(p, gr, restarting)}); err != nil {
 		return fmt.Errorf("add peer %s: %w", p.Address, err)
 	}

@@ -38,10 +38,8 @@ type logAdapter struct {
 	errs   map[string]lastFall // peer address: why its session last ended or did not come up
 	ends   map[string]lastFall // peer address: why its session last ended that was up
 	faults []fault
-	// restarts are the peers that are to be told of the restart in our OPEN, with
-	// what hangs up. GoBGP has forgotten it for those that are lost.
-	restarts map[string]func()
-	lost     map[string]bool
+	// restarts are the peers that are to be told of the restart in our OPEN.
+	restarts map[string]*restart
 }
 
 // fault is something that GoBGP could not do for a peer or a listener although
@@ -56,7 +54,7 @@ type lastFall struct {
 func newLogAdapter(log *slog.Logger, wake chan struct{}) *logAdapter {
 	return &logAdapter{
 		log: log, wake: wake, notes: map[string]string{}, errs: map[string]lastFall{}, ends: map[string]lastFall{},
-		restarts: map[string]func(){}, lost: map[string]bool{},
+		restarts: map[string]*restart{},
 	}
 }
 
@@ -91,7 +89,6 @@ func (l *logAdapter) forget(peer string) {
 	delete(l.errs, peer)
 	delete(l.ends, peer)
 	delete(l.restarts, peer)
-	delete(l.lost, peer)
 }
 
 // clearFaults forgets the faults of a peer that starts anew.
@@ -182,6 +179,8 @@ func (l *logAdapter) Debug(msg string, fields gobgplog.Fields) {
 		}
 	case "state changed":
 		l.stateChanged(fields)
+	case "EOR received":
+		l.beforeSync()
 	case "sync finished":
 		l.loseRestarts()
 	}
@@ -200,14 +199,14 @@ func (l *logAdapter) GetLevel() gobgplog.LogLevel { return gobgplog.DebugLevel }
 // stateChanged turns the end of a connection into a reason.
 func (l *logAdapter) stateChanged(fields gobgplog.Fields) {
 	key, old, next := fieldText(fields["Key"]), fieldText(fields["old"]), fieldText(fields["new"])
+	l.connection(key, strings.HasSuffix(next, "OPENSENT"))
 	if !strings.HasSuffix(next, "IDLE") {
 		switch {
 		case strings.HasSuffix(next, "ACTIVE"):
 			l.note(key, "")
-		case strings.HasSuffix(next, "OPENSENT"):
-			l.keepSilent(key)
 		case strings.HasSuffix(next, "ESTABLISHED"):
 			l.cameUp(key)
+			l.beforeSync()
 		}
 		return
 	}
@@ -247,7 +246,6 @@ func (l *logAdapter) cameUp(peer string) {
 	defer l.mu.Unlock()
 	delete(l.errs, peer)
 	delete(l.restarts, peer)
-	delete(l.lost, peer)
 	if e, ok := l.ends[peer]; ok {
 		l.errs[peer] = e
 	}

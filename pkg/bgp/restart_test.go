@@ -4,9 +4,11 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -117,6 +119,42 @@ func TestNoOpenWithoutTheRestart(t *testing.T) {
 	p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
 	if got := bits(p); !got.Restart || !got.Forwarding {
 		t.Errorf("OPEN has %+v", got)
+	}
+}
+
+// When the restart is forgotten, a connection is left alone whose OPEN was on its way
+// before; one is hung up whose OPEN may have come after.
+func TestOpenOnItsWayWhenTheRestartIsForgotten(t *testing.T) {
+	for name, before := range map[string]bool{"sent before": true, "sent after": false} {
+		t.Run(name, func(t *testing.T) {
+			host, router := addr(t), addr(t)
+			s := startSpeaker(t, SpeakerOptions{Restarting: true})
+			apply(t, s, graceful(conf("en1", 65010, host, peer(router, 65001))))
+			awaitListening(t, s, router)
+			conn, err := connect(t.Context(), router, host, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close() //nolint:errcheck // the test is over
+			if err := conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			open := make([]byte, 4096)
+			if n, err := conn.Read(open); err != nil || n < 19 || open[18] != 1 {
+				t.Fatalf("%d octets instead of an OPEN: %v", n, err)
+			}
+			if before {
+				s.adapter.Debug("EOR received", nil)
+			}
+			s.adapter.Info("sync finished", nil)
+			if err := conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			_, err = conn.Read(open)
+			if alive := errors.Is(err, os.ErrDeadlineExceeded); alive != before {
+				t.Errorf("connection is alive: %t, want %t: %v", alive, before, err)
+			}
+		})
 	}
 }
 
