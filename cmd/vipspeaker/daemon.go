@@ -24,6 +24,7 @@ import (
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/orders"
+	"vipspeaker/pkg/owner"
 	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
@@ -54,6 +55,7 @@ type daemon struct {
 	doctor   *doctor.Watch
 	kernel   *vip.Manager
 	sessions *bgp.Manager
+	owners   *owner.Manager // nil without ownership
 	loop     *speaker.Loop
 	reloader *reloader
 
@@ -113,10 +115,14 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 	d.doctor = doctor.NewWatch(d.doctorInput, d.signal.Poke)
 	d.doctor.Start(ctx)
 	d.orders = orders.Open(orders.Options{Log: d.log, Dir: f.dataDir, Changed: d.signal.Poke})
+	if err = d.ownership(cfg.Ownership); err != nil {
+		return err
+	}
 	v := readVersions()
 	makes := newCheckers()
 	d.loop, err = speaker.New(speaker.Options{
-		Log: d.log, Config: cfg, Signal: d.signal,
+		Owners: d.loopOwners(),
+		Log:    d.log, Config: cfg, Signal: d.signal,
 		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
 		NewChecker: makes.check, NewProbe: makes.probe, Orders: d.orders.Orders, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(), AdoptedLearned: d.kernel.AdoptedLearned(),
@@ -188,12 +194,15 @@ func (d *daemon) serve(ctx context.Context) error {
 	// path that failed (RFC 5882 sections 3.2 and 4.3).
 	p.start("bfd", d.bfd.Run)
 	p.start("routers", d.routers.Run)
+	if d.owners != nil {
+		p.start("ownership", d.owners.Run)
+	}
 	p.start("doctor", d.doctor.Run)
 	p.start("orders", d.orders.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
 		return control.Serve(ctx, d.control, control.Options{
-			Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Operator: &operator{d}, Failback: d.failback,
+			Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Operator: &operator{d}, Failback: d.failback, Move: d.move,
 		})
 	})
 	if d.http != nil {

@@ -106,7 +106,7 @@ Exit codes: 0 good, 1 bad, 2 wrong usage.`,
 	pf.StringVar(&f.stateDir, "state-dir", defaultStateDir, "`directory` for the daemon's state; lost at a reboot")
 	pf.StringVar(&f.dataDir, "data-dir", defaultDataDir, "`directory` for orders such as drains, which a reboot must not lose")
 	root.AddCommand(
-		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newTraceCommand(f), newEventsCommand(f), newReloadCommand(f), newFailbackCommand(f), newCleanupCommand(f),
+		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newTraceCommand(f), newEventsCommand(f), newReloadCommand(f), newFailbackCommand(f), newMoveCommand(f), newCleanupCommand(f),
 		newDrainCommand(f), newUndrainCommand(f),
 		newDoctorCommand(f),
 		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newBFDProcessCommand(), newFileCapabilitiesCommand(),

@@ -67,6 +67,9 @@ func (d *daemon) apply(cfg *config.Config) error {
 	if err := requireSockets(cfg); err != nil {
 		return err
 	}
+	if err := sameOwnership(d.config.Load().Ownership, cfg.Ownership); err != nil {
+		return err
+	}
 	before := d.given.Swap(&cfg.BGP.RouterID)
 	cfg = d.withRouterID(cfg)
 	if err := d.loop.SetConfig(cfg); err != nil {

@@ -219,6 +219,7 @@ type told struct {
 	seq      uint64
 	sessions SpeakerConfig // without paths; no name before the first
 	paths    map[pathKey]Path
+	fence    time.Duration
 
 	rev uint64 // of the wishes that the following were made for
 	del []pathKey
@@ -248,6 +249,11 @@ func (t *told) next(cfg SpeakerConfig, rev uint64) (message, bool) {
 		t.del = nil
 		return message{Paths: m}, true
 	}
+	// After what must go: the later end is for the rest only.
+	if cfg.Fence != t.fence {
+		t.fence = cfg.Fence
+		return message{Fence: &fenceMessage{Until: cfg.Fence}}, true
+	}
 	if n := min(pathChunk, len(t.set)); n > 0 {
 		t.seq++
 		m := &pathsMessage{Seq: t.seq, Set: t.set[:n]}
@@ -275,7 +281,7 @@ func (t *told) diff(cfg SpeakerConfig) {
 	wanted := make(map[pathKey]bool, len(cfg.Paths))
 	for _, p := range cfg.Paths {
 		wanted[p.key()] = true
-		if old, ok := t.paths[p.key()]; !ok || !samePath(old, p) {
+		if old, ok := t.paths[p.key()]; !ok || !samePath(old, p) || old.Fenced != p.Fenced {
 			t.set = append(t.set, p)
 		}
 	}

@@ -161,7 +161,7 @@ func intersect(have, want SpeakerConfig) SpeakerConfig {
 	}
 	have.Peers = slices.DeleteFunc(slices.Clone(have.Peers), func(p Peer) bool { return !peers[p.Address] })
 	have.Paths = slices.DeleteFunc(slices.Clone(have.Paths), func(p Path) bool { return !paths[p.key()] })
-	have.Watch = want.Watch
+	have.Watch, have.Fence = want.Watch, want.Fence
 	have.DownReason, have.DownReasons = want.DownReason, want.DownReasons
 	return have
 }

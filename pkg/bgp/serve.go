@@ -76,6 +76,8 @@ type worker struct {
 	out     chan struct{} // something is to be sent
 	pings   chan uint64   // cap 1: the last ping, to be asked of GoBGP
 	pinged  chan struct{} // cap 1: a ping came
+	fenced  chan struct{} // cap 1: the fence has moved
+	die     func(error)   // ends the process
 
 	mu      sync.Mutex
 	cfg     SpeakerConfig // empty name before the first
@@ -85,6 +87,8 @@ type worker struct {
 	cancel  context.CancelFunc // ends the Apply that runs
 	restart bool
 	pong    uint64
+	fence   time.Duration // see SpeakerConfig.Fence
+	swept   time.Duration // the fence, if it was over when an Apply began that has ended well
 }
 
 func serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
@@ -101,7 +105,9 @@ func serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
 	w := &worker{
 		conn: conn, log: log, timeout: pingTimeout, paths: map[pathKey]Path{},
 		changed: make(chan struct{}, 1), out: make(chan struct{}, 1), pings: make(chan uint64, 1), pinged: make(chan struct{}, 1),
+		fenced: make(chan struct{}, 1),
 	}
+	w.die = w.dieNow
 	if first.Hello.PingTimeout > 0 {
 		w.timeout = first.Hello.PingTimeout
 	}
@@ -116,6 +122,7 @@ func serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
 	group.Go(func() error { return w.send(ctx) })
 	group.Go(func() error { return w.answer(ctx) })
 	group.Go(func() error { return w.watch(ctx) })
+	group.Go(func() error { return w.guard(ctx) })
 	received := make(chan error, 1)
 	go func() { received <- w.receive(ctx) }() // not in the group: a read ends only when the daemon closes
 	group.Go(func() error {
@@ -148,6 +155,8 @@ func (w *worker) receive(ctx context.Context) error {
 			w.setSessions(m.Sessions.Seq, cfg)
 		case m.Paths != nil:
 			w.setPaths(m.Paths)
+		case m.Fence != nil:
+			w.setFence(m.Fence.Until)
 		case m.Ping != nil:
 			poke(w.pinged)
 			select { // the newest ping replaces one that still waits
@@ -227,9 +236,10 @@ func (w *worker) applyOnce(ctx context.Context) error {
 	w.mu.Lock()
 	w.cancel = cancel
 	cfg, seq := w.cfg, w.seq
-	cfg.Paths = make([]Path, 0, len(w.paths))
-	for _, p := range w.paths {
-		cfg.Paths = append(cfg.Paths, p)
+	cfg.Paths = w.standing()
+	over := w.fence
+	if bootTime() < over {
+		over = 0
 	}
 	w.mu.Unlock()
 	if cfg.Name == "" {
@@ -241,6 +251,9 @@ func (w *worker) applyOnce(ctx context.Context) error {
 	w.cancel = nil
 	if ctx.Err() == nil {
 		w.applied = seq
+		if over == w.fence && (err == nil || !w.holdsFenced()) {
+			w.swept = over
+		}
 	}
 	return err
 }

@@ -50,6 +50,9 @@ type SpeakerConfig struct {
 	// back by another session. They come on top of each peer's MaxPrefixes. It
 	// must not become lower before routers have had time to forget what is gone.
 	Reflected uint32
+	// Fence is until when fenced paths are announced, on CLOCK_BOOTTIME. A speaker
+	// process withdraws them then by itself, without a word from the daemon.
+	Fence time.Duration
 	// Watch are prefixes of which SpeakerState.Seen tells what peers send, at most
 	// 4096.
 	Watch []netip.Prefix
@@ -199,6 +202,8 @@ type Path struct {
 	ExtendedCommunities []ExtendedCommunity
 	// Origin is ORIGIN: 0 IGP, 1 EGP, 2 incomplete.
 	Origin uint8
+	// Fenced tells that it is announced only before SpeakerConfig.Fence.
+	Fenced bool
 }
 
 // GracefulShutdown is the community that asks a router to move traffic away

@@ -16,7 +16,7 @@ import (
 // significant first, and that many octets of JSON, one message. The daemon does
 // not trust what it reads: the process may be in a stranger's hands.
 const (
-	protocolVersion = 3
+	protocolVersion = 4
 	maxFrame        = 32 << 20 // a list of 1,000,000 prefixes fits
 	pathChunk       = 500      // paths in one message, so that a withdraw never waits long
 	maxDownReasons  = 1000     // texts for single peers in one message
@@ -28,6 +28,7 @@ type message struct {
 	// From the daemon.
 	Sessions *sessionsMessage `json:"sessions,omitempty"`
 	Paths    *pathsMessage    `json:"paths,omitempty"`
+	Fence    *fenceMessage    `json:"fence,omitempty"`
 	Ping     *pingMessage     `json:"ping,omitempty"`
 	Stop     *stopMessage     `json:"stop,omitempty"`
 	// From the speaker process.
@@ -84,7 +85,7 @@ type announcedMessage struct {
 
 func newSessionsMessage(seq uint64, cfg SpeakerConfig) *sessionsMessage {
 	m := &sessionsMessage{Seq: seq, Config: cfg}
-	m.Config.Paths = nil
+	m.Config.Paths, m.Config.Fence = nil, 0
 	m.Config.DownReason, m.Config.DownReasons = ceaseText(cfg.DownReason), boundReasons(cfg.DownReasons)
 	for _, p := range cfg.Peers {
 		m.Keys = append(m.Keys, string(p.Password))

@@ -36,6 +36,7 @@ func build(raw *rawConfig, r *report) *Config {
 	if cfg.HTTP.Listen == "off" {
 		cfg.HTTP.Listen = ""
 	}
+	cfg.Ownership = ownership(raw.Ownership, r)
 	names := make([]string, 0, len(raw.Interfaces))
 	for i, ri := range raw.Interfaces {
 		path := index("interfaces", i)

@@ -25,14 +25,16 @@ type Config struct {
 	// have an Address, which no other peer has and no VIP holds.
 	Peers []Peer
 	// VIPs are in the order of the file; no two overlap.
-	VIPs     []VIP
-	Damping  Damping
-	Egress   Egress
-	Host     Host
-	HTTP     HTTP
-	Control  Control
-	Shutdown Shutdown
-	Log      Log
+	VIPs []VIP
+	// Ownership is nil without the key: then nobody asks etcd anything.
+	Ownership *Ownership
+	Damping   Damping
+	Egress    Egress
+	Host      Host
+	HTTP      HTTP
+	Control   Control
+	Shutdown  Shutdown
+	Log       Log
 }
 
 // BGP holds what all sessions share.

@@ -30,6 +30,7 @@ type rawConfig struct {
 	Interfaces       []rawInterface `key:"interfaces" required:"true"`
 	Peers            []rawRemote    `key:"peers"`
 	VIPs             []rawVIP       `key:"vips"`
+	Ownership        *rawOwnership  `key:"ownership" hint:"for example {etcd: {endpoints: [\"https://192.0.2.1:2379\"]}}"`
 	Damping          rawDamping     `key:"damping" hint:"write {enabled: false} to switch it off"`
 	Egress           rawEgress      `key:"egress"`
 	Host             rawHost        `key:"host"`

@@ -30,6 +30,7 @@ func validate(cfg *Config, r *report) {
 	validateInterfaces(cfg, r)
 	validateRemotes(cfg, r)
 	validateVIPs(cfg, r)
+	validateOwnership(cfg, r)
 	validateReach(cfg, r)
 	validateExclude(cfg, r)
 	validateImport(cfg, r)

@@ -7,6 +7,7 @@
 //	POST /v1/failback announce the VIP of the parameter vip with its rank again
 //	POST /v1/drain    take VIPs out of use: a DrainRequest, a DrainResult
 //	POST /v1/undrain  end that
+//	POST /v1/move     hand the VIP of the parameter vip over to the host to
 //
 // Events take two parameters: since, the number after which they are wanted (0
 // if it is not given), and follow, with which (1) the answer goes on with those
@@ -56,6 +57,9 @@ type Options struct {
 	Failback func(vip string) error
 	// Operator takes orders; nil if none are taken.
 	Operator Operator
+	// Move has the owner of a VIP hand it over to a host; nil if there is none of
+	// it. An error is the caller's mistake, or etcd's.
+	Move func(ctx context.Context, vip, to string) error
 }
 
 // Serve answers on l until ctx ends. It returns nil when ctx ended.

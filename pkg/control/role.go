@@ -18,6 +18,11 @@ func handleRoles(mux *http.ServeMux, o Options) {
 			answerOrder(w, o.Failback(r.URL.Query().Get("vip")))
 		})
 	}
+	if o.Move != nil {
+		mux.HandleFunc("POST /v1/move", func(w http.ResponseWriter, r *http.Request) {
+			answerOrder(w, o.Move(r.Context(), r.URL.Query().Get("vip"), r.URL.Query().Get("to")))
+		})
+	}
 }
 
 // answerOrder tells whether an order was taken.
@@ -33,4 +38,10 @@ func answerOrder(w http.ResponseWriter, err error) {
 // again.
 func (c *Client) Failback(ctx context.Context, vip string) error {
 	return c.call(ctx, http.MethodPost, "/v1/failback?"+url.Values{"vip": {vip}}.Encode(), &Done{})
+}
+
+// Move makes the owner of a VIP, given by its name or address, hand it over to a
+// host. It returns when the order is in etcd.
+func (c *Client) Move(ctx context.Context, vip, to string) error {
+	return c.call(ctx, http.MethodPost, "/v1/move?"+url.Values{"vip": {vip}, "to": {to}}.Encode(), &Done{})
 }

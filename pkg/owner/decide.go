@@ -75,6 +75,8 @@ const (
 	// settled is how long a preferred host must have been ready before a VIP goes
 	// back to it.
 	settled = 3 * time.Second
+	// moving is how long both announce in a handover, for routers to move over.
+	moving = 300 * time.Millisecond
 	// clear is how long nothing must have been carried before a hold is given up:
 	// the last withdraw may still be under way.
 	clear = 200 * time.Millisecond
@@ -85,6 +87,8 @@ type memory struct {
 	// vacant is since when nobody holds it, better since when a preferred host is
 	// ready, bare since when no router has it from this host; zero if it is not so.
 	vacant, better, bare time.Duration
+	// announced is since when a session of this host has carried it.
+	announced time.Duration
 }
 
 // since keeps the first time of a condition that lasts.
@@ -109,6 +113,7 @@ func (m *memory) decide(host string, lease int64, w Want, e *entry, now time.Dur
 	}
 	vacant := since(&m.vacant, len(e.holds) == 0, now)
 	bare := since(&m.bare, !w.Carried, now)
+	announced := since(&m.announced, w.Announced, now)
 	owner := e.owner()
 	switch {
 	case mine == nil && len(e.holds) == 0 && w.Ready:
@@ -127,6 +132,9 @@ func (m *memory) decide(host string, lease int64, w Want, e *entry, now time.Dur
 	case mine.Role == Next && w.Ready && owner == nil && len(e.holds) == 1:
 		return inherit, "", 0
 	case mine.Role == Next && w.Ready && w.Announced && owner != nil:
+		if end := announced + moving; end > now {
+			return nothing, "", end
+		}
 		return takeOver, "", 0
 	case mine.Role == Former || !w.Ready:
 		if w.Carried {
@@ -173,7 +181,7 @@ func (e *entry) show(host string, lease int64) VIPState {
 				s.Next, s.Epoch = h.To, h.created
 			}
 		case Next:
-			s.Next = h.host
+			s.Next, s.Joined = h.host, true
 		case Former, None:
 		}
 	}

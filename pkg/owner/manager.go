@@ -291,7 +291,7 @@ func (m *Manager) show(next *State) {
 }
 
 func sameVIP(a, b VIPState) bool {
-	return a.Role == b.Role && a.Owner == b.Owner && a.ID == b.ID && a.Next == b.Next && a.Epoch == b.Epoch && slices.Equal(a.Ready, b.Ready)
+	return a.Role == b.Role && a.Owner == b.Owner && a.ID == b.ID && a.Next == b.Next && a.Joined == b.Joined && a.Epoch == b.Epoch && slices.Equal(a.Ready, b.Ready)
 }
 
 // trouble notes whether etcd could be asked. What was known stays in force until

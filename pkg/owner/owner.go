@@ -103,6 +103,8 @@ type VIPState struct {
 	Owner string
 	ID    netip.Addr
 	Next  string
+	// Joined tells that Next may announce it already: the owner is then to make way.
+	Joined bool
 	// Epoch grows with every change of the owner: it is the revision of etcd at
 	// which it became that.
 	Epoch int64

@@ -36,7 +36,7 @@ type RoleHistory struct {
 // nothing for a moment; when it comes back, it stays behind while another one is
 // seen that would lose by it.
 func (p *planner) behind(c *config.VIP, v *VIP) bool {
-	if c.Role == nil || c.Role.Failback == failbackImmediate {
+	if c.Role == nil || c.Role.Failback == failbackImmediate || p.leased(c) {
 		return false
 	}
 	h := p.in.History.Roles[c.Prefix]

@@ -17,6 +17,7 @@ type History struct {
 	Interfaces map[string]InterfaceHistory
 	VIPs       map[netip.Prefix]VIPHistory
 	Roles      map[netip.Prefix]RoleHistory
+	Owners     map[netip.Prefix]OwnerHistory
 	BFD        map[Session]BFDHistory
 	// Local are the addresses that sessions without an interface are made from, by
 	// peer, where the configuration leaves the choice.
@@ -68,7 +69,7 @@ type BFDHistory struct {
 }
 
 // owned tells which maps of a History may be written.
-type owned struct{ interfaces, vips, roles, bfd, local bool }
+type owned struct{ interfaces, vips, roles, owners, bfd, local bool }
 
 // put sets an entry of a map that others may read: if that changes it, then in a
 // copy, unless own says that it is one already.
@@ -108,6 +109,7 @@ func (h History) after(old, next *setup) History {
 	out := History{
 		Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{},
 		Local: map[netip.Addr]netip.Addr{}, Roles: map[netip.Prefix]RoleHistory{}, Learned: h.Learned,
+		Owners: ownersAfter(h.Owners, next.config),
 	}
 	for i := range next.config.Interfaces {
 		n := &next.config.Interfaces[i]

@@ -19,7 +19,7 @@ func (p *planner) kernel() {
 	k.Sysctls = vip.SysctlMode(c.Host.Sysctls)
 	k.VIPs = make([]netip.Prefix, 0, len(c.VIPs))
 	for i := range c.VIPs {
-		if !p.unbinds(&c.VIPs[i], &p.out.VIPs[i]) {
+		if p.binds(&c.VIPs[i]) && !p.unbinds(&c.VIPs[i], &p.out.VIPs[i]) {
 			k.VIPs = append(k.VIPs, c.VIPs[i].Prefix)
 		}
 		if mtu := c.VIPs[i].MTU; mtu != 0 {

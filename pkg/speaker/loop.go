@@ -111,6 +111,8 @@ type Options struct {
 	BFD BFD
 	// Routers may be nil for none, if no peer is unnumbered.
 	Routers Routers
+	// Owners may be nil for none, if the configuration has no ownership.
+	Owners Owners
 	// NewChecker makes the checker of a configured check.
 	NewChecker func(config.Check) (health.Checker, error)
 	// NewProbe makes the checker of a probe; may be nil for no probes.

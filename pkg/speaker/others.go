@@ -40,7 +40,9 @@ func (p *planner) others(c *config.VIP) []status.Other {
 			}
 			at := slices.IndexFunc(list, func(x status.Other) bool { return x.Host == o.Host && x.ASN == o.ASN && x.Rank == o.Rank })
 			if at < 0 {
-				o.Duplicate = duplicate(c, &o)
+				if !p.known(c, &o) {
+					o.Duplicate = duplicate(c, &o)
+				}
 				list = append(list, o)
 				continue
 			}
@@ -88,7 +90,7 @@ func duplicate(c *config.VIP, o *status.Other) string {
 }
 
 // reportRole is nil for a VIP that any host may announce.
-func reportRole(v *VIP, c *config.VIP) *status.Role {
+func reportRole(in *Inputs, v *VIP, c *config.VIP) *status.Role {
 	if c.Role == nil && !c.Exclusive {
 		return nil
 	}
@@ -96,5 +98,6 @@ func reportRole(v *VIP, c *config.VIP) *status.Role {
 	if c.Role != nil {
 		out.Rank, out.Failback = c.Role.Rank, c.Role.Failback
 	}
+	reportOwner(in, c, out)
 	return out
 }

@@ -11,6 +11,7 @@ import (
 
 	"vipspeaker/pkg/bfd"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/owner"
 	"vipspeaker/pkg/vip"
 )
 
@@ -118,7 +119,9 @@ func (l *Loop) finished(began time.Time) error {
 
 // plan decides, and notes what it saw and when to look again.
 func (l *Loop) plan(in *Inputs) Desired {
+	in.Boot = owner.Now() // of the decision, not of the reading
 	d := Plan(*in, time.Now())
+	l.owns(&d)
 	l.recheck, l.history = d.Recheck, d.History
 	l.failbacks.settle(d.History)
 	return d
@@ -192,6 +195,9 @@ func (l *Loop) inputs() (Inputs, bool) {
 	}
 	if l.opt.BFD != nil {
 		in.BFD = l.opt.BFD.State()
+	}
+	if l.opt.Owners != nil {
+		in.Owners = l.opt.Owners.State()
 	}
 	if l.opt.Routers != nil {
 		in.NDP = l.opt.Routers.State()

@@ -46,6 +46,10 @@ func (p *planner) decide(c *config.VIP) VIP {
 	if p.in.Overrides.Shutdown {
 		reason, detail = status.Shutdown, "the daemon is stopping"
 	}
+	ready := reason == ""
+	if ready {
+		reason, detail = p.ownership(c)
+	}
 	for _, name := range c.Interfaces {
 		// One without peers of its own serves the sessions without an interface.
 		if at, ok := p.byName[name]; !ok || len(p.in.Config.Interfaces[at].Peers) > 0 || len(p.out.Remote) == 0 {
@@ -61,6 +65,9 @@ func (p *planner) decide(c *config.VIP) VIP {
 	}
 	v.Others = p.others(c)
 	v.Behind = p.behind(c, &v)
+	if p.leased(c) {
+		p.want(c, &v, ready)
+	}
 	if v.Detail = degraded; !v.Announced {
 		v.Reason, v.Detail = explain(&v, reason, detail)
 		v.Detail = joinNonEmpty("; ", degraded, v.Detail)

@@ -19,6 +19,7 @@ import (
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/orders"
+	"vipspeaker/pkg/owner"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
 )
@@ -33,6 +34,10 @@ type Inputs struct {
 	BFD    *bfd.State
 	// NDP are the routers heard on the interfaces of Desired.Discover.
 	NDP *ndp.State
+	// Owners are the owners of exclusive VIPs, at the time Boot of its clock; nil if
+	// nothing asks for them.
+	Owners *owner.State
+	Boot   time.Duration
 	// CheckIDs are the IDs of each VIP's checks in the order of the configuration.
 	// Those of a VIP that is not in it are made, which costs more.
 	CheckIDs map[netip.Prefix][]string
@@ -92,6 +97,8 @@ type Desired struct {
 	Learned []Learned
 	// Discover are the interfaces on which routers must be heard.
 	Discover []string
+	// Owners is what others are told about the VIPs that must have one owner.
+	Owners []owner.Want
 	// History is what the next look needs to know of this one.
 	History History
 	// Recheck is when the decision may change although no input does: a hold-up

@@ -69,7 +69,7 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 			Name: v.Name, Prefix: v.Prefix, Bound: v.Bound, Wanted: v.Wanted, Announced: v.Announced,
 			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty, Drain: reportDrain(v.Drain),
 			Interfaces: make([]status.VIPInterface, len(v.Interfaces)), Checks: reportChecks(in, c, now),
-			Role: reportRole(v, c),
+			Role: reportRole(in, v, c),
 		}
 		reportSource(c, sources, &out)
 		for j := range v.Interfaces {

@@ -37,6 +37,13 @@ const (
 // take the own AS number for a loop.
 func (p *planner) rolePath(c *config.VIP, behind, internal bool, path bgp.Path) bgp.Path {
 	r := c.Role
+	path.Fenced = p.leased(c)
+	if p.makesWay(c) {
+		behind = true
+		if r == nil {
+			r = &config.Role{Tag: true}
+		}
+	}
 	if r == nil {
 		if c.Exclusive {
 			path.LargeCommunities = union(path.LargeCommunities, []bgp.LargeCommunity{p.tag(0, false)})
@@ -73,7 +80,7 @@ func rolePrepend(r *config.Role, behind bool, room int) int {
 }
 
 func roleMED(r *config.Role, base *uint32, behind bool) *uint32 {
-	med := uint64(r.Rank) - 1 //nolint:gosec // 1 to 254
+	med := uint64(max(r.Rank, 1)) - 1 //nolint:gosec // 0 to 254
 	if base != nil {
 		med += uint64(*base)
 	}
@@ -126,7 +133,7 @@ type mark struct {
 func readTag(origin uint32, list []bgp.LargeCommunity) (mark, bool) {
 	for _, c := range list {
 		n := int64(c.Local1) - tagBase
-		m := mark{behind: n > tagBehind}
+		m := mark{behind: n >= tagBehind}
 		if m.behind {
 			n -= tagBehind
 		}

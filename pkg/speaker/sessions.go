@@ -74,7 +74,7 @@ func (p *planner) speakers() {
 func (p *planner) bareSpeaker(name string) bgp.SpeakerConfig {
 	b := &p.in.Config.BGP
 	return bgp.SpeakerConfig{
-		Name: name, ASN: b.ASN, RouterID: p.in.RouterID, ListenPort: b.ListenPort, Watch: p.watched(), Import: p.in.Config.Egress.Import,
+		Name: name, ASN: b.ASN, RouterID: p.in.RouterID, ListenPort: b.ListenPort, Watch: p.watched(), Fence: p.fence(), Import: p.in.Config.Egress.Import,
 		Reflected: uint32(len(p.configured) + len(p.lingering())), //nolint:gosec // a file holds fewer
 		GracefulRestart: bgp.GracefulRestart{
 			Enabled: b.GracefulRestart.Enabled, RestartTime: b.GracefulRestart.RestartTime, LongLived: b.GracefulRestart.LongLived,

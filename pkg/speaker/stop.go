@@ -44,6 +44,7 @@ func (l *Loop) leave(ctx context.Context) error {
 		}
 		l.awaitWithdrawn(ctx, wait, wait+(left-wait)/2)
 	}
+	l.giveUp()
 	return errors.Join(l.stopSessions(ctx, bgp.StopDrain, "vipspeaker is shut down"), l.restore(ctx))
 }
 

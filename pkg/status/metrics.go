@@ -30,7 +30,7 @@ type descs struct {
 	passes, lastPass, driftRepaired, netlinkResyncs, kernelProblems      *prometheus.Desc
 	bfdUp, bfdDowns, bfdPackets                                          *prometheus.Desc
 	interfaceUnusable, probeHealthy, probeDuration, vipDegraded          *prometheus.Desc
-	vipRank, vipBehind, vipDuplicates                                    *prometheus.Desc
+	vipRank, vipBehind, vipDuplicates, vipHeld, etcdUp                   *prometheus.Desc
 	egressRoutes, egressLegs, egressStatic                               *prometheus.Desc
 	vipDamping, interfaceDamping                                         damping
 }
@@ -72,6 +72,8 @@ func NewCollector(store *Store, build Build) *Collector {
 		vipDegraded:       d("vip_degraded", "1 if the VIP's checks fail and it is announced, or would be, with the attributes for that.", "vip"),
 		vipRank:           d("vip_rank", "Rank of this host for the VIP; absent for a VIP without one.", "vip"),
 		vipBehind:         d("vip_behind", "1 if the VIP is announced, or would be, as worse than any rank, because another host has taken over.", "vip"),
+		vipHeld:           d("vip_held", "1 if this host may announce the VIP by its lease; absent for a VIP without one owner.", "vip"),
+		etcdUp:            d("etcd_up", "1 if etcd answered the last time; absent without ownership."),
 		vipDuplicates:     d("vip_duplicate_claims", "Other hosts that announce the VIP and must not.", "vip"),
 		egressRoutes:      d("egress_routes", "Routes learned from peers that have a leg in use."),
 		egressLegs:        d("egress_legs", "Legs in use of the route learned from peers, on the interface.", "prefix", "interface"),
@@ -97,7 +99,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		d.interfaceUsable, d.speakerUp, d.speakerRestarts, d.peerUp, d.peerTransitions,
 		d.checkHealthy, d.checkDuration, d.passes, d.lastPass, d.driftRepaired, d.netlinkResyncs, d.kernelProblems,
 		d.bfdUp, d.bfdDowns, d.bfdPackets, d.interfaceUnusable, d.probeHealthy, d.probeDuration, d.vipDegraded,
-		d.vipRank, d.vipBehind, d.vipDuplicates,
+		d.vipRank, d.vipBehind, d.vipDuplicates, d.vipHeld, d.etcdUp,
 		d.egressRoutes, d.egressLegs, d.egressStatic,
 		d.vipDamping.penalty, d.vipDamping.suppressed, d.vipDamping.flaps,
 		d.interfaceDamping.penalty, d.interfaceDamping.suppressed, d.interfaceDamping.flaps,
@@ -128,6 +130,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for cause, n := range s.Kernel.Resyncs {
 		m.count(d.netlinkResyncs, n, cause)
 	}
+	c.etcd(m, s)
 	for i := range s.VIPs {
 		c.vip(m, s, &s.VIPs[i])
 	}

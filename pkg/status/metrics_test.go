@@ -156,7 +156,7 @@ func TestPassDurationCountsPasses(t *testing.T) {
 func TestMetricsAreDocumented(t *testing.T) {
 	store, reg := newRegistry(t)
 	all := withEgress(broken())
-	all.VIPs[0].Role = &Role{Rank: 1}
+	all.VIPs[0].Role = &Role{Rank: 1, Leased: true}
 	store.Publish(all)
 	families, err := reg.Gather()
 	if err != nil {

@@ -17,6 +17,19 @@ type Role struct {
 	Exclusive bool `json:"exclusive,omitempty"`
 	// Behind tells that it is announced, or would be, as worse than any rank.
 	Behind bool `json:"behind,omitempty"`
+	// Leased tells that it must have one owner, by a lease of etcd; Held that this
+	// host may announce it by that now.
+	Leased bool `json:"leased,omitempty"`
+	Held   bool `json:"held,omitempty"`
+	// Owner is the host that owns it, Next the one that it is handed over to.
+	Owner string `json:"owner,omitempty"`
+	Next  string `json:"next,omitempty"`
+	// Epoch grows with every change of the owner.
+	Epoch int64 `json:"epoch,omitempty"`
+	// Ready are the hosts that could own it, the preferred one first.
+	Ready []string `json:"ready,omitempty"`
+	// Trouble is why etcd could not be asked the last time.
+	Trouble string `json:"trouble,omitempty"`
 	// Others are the hosts that routers say announce it, each once.
 	Others []Other `json:"others,omitempty"`
 }
@@ -61,6 +74,22 @@ func (o Other) Text() string {
 	return text
 }
 
+// ownerText tells who owns it and who could.
+func (r *Role) ownerText() string {
+	text := "nobody owns it"
+	if r.Owner != "" {
+		text = fmt.Sprintf("owned by %s (epoch %d)", r.Owner, r.Epoch)
+	}
+	if r.Next != "" {
+		text += ", handed over to " + r.Next
+	}
+	ready := "nobody is ready"
+	if len(r.Ready) > 0 {
+		ready = "ready: " + strings.Join(r.Ready, ", ")
+	}
+	return join("; ", text, ready, r.Trouble)
+}
+
 // Duplicates are the hosts that must not announce the VIP.
 func (v *VIP) Duplicates() []Other {
 	if v.Role == nil {
@@ -93,6 +122,9 @@ func (e *Explanation) role(v *VIP) {
 	if r.Behind {
 		own = append(own, "behind all ranks")
 	}
+	if r.Leased {
+		own = append(own, r.ownerText())
+	}
 	e.add("role", "", len(v.Duplicates()) == 0, Duplicate, join("; ", append(own, seen)...))
 }
 
@@ -105,5 +137,18 @@ func (c *Collector) role(m sink, v *VIP) {
 		m.gauge(c.descs.vipRank, float64(v.Role.Rank), v.Name)
 		m.flag(c.descs.vipBehind, v.Role.Behind, v.Name)
 	}
+	if v.Role.Leased {
+		m.flag(c.descs.vipHeld, v.Role.Held, v.Name)
+	}
 	m.gauge(c.descs.vipDuplicates, float64(len(v.Duplicates())), v.Name)
+}
+
+// etcd tells whether etcd answers, if a VIP needs it.
+func (c *Collector) etcd(m sink, s *Status) {
+	for i := range s.VIPs {
+		if r := s.VIPs[i].Role; r != nil && r.Leased {
+			m.flag(c.descs.etcdUp, r.Trouble == "")
+			return
+		}
+	}
 }

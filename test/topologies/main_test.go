@@ -32,6 +32,9 @@ var built struct {
 }
 
 func TestMain(m *testing.M) {
+	if code, is := serveEtcd(); is {
+		os.Exit(code)
+	}
 	code := m.Run()
 	if built.dir != "" {
 		if err := os.RemoveAll(built.dir); err != nil {
