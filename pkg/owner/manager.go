@@ -26,6 +26,7 @@ type Manager struct {
 
 	mu    sync.Mutex
 	wants []Want
+	sets  uint64 // calls of Set
 
 	// What follows belongs to Run.
 
@@ -49,6 +50,7 @@ func (m *Manager) State() *State { return m.state.Load() }
 func (m *Manager) Set(wants []Want) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.sets++
 	if !slices.Equal(m.wants, wants) {
 		m.wants = slices.Clone(wants)
 		poke(m.wake)
@@ -253,6 +255,11 @@ func (m *Manager) one(ctx context.Context, s *store, k *remembered, w Want, e *e
 	}
 	do, to, again := k.decide(s.host, int64(s.lease), w, e, Now())
 	k.again = again
+	m.hide(k, w.VIP)
+	if do == release && !m.heard(k) {
+		k.again = Now() + breath
+		return asked, nil
+	}
 	if do == nothing {
 		return asked, nil
 	}
@@ -261,6 +268,46 @@ func (m *Manager) one(ctx context.Context, s *store, k *remembered, w Want, e *e
 	}
 	m.opt.Log.Info("ownership", "vip", w.VIP, "step", do.String(), "to", to)
 	return true, nil
+}
+
+// sure is after how many calls of Set the caller knows what it was told: the first
+// may come from a decision that was made before, and what that ordered is seen by
+// the one after the next.
+const sure = 3
+
+// hide takes a hold out of the picture that is about to be given up.
+func (m *Manager) hide(k *remembered, vip netip.Prefix) {
+	if !k.hidden {
+		k.told = 0
+		return
+	}
+	if k.told > 0 {
+		return
+	}
+	m.mu.Lock()
+	k.told = m.sets + 1
+	m.mu.Unlock()
+	next := *m.state.Load()
+	next.VIPs = maps.Clone(next.VIPs)
+	v := next.VIPs[vip]
+	v.Role = None
+	next.VIPs[vip] = v
+	m.show(&next)
+}
+
+// heard tells whether the caller knows that a hold is not there any more. It asks
+// for another decision if not.
+func (m *Manager) heard(k *remembered) bool {
+	m.mu.Lock()
+	sets := m.sets
+	m.mu.Unlock()
+	if sets+1 >= k.told+sure {
+		return true
+	}
+	if m.opt.Poke != nil {
+		m.opt.Poke()
+	}
+	return false
 }
 
 // lost notes that the lease has ended.
@@ -278,7 +325,11 @@ func (m *Manager) lost() {
 func (m *Manager) publish(s *store, entries map[netip.Prefix]*entry) {
 	next := &State{Until: m.until, VIPs: make(map[netip.Prefix]VIPState, len(entries))}
 	for vip, e := range entries {
-		next.VIPs[vip] = e.show(m.opt.Host, int64(s.lease))
+		v := e.show(m.opt.Host, int64(s.lease))
+		if k := m.memory[vip]; k != nil && k.hidden {
+			v.Role = None
+		}
+		next.VIPs[vip] = v
 	}
 	m.show(next)
 }
@@ -335,6 +386,7 @@ func (m *Manager) leave(ctx context.Context, s *store) {
 type remembered struct {
 	memory
 	again time.Duration
+	told  uint64 // the calls of Set when the hold was hidden, and one; 0 if it is not
 }
 
 // pause waits, and tells whether ctx is still alive.
