@@ -133,7 +133,7 @@ func serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
 			return nil
 		}
 	})
-	if err := group.Wait(); !errors.Is(err, errStopped) && !errors.Is(err, io.EOF) {
+	if err := group.Wait(); !errors.Is(err, errStopped) && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EPIPE) {
 		return err
 	}
 	return nil
