@@ -16,7 +16,7 @@ import (
 // have, how many VIPs of one family can be preferred sources, and how many
 // different MTUs they can have.
 const (
-	MaxSourceRules = 490
+	MaxSourceRules = 256
 	MaxSources     = 63
 	MaxMTUs        = 16
 )

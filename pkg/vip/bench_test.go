@@ -89,7 +89,7 @@ func BenchmarkFailover(b *testing.B) {
 // BenchmarkBind is the time from nothing to all VIPs bound and routed.
 func BenchmarkBind(b *testing.B) {
 	restore := func(m *Manager, _ Desired, _ int) error { return m.Restore(b.Context()) }
-	for _, vips := range []int{1, 1000} {
+	for _, vips := range []int{1, 1000, 10_000} {
 		b.Run(fmt.Sprintf("vips=%d", vips), func(b *testing.B) {
 			benchmarkPass(b, vips, 0, restore, func(m *Manager, d Desired, _ int) error {
 				_, err := m.Bind(b.Context(), d)

@@ -51,7 +51,7 @@ type LookupRule struct {
 	Priority uint32
 	Text     string // as ip(8) shows it
 	Ours     bool
-	// Jump tells that it led past other rules.
+	// Jump tells that it led past other rules because of the destination.
 	Jump bool
 	// Rank is that of the SourceRule that it is of, -1 for none. General tells
 	// that it is that of traffic which matches none.

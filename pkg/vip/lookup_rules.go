@@ -46,12 +46,12 @@ func (r *Reader) walk(rules []rule, f Flow, table uint32) []LookupRule {
 }
 
 func (r *Reader) met(q *rule) LookupRule {
-	out := LookupRule{Priority: q.pref, Text: q.shown(), Ours: q.proto == Protocol, Jump: q.action == unix.FR_ACT_GOTO, Rank: -1}
+	out := LookupRule{Priority: q.pref, Text: q.shown(), Ours: q.proto == Protocol, Jump: q.action == unix.FR_ACT_GOTO && q.dst.IsValid(), Rank: -1}
 	if out.Ours && q.action == unix.FR_ACT_TO_TBL && q.pref >= r.basePriority {
 		switch offset := q.pref - r.basePriority; {
 		case offset >= offsetRule && offset < offsetSource:
 			out.Rank = int(offset - offsetRule)
-		case offset >= offsetSource && offset < offsetEnd:
+		case offset >= offsetSource && offset < offsetSection:
 			out.General = true
 		}
 	}

@@ -32,12 +32,12 @@ func TestLookup(t *testing.T) {
 			rule      string // of the last rule
 			local     bool
 		}{
-			{0, 0, "10.68.9.9", "", -1, true, "32600: from 0.0.0.0 lookup 6802", false},
-			{0, 0, "fd68:9::9", "", -1, true, "32600: from all lookup 6802", false},
+			{0, 0, "10.68.9.9", "", -1, true, "32366: from 0.0.0.0 lookup 6802", false},
+			{0, 0, "fd68:9::9", "", -1, true, "32366: from all lookup 6802", false},
 			{1000, 0, "10.70.1.1", "", 0, false, "32110: from 0.0.0.0 to 10.70.0.0/16 uidrange 1000-1000 lookup", false},
 			{1000, 0x10, "10.70.2.1", "", 0, false, "32110: ", false},
 			{7, 0x110, "fd70:2::1", "", 7, false, "32117: from all fwmark 0x10/0xff lookup", false},
-			{3000, 0, "10.68.1.77", "", -1, true, "32600: ", false},
+			{3000, 0, "10.68.1.77", "", -1, true, "32366: ", false},
 			{3000, 0, "10.68.5.77", "", 3, false, "32113: ", false},
 			{1000, 0, "10.70.9.1", "", -1, false, "32766: from all lookup main", false},
 			{1000, 0, "fd70:9::1", "", -1, false, "32766: from all lookup main", false},

@@ -24,7 +24,8 @@ const (
 	offsetExclude   = 2   // to an excluded destination: past our tables
 	offsetChosen    = 3   // IPv6: any source chosen: past our tables
 	offsetRule      = 10  // one per source rule, by rank
-	offsetSource    = 500 // one per source table for all traffic
+	offsetSource    = 266 // one per source table for all traffic
+	offsetSection   = 330 // two per section of the return rules, where there are many
 	offsetEnd       = 599 // our own target of all jumps
 )
 
@@ -220,7 +221,8 @@ func (p *pass) planRules(family uint8, returns []returnTable, tables []sourceTab
 		return rule{family: family, pref: base + offset, action: unix.FR_ACT_GOTO, target: end, src: src, dst: dst, proto: Protocol}
 	}
 	var out []rule
-	if family == unix.AF_INET6 || len(tables) > 0 {
+	back, sectioned := p.returnRules(family, returns, len(tables) > 0)
+	if family == unix.AF_INET6 || len(tables) > 0 || sectioned {
 		out = append(out, rule{family: family, pref: end, action: unix.FR_ACT_NOP, proto: Protocol})
 	}
 	if family == unix.AF_INET6 {
@@ -228,17 +230,16 @@ func (p *pass) planRules(family uint8, returns []returnTable, tables []sourceTab
 			out = append(out, jump(offsetLinkLocal, netip.Prefix{}, dst))
 		}
 	}
-	for _, t := range returns {
-		for _, v := range aggregate(t.vips) {
-			out = append(out, lookup(offsetReturn, t.table, v))
-		}
-	}
+	out = append(out, back...)
 	if len(tables) > 0 {
 		out = append(out, p.selectionRules(family, jump)...)
 	}
 	out = append(out, p.sourceRules(family, tables)...)
 	for _, f := range fallbacks {
 		r := lookup(offsetFirst, p.m.opts.BaseTable, host(f.Local))
+		if sectioned {
+			r.pref = base
+		}
 		r.dst = host(f.Peer)
 		// For TCP only: BFD packets of the same two addresses must still take the
 		// interface, in both directions (a strict reverse path filter looks up the

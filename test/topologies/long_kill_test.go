@@ -120,7 +120,7 @@ func others() []string {
 		"ip addr add 10.68.6.10/32 dev vi1 noprefixroute",
 		"ip rule add pref 32101 from 10.68.6.9 lookup 6801",
 		"ip rule add pref 32101 from 10.68.6.1 lookup 6801 protocol static",
-		"ip rule add pref 32600 from 10.68.6.9 lookup 6802 protocol static",
+		"ip rule add pref 32366 from 10.68.6.9 lookup 6802 protocol static",
 		"ip rule add pref 32699 from all nop protocol static",
 		"ip -6 rule add pref 32101 from fd68:6::9 lookup 6801",
 		"ip route add 10.68.78.0/24 via 10.68.7.2 proto 68",

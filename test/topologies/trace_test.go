@@ -159,7 +159,7 @@ func TestTrace(t *testing.T) {
 			"en1 via 10.68.1.2", "en5 via 10.68.5.2", "10.68.1.2 Established", "10.68.5.2 Established",
 		}},
 		{[]string{"trace", "fd68:6::1", "fd68:9::9"}, []string{"32101: from fd68:6::1 lookup 6801", "fd68:1::2 Established"}},
-		{[]string{"trace", "to", "10.68.9.9"}, []string{"10.68.9.9 from 10.68.6.1 (vipa): preferred_source", "32600: from 0.0.0.0 lookup 6802", "src 10.68.6.1"}},
+		{[]string{"trace", "to", "10.68.9.9"}, []string{"10.68.9.9 from 10.68.6.1 (vipa): preferred_source", "32366: from 0.0.0.0 lookup 6802", "src 10.68.6.1"}},
 		{[]string{"trace", "to", "vipa6"}, []string{"vipa6 fd68:6::1 is announced", "path announced, next hop ", "local fd68:6::1", "fd68:5::2 Established"}},
 		{[]string{"trace", "10.68.7.1", "10.68.77.1"}, []string{"10.68.77.1 from 10.68.7.1: bound", "main", "en7 via 10.68.7.2"}},
 		{[]string{"trace", "to", "127.0.0.1"}, []string{"local: the destination is an address of this host"}},
