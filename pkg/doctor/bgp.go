@@ -133,10 +133,16 @@ func unitOf(pid int) string {
 // lookCapabilities looks for what is configured for a session and was not
 // negotiated.
 func lookCapabilities(e *exam) {
-	check := func(where string, p *Peer) {
+	// A family is missed where there is a VIP of it and no session carries it: of
+	// two sessions with a router, one for each family will do.
+	check := func(where string, p *Peer, beside []Peer) {
 		if p.Has == nil {
 			return
 		}
+		alone4 := e.hasFamily(true) && !slices.ContainsFunc(beside, func(o Peer) bool {
+			return o.Has != nil && o.Has.IPv4 && (o.Address.Is4() || o.Has.ExtendedNextHop)
+		})
+		alone6 := e.hasFamily(false) && !slices.ContainsFunc(beside, func(o Peer) bool { return o.Has != nil && o.Has.IPv6 })
 		tell := func(severity Severity, wants, has bool, what, why, remedy string) {
 			if !wants || has {
 				return
@@ -147,9 +153,9 @@ func lookCapabilities(e *exam) {
 				Command: "# on the router: " + strings.ReplaceAll(remedy, "HOST", "this host"),
 			})
 		}
-		tell(Bad, p.Wants.IPv4, p.Has.IPv4, "IPv4 unicast", "no IPv4 VIP is announced by it", "activate IPv4 unicast for HOST (FRR: address-family ipv4 unicast, neighbor … activate)")
-		tell(Bad, p.Wants.IPv6, p.Has.IPv6, "IPv6 unicast", "no IPv6 VIP is announced by it", "activate IPv6 unicast for HOST (FRR: address-family ipv6 unicast, neighbor … activate)")
-		tell(Bad, p.Wants.ExtendedNextHop && p.Has.IPv4, p.Has.ExtendedNextHop, "extended next hops (RFC 8950)",
+		tell(Bad, p.Wants.IPv4 && alone4, p.Has.IPv4, "IPv4 unicast", "no IPv4 VIP is announced by it", "activate IPv4 unicast for HOST (FRR: address-family ipv4 unicast, neighbor … activate)")
+		tell(Bad, p.Wants.IPv6 && alone6, p.Has.IPv6, "IPv6 unicast", "no IPv6 VIP is announced by it", "activate IPv6 unicast for HOST (FRR: address-family ipv6 unicast, neighbor … activate)")
+		tell(Bad, p.Wants.ExtendedNextHop && p.Has.IPv4 && alone4, p.Has.ExtendedNextHop, "extended next hops (RFC 8950)",
 			"it takes no IPv4 VIP with an IPv6 next hop", "enable them for HOST (FRR: neighbor … capability extended-nexthop)")
 		tell(Warning, p.Wants.GracefulRestart, p.Has.GracefulRestart, "graceful restart (RFC 4724)",
 			"the router drops the routes at once when the daemon restarts", "enable it, at least as a helper (FRR: bgp graceful-restart), or set bgp.graceful_restart: {enabled: false}")
@@ -160,11 +166,11 @@ func lookCapabilities(e *exam) {
 	}
 	for i := range e.in.Interfaces {
 		for j := range e.in.Interfaces[i].Peers {
-			check(e.in.Interfaces[i].Name, &e.in.Interfaces[i].Peers[j])
+			check(e.in.Interfaces[i].Name, &e.in.Interfaces[i].Peers[j], e.in.Interfaces[i].Peers)
 		}
 	}
 	for i := range e.in.Peers {
-		check("no interface", &e.in.Peers[i])
+		check("no interface", &e.in.Peers[i], e.in.Peers)
 	}
 }
 

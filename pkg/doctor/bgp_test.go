@@ -69,6 +69,7 @@ func TestCapability(t *testing.T) {
 			Address: netip.MustParseAddr("fd68:1::2"),
 			Wants:   Capabilities{IPv4: true, IPv6: true, ExtendedNextHop: true, GracefulRestart: true, LongLived: true},
 		}}}},
+		VIPs:  []VIP{{Prefix: netip.MustParsePrefix("10.68.6.1/32")}, {Prefix: netip.MustParsePrefix("fd68:6::1/128")}},
 		Peers: []Peer{{Address: netip.MustParseAddr("10.68.9.9"), Wants: Capabilities{IPv4: true, AddPath: true}}},
 	}
 	look := func() (list []string) {
@@ -99,6 +100,22 @@ func TestCapability(t *testing.T) {
 	if got := strings.Join(look(), "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("findings:\n%s", got)
 	}
+	// One session for each family is as good.
+	wants := Capabilities{IPv4: true, IPv6: true}
+	two := []Peer{
+		{Address: netip.MustParseAddr("fd68:1::2"), Wants: wants, Has: &Capabilities{IPv6: true}},
+		{Address: netip.MustParseAddr("10.68.1.2"), Wants: wants, Has: &Capabilities{IPv4: true}},
+	}
+	one := in.Interfaces[0].Peers
+	in.Interfaces[0].Peers = two
+	if list := look(); len(list) != 1 { // that of ADD-PATH
+		t.Errorf("with a session for each family: %q", list)
+	}
+	two[1].Has = nil
+	if list := look(); len(list) != 2 || list[0] != "bad "+session+"IPv4 unicast" {
+		t.Errorf("with one session for IPv6: %q", list)
+	}
+	in.Interfaces[0].Peers = one
 	in.Interfaces[0].Peers[0].Has = &in.Interfaces[0].Peers[0].Wants // what the cure leads to
 	in.Peers[0].Has = &in.Peers[0].Wants
 	if list := look(); len(list) > 0 {
