@@ -66,6 +66,9 @@ func examine(cmd *cobra.Command, f *flags, o output, fix bool, names []string) e
 		return err
 	}
 	in := doctorInput(cfg)
+	for _, n := range hostNotes(cfg) {
+		in.Unfit = append(in.Unfit, n.Path+": "+n.Value+": "+n.Problem)
+	}
 	f.askDaemon(ctx, cfg, in)
 	look := doctor.Examine
 	if fix {

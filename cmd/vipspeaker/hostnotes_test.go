@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"vipspeaker/test/netnstest"
@@ -39,6 +40,12 @@ vips: [{address: 10.68.6.1}]
 			file + ": note: interfaces[1].name: en5: does not exist here\n"}
 		if diff := cmp.Diff(want, call(t, "check", file)); diff != "" {
 			t.Error(diff)
+		}
+		// The doctor says the same of the host.
+		r := call(t, "doctor", "--config", file, "unfit")
+		if n := strings.Count(r.Stdout, "warning  unfit: "); n != 5 || r.Code != exitBad ||
+			!strings.Contains(r.Stdout, "warning  unfit: interfaces[1].name: en5: does not exist here\n") {
+			t.Errorf("doctor: %+v", r)
 		}
 	})
 }

@@ -14,6 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lookUnfit reports what of the configuration does not fit the host; who read it
+// has found that out.
+func lookUnfit(e *exam) {
+	for _, text := range e.in.Unfit {
+		subject, _, _ := strings.Cut(text, ":")
+		e.find(&Finding{
+			Subject: subject, Found: text,
+			Command: "# give the host what is missing (ip link, ip addr), or correct " + subject + " in the configuration, and: vipspeaker reload",
+		})
+	}
+}
+
 const tcpListen = 10 // TCP_LISTEN of linux/net/tcp_states.h
 
 // lookPort looks for others that listen on the BGP port of our interfaces.

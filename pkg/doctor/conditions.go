@@ -176,6 +176,11 @@ func firewallConditions() []Condition {
 func bgpConditions() []Condition {
 	return []Condition{
 		{
+			Name: "unfit", Severity: Warning, Remedy: ByHand, look: lookUnfit, own: true,
+			Title:  "an interface of the configuration is not here, or no address of it reaches a peer or a gateway",
+			Effect: "the session or the probe cannot start",
+		},
+		{
 			Name: "port-taken", Severity: Bad, Remedy: ByHand, look: lookPort, own: true,
 			Title:  "another process listens on the BGP port",
 			Effect: "routers that connect to this host reach that process, and the daemon cannot listen",

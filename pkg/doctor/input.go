@@ -38,6 +38,9 @@ type Input struct {
 	Daemon *Daemon
 	// Inside tells that the daemon itself asks: what it reports anyway is left out.
 	Inside bool
+	// Unfit are what of the configuration cannot work on this host as it is, in
+	// words.
+	Unfit []string
 	// Unsynchronised tells whether the clock is; nil asks the kernel.
 	Unsynchronised func() (bool, error)
 	// Root is the directory that stands for / where files of the host are read or
