@@ -48,6 +48,8 @@ type daemon struct {
 	store    *status.Store
 	events   *status.Events
 	orders   *orders.Store
+	merge    sync.Mutex // one change of the configuration in force at a time
+	made     atomic.Pointer[inForce]
 	network  *netmon.Monitor
 	checks   *health.Manager
 	bfd      *bfd.Manager
@@ -99,7 +101,9 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		return err
 	}
 	d.given.Store(&cfg.BGP.RouterID)
-	cfg = d.withRouterID(cfg)
+	d.orders = orders.Open(orders.Options{Log: d.log, Dir: f.dataDir, Changed: d.ordersChanged, Expired: d.expired})
+	cfg, made := d.withVIPs(d.withRouterID(cfg))
+	d.made.Store(made)
 	d.config.Store(cfg)
 	if d.kernel, err = vip.New(vip.Options{Log: d.log, StateDir: d.stateDir}); err != nil { //nolint:contextcheck // its first reading is bounded
 		return err
@@ -114,7 +118,6 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 	d.routers = ndp.New(ndp.Options{Log: d.log, Poke: d.signal.Poke})
 	d.doctor = doctor.NewWatch(d.doctorInput, d.signal.Poke)
 	d.doctor.Start(ctx)
-	d.orders = orders.Open(orders.Options{Log: d.log, Dir: f.dataDir, Changed: d.signal.Poke})
 	if err = d.ownership(cfg.Ownership); err != nil {
 		return err
 	}

@@ -107,7 +107,7 @@ Exit codes: 0 good, 1 bad, 2 wrong usage.`,
 	pf.StringVar(&f.dataDir, "data-dir", defaultDataDir, "`directory` for orders such as drains, which a reboot must not lose")
 	root.AddCommand(
 		newRunCommand(f), newCheckCommand(f), newStatusCommand(f), newTraceCommand(f), newEventsCommand(f), newReloadCommand(f), newFailbackCommand(f), newMoveCommand(f), newCleanupCommand(f),
-		newDrainCommand(f), newUndrainCommand(f),
+		newDrainCommand(f), newUndrainCommand(f), newVIPCommand(f),
 		newDoctorCommand(f),
 		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newBFDProcessCommand(), newFileCapabilitiesCommand(),
 	)

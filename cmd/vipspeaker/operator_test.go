@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
 	"vipspeaker/pkg/orders"
+	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
 )
 
@@ -33,8 +35,13 @@ func testOperator(t *testing.T, dir, text string) *operator {
 		t.Fatal(err)
 	}
 	d := &daemon{log: slog.New(slog.DiscardHandler), events: status.NewEvents(100)}
+	d.signal, d.orders = speaker.NewSignal(), orders.Open(orders.Options{Log: d.log, Dir: dir, Changed: d.ordersChanged, Expired: d.expired})
+	c, made := d.withVIPs(c)
+	d.made.Store(made)
 	d.config.Store(c)
-	d.orders = orders.Open(orders.Options{Log: d.log, Dir: dir, Changed: func() {}})
+	if d.loop, err = speaker.New(speaker.Options{Config: c, Signal: d.signal}); err != nil {
+		t.Fatal(err)
+	}
 	return &operator{d: d}
 }
 
@@ -129,5 +136,110 @@ func TestOperatorDrains(t *testing.T) {
 	}
 	if out, err = damaged.Undrain(t.Context(), control.DrainRequest{All: true}); err != nil || !out.VIPs[0].Changed {
 		t.Errorf("damaged, undrain of all: %+v, %v", out, err)
+	}
+}
+
+// TestOperatorAddsVIPs: a run-time VIP is judged, kept, renewed, and dies with its
+// owner; the configuration wins over it.
+func TestOperatorAddsVIPs(t *testing.T) {
+	dir := t.TempDir()
+	text := twoVIPs + "runtime_vips: {allowed_prefixes: [10.68.8.0/24], limit: 2}\n"
+	o := testOperator(t, dir, text)
+	put := func(o *operator, name, body string) (*control.RuntimeVIP, error) {
+		var r control.VIPRequest
+		if err := json.Unmarshal([]byte(body), &r); err != nil {
+			t.Fatal(err)
+		}
+		return o.PutVIP(t.Context(), name, r)
+	}
+	names := func(o *operator) (list []string) {
+		for _, v := range o.d.config.Load().VIPs {
+			list = append(list, v.Name)
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		name, body string
+		code       int
+		want       string
+	}{
+		{"one", `{"address": "10.68.9.1"}`, 400, "vip one: address: \"10.68.9.1\": is not in runtime_vips.allowed_prefixes"},
+		{"vipa", `{"address": "10.68.8.1"}`, 400, "is the name of VIP vipa too"},
+		{"one", `{"address": "10.68.8.1", "ttl": "1ms"}`, 400, `ttl "1ms": must be a duration from 1s to 24h`},
+		{"one", `{"address": "10.68.8.1", "ttl": "5"}`, 400, "must be a duration"},
+	} {
+		if _, err := put(o, tt.name, tt.body); refusal(err) != tt.code || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %s: %d %v", tt.name, tt.body, refusal(err), err)
+		}
+	}
+	if len(names(o)) != 2 || len(o.RuntimeVIPs()) != 0 {
+		t.Errorf("a refused VIP has an effect: %v", names(o))
+	}
+	v, err := put(o, "one", `{"address": "10.68.8.1", "ttl": "10s"}`)
+	if err != nil || v.TTL != "10s" || time.Until(v.Expires) < 9*time.Second {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	if _, err = put(o, "two", `{"address": "10.68.8.2", "ephemeral": true}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = put(o, "three", `{"address": "10.68.8.3"}`); refusal(err) != 409 || !strings.Contains(err.Error(), "which is runtime_vips.limit") {
+		t.Errorf("over the limit: %v", err)
+	}
+	if got := names(o); !slices.Equal(got, []string{"vipa", "vipb", "one", "two"}) {
+		t.Errorf("in force: %v", got)
+	}
+	// To register again and to renew touch nothing.
+	before := o.d.config.Load()
+	if _, err = put(o, "one", `{"ttl": "10s", "address": "10.68.8.1"}`); err != nil {
+		t.Error(err)
+	}
+	if again, err := o.RenewVIP(t.Context(), "one"); err != nil || again.Expires.Before(v.Expires) {
+		t.Errorf("renewed: %+v, %v", again, err)
+	}
+	if o.d.config.Load() != before {
+		t.Error("a renewal makes another configuration")
+	}
+	if _, err = o.RenewVIP(t.Context(), "x"); refusal(err) != 404 || err.Error() != `no run-time VIP "x": there are one, two` {
+		t.Errorf("renew of an unknown VIP: %v", err)
+	}
+	// A run-time VIP can be drained as another one.
+	if _, err = o.Drain(t.Context(), control.DrainRequest{VIP: "one"}); err != nil {
+		t.Error(err)
+	}
+
+	// A reload that takes its address wins; one that gives it back brings it back.
+	reload := func(text string) {
+		t.Helper()
+		c, err := config.Parse([]byte(text), "yaml", "c.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.d.merge.Lock()
+		defer o.d.merge.Unlock()
+		if err := o.d.takeOver(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reload(strings.Replace(text, "vips:\n", "vips:\n  - {name: mine, address: 10.68.8.1}\n", 1))
+	if got := names(o); !slices.Equal(got, []string{"mine", "vipa", "vipb", "two"}) {
+		t.Errorf("the configuration takes the address: %v", got)
+	}
+	if list := o.RuntimeVIPs(); !strings.Contains(list[0].Error, "is the address of VIP mine too") || list[1].Error != "" {
+		t.Errorf("shown: %+v", list)
+	}
+	reload(text)
+	if got := names(o); !slices.Equal(got, []string{"vipa", "vipb", "one", "two"}) {
+		t.Errorf("and gives it back: %v", got)
+	}
+
+	again := testOperator(t, dir, text)
+	if got := names(again); !slices.Equal(got, []string{"vipa", "vipb", "one"}) {
+		t.Errorf("after a restart: %v", got)
+	}
+	if _, err = again.RemoveVIP(t.Context(), "two"); refusal(err) != 404 {
+		t.Errorf("remove of what was ephemeral: %v", err)
+	}
+	if _, err = again.RemoveVIP(t.Context(), "one"); err != nil || len(names(again)) != 2 {
+		t.Errorf("removed: %v, %v", names(again), err)
 	}
 }

@@ -71,18 +71,19 @@ func (d *daemon) apply(cfg *config.Config) error {
 		return err
 	}
 	before := d.given.Swap(&cfg.BGP.RouterID)
-	cfg = d.withRouterID(cfg)
-	if err := d.loop.SetConfig(cfg); err != nil {
+	d.merge.Lock()
+	defer d.merge.Unlock()
+	cfg, old := d.withRouterID(cfg), d.config.Load()
+	if err := d.takeOver(cfg); err != nil {
 		d.given.Store(before)
 		return err
 	}
 	if err := setLevel(d.level, cfg.Log.Level); err != nil {
 		return err
 	}
-	for _, key := range atNextStart(d.config.Load(), cfg) {
+	for _, key := range atNextStart(old, cfg) {
 		d.log.Warn("changed setting takes effect at the next start", "key", key)
 	}
-	d.config.Store(cfg)
 	d.doctor.Again()
 	return nil
 }

@@ -23,12 +23,13 @@ func build(raw *rawConfig, r *report) *Config {
 		Egress: Egress{
 			Exclude: raw.Egress.Exclude, Import: raw.Egress.Import, Install: raw.Egress.Install, Metric: raw.Egress.Metric,
 		},
-		Host:     Host(raw.Host),
-		HTTP:     HTTP(raw.HTTP),
-		Control:  Control(raw.Control),
-		Damping:  Damping(raw.Damping),
-		Shutdown: Shutdown(raw.Shutdown),
-		Log:      Log(raw.Log),
+		Host:        Host(raw.Host),
+		HTTP:        HTTP(raw.HTTP),
+		Control:     Control(raw.Control),
+		Damping:     Damping(raw.Damping),
+		RuntimeVIPs: RuntimeVIPs(raw.RuntimeVIPs),
+		Shutdown:    Shutdown(raw.Shutdown),
+		Log:         Log(raw.Log),
 	}
 	if raw.BGP.RouterID != nil {
 		cfg.BGP.RouterID = *raw.BGP.RouterID

@@ -26,6 +26,8 @@ type Config struct {
 	Peers []Peer
 	// VIPs are in the order of the file; no two overlap.
 	VIPs []VIP
+	// RuntimeVIPs says which others may be added at run time.
+	RuntimeVIPs RuntimeVIPs
 	// Ownership is nil without the key: then nobody asks etcd anything.
 	Ownership *Ownership
 	Damping   Damping
@@ -235,6 +237,8 @@ type VIP struct {
 	// Damping is Config.Damping where the VIP has none of its own.
 	Damping Damping
 	Drain   Drain
+	// Runtime tells that it is not in the file, but was added at run time.
+	Runtime bool
 }
 
 // Degrade holds what changes in the path attributes of a VIP whose checks failed.

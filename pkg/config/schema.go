@@ -31,6 +31,7 @@ type rawConfig struct {
 	Peers            []rawRemote    `key:"peers"`
 	VIPs             []rawVIP       `key:"vips"`
 	Ownership        *rawOwnership  `key:"ownership" hint:"for example {etcd: {endpoints: [\"https://192.0.2.1:2379\"]}}"`
+	RuntimeVIPs      rawRuntimeVIPs `key:"runtime_vips"`
 	Damping          rawDamping     `key:"damping" hint:"write {enabled: false} to switch it off"`
 	Egress           rawEgress      `key:"egress"`
 	Host             rawHost        `key:"host"`

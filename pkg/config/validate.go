@@ -31,6 +31,7 @@ func validate(cfg *Config, r *report) {
 	validateRemotes(cfg, r)
 	validateVIPs(cfg, r)
 	validateOwnership(cfg, r)
+	validateRuntime(cfg, r)
 	validateReach(cfg, r)
 	validateExclude(cfg, r)
 	validateImport(cfg, r)

@@ -33,13 +33,14 @@ func TestDefaults(t *testing.T) {
 			Name: "10.68.6.1", Prefix: netip.MustParsePrefix("10.68.6.1/32"), Interfaces: []string{"en1", "en5"}, PreferredSource: true,
 			ChecksMode: "all", Damping: damping, Drain: Drain{Time: 30 * time.Second, ConnectionsTimeout: 10 * time.Minute},
 		}},
-		Damping:  damping,
-		Egress:   Egress{Install: "source", Metric: 20},
-		Host:     Host{Sysctls: "set"},
-		HTTP:     HTTP{Listen: "127.0.0.1:9179"},
-		Control:  Control{Socket: "/run/vipspeaker/control.sock"},
-		Shutdown: Shutdown{Mode: "drain", Time: 10 * time.Second, Wait: 2 * time.Second},
-		Log:      Log{Level: "info", Format: "text"},
+		RuntimeVIPs: RuntimeVIPs{Limit: 64},
+		Damping:     damping,
+		Egress:      Egress{Install: "source", Metric: 20},
+		Host:        Host{Sysctls: "set"},
+		HTTP:        HTTP{Listen: "127.0.0.1:9179"},
+		Control:     Control{Socket: "/run/vipspeaker/control.sock"},
+		Shutdown:    Shutdown{Mode: "drain", Time: 10 * time.Second, Wait: 2 * time.Second},
+		Log:         Log{Level: "info", Format: "text"},
 	}
 	if diff := cmp.Diff(want, got, equalAddresses()); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

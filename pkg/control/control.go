@@ -8,6 +8,12 @@
 //	POST /v1/drain    take VIPs out of use: a DrainRequest, a DrainResult
 //	POST /v1/undrain  end that
 //	POST /v1/move     hand the VIP of the parameter vip over to the host to
+//	GET  /v1/vips     the VIPs that were added at run time, a RuntimeVIPs
+//
+//	PUT    /v1/vips/NAME        add or change one and renew it: a VIPRequest, a RuntimeVIP
+//	POST   /v1/vips/NAME/renew  renew it
+//	GET    /v1/vips/NAME        show it
+//	DELETE /v1/vips/NAME        remove it
 //
 // Events take two parameters: since, the number after which they are wanted (0
 // if it is not given), and follow, with which (1) the answer goes on with those

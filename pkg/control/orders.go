@@ -49,6 +49,13 @@ type DrainedVIP struct {
 type Operator interface {
 	Drain(ctx context.Context, r DrainRequest) (*DrainResult, error)
 	Undrain(ctx context.Context, r DrainRequest) (*DrainResult, error)
+	// PutVIP adds a run-time VIP, or changes and renews the one of its name.
+	PutVIP(ctx context.Context, name string, r VIPRequest) (*RuntimeVIP, error)
+	// RenewVIP lets a run-time VIP live for another TTL.
+	RenewVIP(ctx context.Context, name string) (*RuntimeVIP, error)
+	RemoveVIP(ctx context.Context, name string) (*RuntimeVIP, error)
+	// RuntimeVIPs are those that there are.
+	RuntimeVIPs() []RuntimeVIP
 }
 
 // Refusal is why an order is not carried out.
@@ -73,6 +80,7 @@ func Refuse(code int, format string, args ...any) error {
 func drains(mux *http.ServeMux, o Options) {
 	mux.HandleFunc("POST /v1/drain", order(o.Log, o.Operator.Drain))
 	mux.HandleFunc("POST /v1/undrain", order(o.Log, o.Operator.Undrain))
+	runtimeVIPs(mux, o)
 }
 
 // order is the handler of a request with a body.

@@ -2,10 +2,12 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ type fakeOperator struct {
 	drained, undrained []DrainRequest
 	result             *DrainResult
 	err                error
+	vips               []RuntimeVIP
 }
 
 func (o *fakeOperator) Drain(_ context.Context, r DrainRequest) (*DrainResult, error) {
@@ -31,6 +34,75 @@ func (o *fakeOperator) Drain(_ context.Context, r DrainRequest) (*DrainResult, e
 func (o *fakeOperator) Undrain(_ context.Context, r DrainRequest) (*DrainResult, error) {
 	o.undrained = append(o.undrained, r)
 	return o.result, o.err
+}
+
+func (o *fakeOperator) PutVIP(_ context.Context, name string, r VIPRequest) (*RuntimeVIP, error) {
+	v := RuntimeVIP{Name: name, Spec: r.Spec, TTL: r.TTL, Ephemeral: r.Ephemeral}
+	o.vips = append(o.vips, v)
+	return &v, o.err
+}
+
+func (o *fakeOperator) RenewVIP(ctx context.Context, name string) (*RuntimeVIP, error) {
+	return o.RemoveVIP(ctx, name)
+}
+
+func (o *fakeOperator) RemoveVIP(_ context.Context, name string) (*RuntimeVIP, error) {
+	for i := range o.vips {
+		if o.vips[i].Name == name {
+			return &o.vips[i], nil
+		}
+	}
+	return nil, NoRuntimeVIP(name, o.vips)
+}
+
+func (o *fakeOperator) RuntimeVIPs() []RuntimeVIP { return slices.Clone(o.vips) }
+
+// TestRuntimeVIPs: names may hold what a path may not; the answers tell what the
+// last pass says.
+func TestRuntimeVIPs(t *testing.T) {
+	store := status.NewStore()
+	o := &fakeOperator{}
+	path := start(t, &daemon{store: store, operator: o})
+	c := newClient(t, path)
+	const name = "10.68.6.0/28"
+	spec := json.RawMessage(`{"address":"10.68.6.0/28","announce":{"med":5}}`)
+	put, err := c.PutVIP(t.Context(), name, VIPRequest{Spec: spec, TTL: "10s", Ephemeral: true})
+	want := &RuntimeVIP{Name: name, Spec: spec, TTL: "10s", Ephemeral: true}
+	if diff := cmp.Diff(want, put, cmpopts.EquateComparable(netip.Prefix{})); err != nil || diff != "" {
+		t.Fatalf("put: %v %s", err, diff)
+	}
+	for what, do := range map[string]func(context.Context, string) (*RuntimeVIP, error){
+		"show": c.RuntimeVIP, "renew": c.RenewVIP, "remove": c.RemoveVIP,
+	} {
+		if v, err := do(t.Context(), name); err != nil || v.Name != name {
+			t.Errorf("%s: %+v, %v", what, v, err)
+		}
+		if _, err := do(t.Context(), "x"); err == nil || err.Error() != `no run-time VIP "x": there are 10.68.6.0/28` {
+			t.Errorf("%s of what there is not: %v", what, err)
+		}
+	}
+	store.Publish(&status.Status{VIPs: []status.VIP{{Name: name, Prefix: netip.MustParsePrefix(name), Reason: status.NoSession}}})
+	list, err := c.RuntimeVIPs(t.Context())
+	if err != nil || len(list.VIPs) != 1 || list.VIPs[0].Reason != status.NoSession || list.VIPs[0].Prefix.String() != name {
+		t.Errorf("list: %+v, %v", list, err)
+	}
+	for body, want := range map[string]string{
+		`[]`: "must be a JSON object", `{"ttl": 10}`: "ttl: json: cannot unmarshal number", `{"ephemeral": "yes"}`: "ephemeral: json: cannot unmarshal string",
+	} {
+		req, err := http.NewRequest(http.MethodPut, "http://x/v1/vips/a", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %d %s, want %s", body, res.StatusCode, text, want)
+		}
+	}
 }
 
 func TestDrainAndUndrain(t *testing.T) {

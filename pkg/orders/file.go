@@ -91,6 +91,13 @@ func (f *file) decode(data []byte) (*Orders, error) {
 	if err := d.Decode(&o); err != nil {
 		return nil, err
 	}
+	for i := range o.VIPs {
+		var b bytes.Buffer
+		if err := json.Compact(&b, o.VIPs[i].Spec); err != nil {
+			return nil, err
+		}
+		o.VIPs[i].Spec = b.Bytes() // as it was given
+	}
 	f.unknown = all
 	return &o, nil
 }
