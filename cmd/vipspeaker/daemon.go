@@ -21,6 +21,7 @@ import (
 	"vipspeaker/pkg/control"
 	"vipspeaker/pkg/doctor"
 	"vipspeaker/pkg/health"
+	"vipspeaker/pkg/hook"
 	"vipspeaker/pkg/ndp"
 	"vipspeaker/pkg/netmon"
 	"vipspeaker/pkg/orders"
@@ -48,6 +49,7 @@ type daemon struct {
 	store    *status.Store
 	events   *status.Events
 	orders   *orders.Store
+	hooks    *hook.Runner
 	merge    sync.Mutex // one change of the configuration in force at a time
 	made     atomic.Pointer[inForce]
 	network  *netmon.Monitor
@@ -101,8 +103,9 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		return err
 	}
 	d.given.Store(&cfg.BGP.RouterID)
+	d.hooks = hook.New(hook.Options{Log: d.log})
 	d.orders = orders.Open(orders.Options{Log: d.log, Dir: f.dataDir, Changed: d.ordersChanged, Expired: d.expired})
-	cfg, made := d.withVIPs(d.withRouterID(cfg))
+	cfg, made := d.withVIPs(d.withRouterID(cfg)) //nolint:contextcheck // only its log lines have one
 	d.made.Store(made)
 	d.config.Store(cfg)
 	if d.kernel, err = vip.New(vip.Options{Log: d.log, StateDir: d.stateDir}); err != nil { //nolint:contextcheck // its first reading is bounded
@@ -202,6 +205,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	}
 	p.start("doctor", d.doctor.Run)
 	p.start("orders", d.orders.Run)
+	p.start("hooks", d.hooks.Run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
 		return control.Serve(ctx, d.control, control.Options{
@@ -211,7 +215,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	if d.http != nil {
 		p.start("http", func(ctx context.Context) error { return status.Serve(ctx, d.server, d.http) })
 	}
-	p.start(loopPart, d.loop.Run)
+	p.start(loopPart, d.runLoop)
 	// No part: it is not waited for when it says that it is enough.
 	enough := make(chan error, 1)
 	go func() { enough <- d.signals(ctx, p.life) }()

@@ -32,9 +32,9 @@ func (o *operator) Drain(ctx context.Context, r control.DrainRequest) (*control.
 	c := o.d.config.Load()
 	targets := c.VIPs
 	if !r.All {
-		v, err := find(c, r.VIP)
-		if err != nil {
-			return nil, err
+		v, unknown := find(c, r.VIP)
+		if unknown != nil {
+			return nil, unknown
 		}
 		targets = []config.VIP{*v}
 	}

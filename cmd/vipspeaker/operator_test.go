@@ -127,7 +127,7 @@ func TestOperatorDrains(t *testing.T) {
 		t.Errorf("events %q, want %q", messages, want)
 	}
 
-	if err := os.WriteFile(filepath.Join(dir, orders.Name), []byte("{"), 0o600); err != nil {
+	if err = os.WriteFile(filepath.Join(dir, orders.Name), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	damaged := testOperator(t, dir, twoVIPs)
@@ -193,8 +193,8 @@ func TestOperatorAddsVIPs(t *testing.T) {
 	if _, err = put(o, "one", `{"ttl": "10s", "address": "10.68.8.1"}`); err != nil {
 		t.Error(err)
 	}
-	if again, err := o.RenewVIP(t.Context(), "one"); err != nil || again.Expires.Before(v.Expires) {
-		t.Errorf("renewed: %+v, %v", again, err)
+	if renewed, renewErr := o.RenewVIP(t.Context(), "one"); renewErr != nil || renewed.Expires.Before(v.Expires) {
+		t.Errorf("renewed: %+v, %v", renewed, renewErr)
 	}
 	if o.d.config.Load() != before {
 		t.Error("a renewal makes another configuration")
@@ -210,14 +210,14 @@ func TestOperatorAddsVIPs(t *testing.T) {
 	// A reload that takes its address wins; one that gives it back brings it back.
 	reload := func(text string) {
 		t.Helper()
-		c, err := config.Parse([]byte(text), "yaml", "c.yaml")
-		if err != nil {
-			t.Fatal(err)
+		c, parseErr := config.Parse([]byte(text), "yaml", "c.yaml")
+		if parseErr != nil {
+			t.Fatal(parseErr)
 		}
 		o.d.merge.Lock()
 		defer o.d.merge.Unlock()
-		if err := o.d.takeOver(c); err != nil {
-			t.Fatal(err)
+		if takeErr := o.d.takeOver(c); takeErr != nil {
+			t.Fatal(takeErr)
 		}
 	}
 	reload(strings.Replace(text, "vips:\n", "vips:\n  - {name: mine, address: 10.68.8.1}\n", 1))

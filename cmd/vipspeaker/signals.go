@@ -123,6 +123,7 @@ func (d *daemon) publish(s *status.Status) {
 		d.log.Warn("roles not kept for the next start", "error", err)
 	}
 	d.store.Publish(s)
+	d.hooks.Set(hookStates(s, d.config.Load()))
 	d.first.Do(d.notify.ready)
 }
 

@@ -156,7 +156,7 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 		Prefix: raw.Address, Interfaces: interfaces, PreferredSource: raw.PreferredSource, ChecksMode: raw.ChecksMode,
 		Source: sourceOf(&raw.Source), MTU: raw.MTU,
 		Role: role(raw.Role), Exclusive: raw.Exclusive,
-		Announce: announcement(raw.Announce), Drain: drain(raw.Drain),
+		Announce: announcement(raw.Announce), Drain: drain(raw.Drain), On: Hooks(raw.On),
 	}
 	switch {
 	case raw.Name != nil:

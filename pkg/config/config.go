@@ -237,6 +237,8 @@ type VIP struct {
 	// Damping is Config.Damping where the VIP has none of its own.
 	Damping Damping
 	Drain   Drain
+	// On are the commands that are run when it changes its state.
+	On Hooks
 	// Runtime tells that it is not in the file, but was added at run time.
 	Runtime bool
 }

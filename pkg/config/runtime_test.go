@@ -74,16 +74,16 @@ runtime_vips`, 1)
 		`[]`:           "must be a mapping",
 		`{"address": `: "vip x: ",
 	} {
-		next, refused := c.WithVIPs([]RuntimeVIP{{Name: "x", Spec: []byte(spec)}})
-		if err := refused["x"]; err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "vips[") {
-			t.Errorf("%s: %v, want %s", spec, err, want)
+		next, not := c.WithVIPs([]RuntimeVIP{{Name: "x", Spec: []byte(spec)}})
+		if why := not["x"]; why == nil || !strings.Contains(why.Error(), want) || strings.Contains(why.Error(), "vips[") {
+			t.Errorf("%s: %v, want %s", spec, why, want)
 		}
 		if next != c {
 			t.Errorf("%s: has an effect", spec)
 		}
 	}
 	for _, name := range []string{"vipa", "-x", strings.Repeat("x", 65)} {
-		if _, refused := c.WithVIPs([]RuntimeVIP{{Name: name, Spec: []byte(`{"address": "10.68.6.7"}`)}}); refused[name] == nil {
+		if _, not := c.WithVIPs([]RuntimeVIP{{Name: name, Spec: []byte(`{"address": "10.68.6.7"}`)}}); not[name] == nil {
 			t.Errorf("name %q is taken", name)
 		}
 	}

@@ -123,6 +123,7 @@ type rawVIP struct {
 	OnFailure       *rawOnFailure `key:"on_failure" word:"withdraw" hint:"for example {degrade: {med: 1000}}"`
 	Damping         rawOwnDamping `key:"damping" hint:"write {enabled: false} to switch it off"`
 	Drain           rawDrain      `key:"drain" hint:"for example {time: 30s}"`
+	On              rawHooks      `key:"on" hint:"for example {announced: [/usr/local/bin/notify]}"`
 }
 
 type rawOnFailure struct {

@@ -31,7 +31,7 @@ func TestDefaults(t *testing.T) {
 		Interfaces:       []Interface{one("en1", "10.68.1.2", 65001), one("en5", "10.68.5.2", 65005)},
 		VIPs: []VIP{{
 			Name: "10.68.6.1", Prefix: netip.MustParsePrefix("10.68.6.1/32"), Interfaces: []string{"en1", "en5"}, PreferredSource: true,
-			ChecksMode: "all", Damping: damping, Drain: Drain{Time: 30 * time.Second, ConnectionsTimeout: 10 * time.Minute},
+			ChecksMode: "all", Damping: damping, Drain: Drain{Time: 30 * time.Second, ConnectionsTimeout: 10 * time.Minute}, On: Hooks{Timeout: 10 * time.Second},
 		}},
 		RuntimeVIPs: RuntimeVIPs{Limit: 64},
 		Damping:     damping,

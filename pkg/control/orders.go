@@ -84,7 +84,7 @@ func drains(mux *http.ServeMux, o Options) {
 }
 
 // order is the handler of a request with a body.
-func order[In, Out any](log *slog.Logger, do func(context.Context, In) (*Out, error)) http.HandlerFunc {
+func order[In, Out any](logger *slog.Logger, do func(context.Context, In) (*Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		if err := decode(r.Body, &in); err != nil {
@@ -92,12 +92,12 @@ func order[In, Out any](log *slog.Logger, do func(context.Context, In) (*Out, er
 			return
 		}
 		out, err := do(r.Context(), in)
-		answer(w, log, r, out, err)
+		answer(w, logger, r, out, err)
 	}
 }
 
 // answer gives the result of an order, or why there is none.
-func answer(w http.ResponseWriter, log *slog.Logger, r *http.Request, out any, err error) {
+func answer(w http.ResponseWriter, logger *slog.Logger, r *http.Request, out any, err error) {
 	if err == nil {
 		reply(w, http.StatusOK, out)
 		return
@@ -106,7 +106,7 @@ func answer(w http.ResponseWriter, log *slog.Logger, r *http.Request, out any, e
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		code = refusal.Code
 	} else {
-		log.WarnContext(r.Context(), "order not carried out", "request", r.Method+" "+r.URL.Path, "error", err)
+		logger.WarnContext(r.Context(), "order not carried out", "request", r.Method+" "+r.URL.Path, "error", err)
 	}
 	reply(w, code, failure{err.Error()})
 }

@@ -74,10 +74,10 @@ func TestRuntimeVIPs(t *testing.T) {
 	for what, do := range map[string]func(context.Context, string) (*RuntimeVIP, error){
 		"show": c.RuntimeVIP, "renew": c.RenewVIP, "remove": c.RemoveVIP,
 	} {
-		if v, err := do(t.Context(), name); err != nil || v.Name != name {
-			t.Errorf("%s: %+v, %v", what, v, err)
+		if v, doErr := do(t.Context(), name); doErr != nil || v.Name != name {
+			t.Errorf("%s: %+v, %v", what, v, doErr)
 		}
-		if _, err := do(t.Context(), "x"); err == nil || err.Error() != `no run-time VIP "x": there are 10.68.6.0/28` {
+		if _, err = do(t.Context(), "x"); err == nil || err.Error() != `no run-time VIP "x": there are 10.68.6.0/28` {
 			t.Errorf("%s of what there is not: %v", what, err)
 		}
 	}

@@ -144,10 +144,10 @@ func TestOrdersOutliveTheProcess(t *testing.T) {
 
 	// An error changes nothing, in memory nor on disk.
 	refused := errors.New("no")
-	if err := s.Change(func(o *Orders, _ time.Time) error { o.UndrainEvery(); return refused }); !errors.Is(err, refused) || s.Orders().All == nil {
+	if err = s.Change(func(o *Orders, _ time.Time) error { o.UndrainEvery(); return refused }); !errors.Is(err, refused) || s.Orders().All == nil {
 		t.Errorf("refused: %v", err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, Name+".new"), 0o700); err != nil {
+	if err = os.Mkdir(filepath.Join(dir, Name+".new"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	err = s.Change(func(o *Orders, _ time.Time) error { o.UndrainEvery(); return nil })

@@ -1,0 +1,245 @@
+// Package hook runs commands when a VIP changes its state: announced, withdrawn,
+// bound, unbound. It decides nothing and holds nobody up.
+//
+// It is level triggered: it is told what is, compares that with what it has last
+// told a command, and runs at most one command for a VIP at a time. What came and
+// went while one ran is not told.
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode"
+)
+
+// The events.
+const (
+	Announced = "announced"
+	Withdrawn = "withdrawn"
+	Bound     = "bound"
+	Unbound   = "unbound"
+)
+
+const (
+	// parallel is how many commands run at a time; the others wait.
+	parallel = 8
+	// outputBytes is how much of a command's output is logged.
+	outputBytes = 2 << 10
+	// pipeWait bounds the wait for the end of the output after the command's end.
+	pipeWait = 100 * time.Millisecond
+	// lastWait is how long commands get that are due when the process ends.
+	lastWait   = 2 * time.Second
+	searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// State is what a VIP is, and what is to be run when it changes.
+type State struct {
+	// Name is unique. Address is the VIP.
+	Name, Address    string
+	Announced, Bound bool
+	// Reason and Detail say why it is not announced, Interfaces where it is.
+	Reason, Detail string
+	Interfaces     []string
+	// Commands are those of the events that have one: a program's absolute path
+	// and its arguments.
+	Commands map[string][]string
+	// Timeout is how long a command may run before it is killed with its group.
+	Timeout time.Duration
+}
+
+// Options are what a Runner needs.
+type Options struct {
+	Log *slog.Logger
+}
+
+// Runner runs hooks. Set may be called from any goroutine.
+type Runner struct {
+	log  *slog.Logger
+	wake chan struct{}
+
+	mu   sync.Mutex
+	want map[string]State // what is
+	told map[string]State // what commands were told of, by Announced and Bound
+	busy map[string]bool
+	left int // commands that run
+}
+
+// New returns a runner that was told of nothing: no VIP is announced or bound.
+func New(o Options) *Runner {
+	return &Runner{log: o.Log, wake: make(chan struct{}, 1), want: map[string]State{}, told: map[string]State{}, busy: map[string]bool{}}
+}
+
+// Set tells what all VIPs are. It never blocks. Those that are left out are
+// neither announced nor bound any more.
+func (r *Runner) Set(list []State) {
+	r.mu.Lock()
+	next := make(map[string]State, len(list))
+	for _, s := range list {
+		next[s.Name] = s
+	}
+	for name, s := range r.want {
+		if _, ok := next[name]; !ok && (r.told[name].Announced || r.told[name].Bound || r.busy[name]) {
+			s.Announced, s.Bound, s.Reason, s.Detail, s.Interfaces = false, false, "", "no longer configured", nil
+			next[name] = s
+		}
+	}
+	r.want = next
+	r.mu.Unlock()
+	r.poke()
+}
+
+func (r *Runner) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run runs commands until ctx ends, then those that are due, for a bounded time.
+func (r *Runner) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	// Commands are ended by their own bounds.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var last <-chan time.Time
+	for {
+		for {
+			name, event, s, ok := r.take()
+			if !ok {
+				break
+			}
+			running.Go(func() {
+				r.run(life, event, &s)
+				r.done(name)
+			})
+		}
+		if last != nil && r.idle() {
+			return nil
+		}
+		done := ctx.Done()
+		if last != nil {
+			done = nil
+		}
+		select {
+		case <-r.wake:
+		case <-done:
+			last = time.After(lastWait)
+		case <-last:
+			return nil
+		}
+	}
+}
+
+// take returns the next command that is due and may run now.
+func (r *Runner) take() (name, event string, s State, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left >= parallel {
+		return "", "", s, false
+	}
+	for name, s = range r.want {
+		if r.busy[name] {
+			continue
+		}
+		told := r.told[name]
+		// On the way up it is bound first, on the way down withdrawn first.
+		switch {
+		case told.Announced && !s.Announced:
+			event, told.Announced = Withdrawn, false
+		case told.Bound != s.Bound:
+			event, told.Bound = Unbound, s.Bound
+			if s.Bound {
+				event = Bound
+			}
+		case told.Announced != s.Announced:
+			event, told.Announced = Announced, true
+		default:
+			continue
+		}
+		r.told[name], r.busy[name] = told, true
+		r.left++
+		return name, event, s, true
+	}
+	return "", "", s, false
+}
+
+func (r *Runner) done(name string) {
+	r.mu.Lock()
+	delete(r.busy, name)
+	r.left--
+	r.mu.Unlock()
+	r.poke()
+}
+
+// idle tells whether nothing runs and nothing is due.
+func (r *Runner) idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, s := range r.want {
+		if told := r.told[name]; told.Announced != s.Announced || told.Bound != s.Bound {
+			return false
+		}
+	}
+	return r.left == 0
+}
+
+// run runs the command of an event, if there is one, and logs how it ended.
+func (r *Runner) run(ctx context.Context, event string, s *State) {
+	command := s.Commands[event]
+	if len(command) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	var out limited
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // the operator's command
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = "/", &out, &out, pipeWait
+	cmd.Env = []string{
+		searchPath, "VIPSPEAKER_EVENT=" + event, "VIPSPEAKER_VIP=" + s.Name, "VIPSPEAKER_ADDRESS=" + s.Address,
+		"VIPSPEAKER_REASON=" + s.Reason, "VIPSPEAKER_DETAIL=" + clean(s.Detail), "VIPSPEAKER_INTERFACES=" + strings.Join(s.Interfaces, " "),
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	began := time.Now()
+	err := cmd.Run()
+	took := time.Since(began).Round(time.Millisecond)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("killed after %s", s.Timeout)
+	}
+	attrs := []any{"vip", s.Name, "event", event, "command", command[0], "took", took, "output", clean(string(out.kept))}
+	if err != nil {
+		r.log.WarnContext(ctx, "hook failed", append(attrs, "error", err)...)
+		return
+	}
+	r.log.InfoContext(ctx, "hook ran", attrs...)
+}
+
+// limited keeps the beginning of what is written.
+type limited struct{ kept []byte }
+
+// Write implements io.Writer.
+func (l *limited) Write(p []byte) (int, error) {
+	if room := outputBytes - len(l.kept); room > 0 {
+		l.kept = append(l.kept, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
+
+// clean makes one line of a text: what a router or a program said must not be
+// more.
+func clean(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return ' '
+	}, strings.TrimSpace(text))
+}

@@ -1,0 +1,216 @@
+package hook
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// note is a command that appends what it is told to a file.
+const note = `echo "$VIPSPEAKER_EVENT $VIPSPEAKER_VIP $VIPSPEAKER_ADDRESS $VIPSPEAKER_REASON [$VIPSPEAKER_INTERFACES]" >>"$0"`
+
+type fixture struct {
+	*Runner
+	t    *testing.T
+	path string
+	log  *logBuffer
+	stop func()
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func start(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, path: filepath.Join(t.TempDir(), "notes"), log: &logBuffer{}}
+	f.Runner = New(Options{Log: slog.New(slog.NewTextHandler(f.log, nil))})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = f.Run(ctx) }()
+	f.stop = func() { cancel(); <-ended }
+	t.Cleanup(f.stop)
+	return f
+}
+
+// vip is a state whose events all run one script.
+func (f *fixture) vip(name, script string, announced, bound bool) State {
+	command := []string{"/bin/sh", "-c", script, f.path}
+	s := State{
+		Name: name, Address: "10.68.6.1/32", Announced: announced, Bound: bound, Timeout: 10 * time.Second,
+		Commands: map[string][]string{Announced: command, Withdrawn: command, Bound: command, Unbound: command},
+	}
+	if announced {
+		s.Interfaces = []string{"en1", "en5"}
+	} else {
+		s.Reason = "no_session"
+	}
+	return s
+}
+
+// notes waits until the file says this.
+func (f *fixture) notes(want ...string) {
+	f.t.Helper()
+	text := strings.Join(want, "\n")
+	eventually(f.t, func() error {
+		got, _ := os.ReadFile(f.path)
+		if strings.TrimSpace(string(got)) != text {
+			return fmt.Errorf("notes\n%s\nwant\n%s", got, text)
+		}
+		return nil
+	})
+}
+
+func eventually(t *testing.T, ok func() error) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		<-tick.C
+	}
+}
+
+// TestHooksFollowTheState: bound before announced, withdrawn before unbound, once
+// each; one that has no command is passed over, and what is left out is gone.
+func TestHooksFollowTheState(t *testing.T) {
+	f := start(t)
+	f.Set([]State{f.vip("a", note, false, false)})
+	f.Set([]State{f.vip("a", note, true, true)})
+	up := []string{"bound a 10.68.6.1/32  [en1 en5]", "announced a 10.68.6.1/32  [en1 en5]"}
+	f.notes(up...)
+	f.Set([]State{f.vip("a", note, true, true)})
+	half := f.vip("a", note, false, true)
+	delete(half.Commands, Withdrawn)
+	f.Set([]State{half})
+	eventually(t, func() error {
+		if !f.idle() {
+			return fmt.Errorf("not idle")
+		}
+		return nil
+	})
+	f.notes(up...)
+	f.Set([]State{f.vip("a", note, true, true)})
+	f.notes(append(up, up[1])...)
+	f.Set(nil)
+	f.notes(append(up, up[1], "withdrawn a 10.68.6.1/32  []", "unbound a 10.68.6.1/32  []")...)
+	eventually(t, func() error {
+		if n := strings.Count(f.log.String(), `msg="hook ran"`); n != 5 {
+			return fmt.Errorf("%d lines of log, want one for each of 5:\n%s", n, f.log)
+		}
+		return nil
+	})
+}
+
+// TestHooksTellTheLatest: while a command runs, nobody waits, and what came and
+// went is not told.
+func TestHooksTellTheLatest(t *testing.T) {
+	f := start(t)
+	gate := f.path + ".gate"
+	slow := `while [ ! -e "$0.gate" ]; do sleep 0.01; done; ` + note
+	f.Set([]State{f.vip("a", slow, false, true), f.vip("b", note, false, true)})
+	f.notes("bound b 10.68.6.1/32 no_session []") // not held up by a
+	for range 100 {
+		f.Set([]State{f.vip("a", slow, true, true), f.vip("b", note, false, true)})
+		f.Set([]State{f.vip("a", slow, false, true), f.vip("b", note, false, true)})
+	}
+	f.Set([]State{f.vip("a", slow, true, true), f.vip("b", note, false, true)})
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.notes("bound b 10.68.6.1/32 no_session []", "bound a 10.68.6.1/32 no_session []", "announced a 10.68.6.1/32  [en1 en5]")
+}
+
+// TestHooksAreBounded: one that hangs is killed with what it has started; output
+// and exit status are logged once, cleaned and cut.
+func TestHooksAreBounded(t *testing.T) {
+	f := start(t)
+	hangs := f.vip("hangs", `echo $$ >"$0"; sleep 1000 & sleep 1000`, false, true)
+	hangs.Timeout = 300 * time.Millisecond
+	fails := f.vip("fails", `printf 'a\033[31m\nb'; exit 7`, false, true)
+	chatty := f.vip("chatty", `head -c 1000000 /dev/zero | tr '\0' x; exit 0`, false, true)
+	missing := f.vip("missing", "", false, true)
+	missing.Commands = map[string][]string{Bound: {"/no/such/program"}}
+	f.Set([]State{hangs, fails, chatty, missing})
+	eventually(t, func() error {
+		for _, want := range []string{
+			`vip=hangs event=bound command=/bin/sh`, `error="killed after 300ms"`, `output="a [31m b" error="exit status 7"`,
+			`vip=missing event=bound command=/no/such/program`, `vip=chatty event=bound`,
+		} {
+			if strings.Count(f.log.String(), want) != 1 {
+				return fmt.Errorf("no %s in\n%.4000s", want, f.log)
+			}
+		}
+		return nil
+	})
+	if n := len(f.log.String()); n > 2*outputBytes {
+		t.Errorf("%d bytes of log", n)
+	}
+	leader, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // nobody of its group is left
+		list, _ := filepath.Glob("/proc/[0-9]*/stat")
+		for _, path := range list {
+			text, _ := os.ReadFile(path)
+			_, rest, _ := strings.Cut(string(text), ") ")
+			if fields := strings.Fields(rest); len(fields) > 2 && fields[2] == strings.TrimSpace(string(leader)) && fields[0] != "Z" {
+				return fmt.Errorf("%s is left: %s", path, text)
+			}
+		}
+		return nil
+	})
+}
+
+// TestHooksEndAtOnce: with nothing due nobody waits.
+func TestHooksEndAtOnce(t *testing.T) {
+	f := start(t)
+	f.Set([]State{f.vip("a", note, true, true)})
+	f.notes("bound a 10.68.6.1/32  [en1 en5]", "announced a 10.68.6.1/32  [en1 en5]")
+	began := time.Now()
+	f.stop()
+	if took := time.Since(began); took > lastWait/2 {
+		t.Errorf("the end took %s", took)
+	}
+}
+
+// TestHooksAtTheEnd: what is due when the process ends is still told.
+func TestHooksAtTheEnd(t *testing.T) {
+	f := start(t)
+	f.Set([]State{f.vip("a", note, true, true)})
+	f.notes("bound a 10.68.6.1/32  [en1 en5]", "announced a 10.68.6.1/32  [en1 en5]")
+	f.Set(nil)
+	f.stop()
+	got, err := os.ReadFile(f.path)
+	if err != nil || !strings.HasSuffix(string(got), "withdrawn a 10.68.6.1/32  []\nunbound a 10.68.6.1/32  []\n") {
+		t.Errorf("notes %s, %v", got, err)
+	}
+}
