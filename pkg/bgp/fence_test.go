@@ -111,10 +111,10 @@ func TestFenceOrder(t *testing.T) {
 	t.Parallel()
 	a, b := path4(1), path4(2)
 	a.Fenced, b.Fenced = true, true
-	told := told{paths: map[pathKey]Path{}}
+	process := told{paths: map[pathKey]Path{}}
 	var got []message
 	drive := func(rev uint64, cfg SpeakerConfig) {
-		for m, more := told.next(cfg, rev); more; m, more = told.next(cfg, rev) {
+		for m, more := process.next(cfg, rev); more; m, more = process.next(cfg, rev) {
 			got = append(got, m)
 		}
 	}

@@ -294,7 +294,7 @@ func (p *proxy) copy(to, from net.Conn) {
 		p.mu.Unlock()
 		<-open
 		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
+			if _, failed := to.Write(buf[:n]); failed != nil {
 				return
 			}
 		}

@@ -79,7 +79,7 @@ func (p *planner) makesWay(c *config.VIP) bool {
 func (p *planner) want(c *config.VIP, v *VIP, ready bool) {
 	h := p.in.History.Owners[c.Prefix]
 	carriers := p.carrying(v)
-	for _, key := range strings.Fields(h.Peers) {
+	for key := range strings.FieldsSeq(h.Peers) {
 		if !slices.Contains(carriers, key) {
 			if lost := p.lost(key); lost > 0 && h.Lost.Before(p.now.Add(lost)) {
 				h.Lost = p.now.Add(lost)

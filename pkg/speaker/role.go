@@ -80,7 +80,7 @@ func rolePrepend(r *config.Role, behind bool, room int) int {
 }
 
 func roleMED(r *config.Role, base *uint32, behind bool) *uint32 {
-	med := uint64(max(r.Rank, 1)) - 1 //nolint:gosec // 0 to 254
+	med := uint64(max(r.Rank, 1)) - 1
 	if base != nil {
 		med += uint64(*base)
 	}
