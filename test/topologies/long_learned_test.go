@@ -1,0 +1,168 @@
+//go:build long
+
+package topologies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+	"vipspeaker/test/topologies/lab"
+)
+
+// startLearningWithBFD starts topology vipa, whose host takes its default routes
+// from its routers and speaks BFD with them.
+func startLearningWithBFD(t *testing.T) (*lab.Lab, *lab.Speaker) {
+	t.Helper()
+	l := lab.Start(t, "vipa")
+	host := l.Node("host")
+	host.Run("ip", "route", "del", "default")
+	host.Run("ip", "-6", "route", "del", "default")
+	for _, p := range legs() {
+		speakBFD(t, l.Node(p.node), usual, withBGP, p.local4, p.local6)
+	}
+	prompt(t, l, "r1", "r5", "client")
+	sendDefaults(t, l)
+	host.WriteFile(lab.ConfigPath, learning("", usual.host()))
+	s := startSpeaker(t, l)
+	waitClientHasBoth(t, l)
+	waitBFD(t, s, usual)
+	waitLearned(s)
+	return l, s
+}
+
+// waitLearned waits until both families leave by both routers.
+func waitLearned(s *lab.Speaker) {
+	s.WaitStatus(30*time.Second, "defaults by both routers", func(st *status.Status) error {
+		for _, prefix := range []string{"0.0.0.0/0", "::/0"} {
+			if err := usesLegs(prefix, "en1", "en5")(st); err != nil {
+				return err
+			}
+		}
+		return bothSources(st)
+	})
+}
+
+// cutSilently loses every frame of a link, while carrier stays at both ends.
+func cutSilently() failure {
+	return failure{
+		"silent",
+		func(l *lab.Lab, ifc string) { l.DropFrames("host", ifc) },
+		func(l *lab.Lab, ifc string) { l.PassFrames("host", ifc) },
+	}
+}
+
+// transfers opens that many TCP sessions of each family in each direction.
+func transfers(t *testing.T, l *lab.Lab, each int) []*lab.Session {
+	t.Helper()
+	host, client := l.Node("host"), l.Node("client")
+	var list []*lab.Session
+	for i := range each {
+		port := uint16(20000 + i)
+		for _, family := range [][2]netip.Addr{{vip4.Addr(), client4}, {vip6.Addr(), client6}} {
+			out := lab.StartSession(host, netip.AddrPort{}, client, netip.AddrPortFrom(family[1], port))
+			if out.Local.Addr() != family[0] {
+				t.Errorf("a session from the host has the source %v", out.Local)
+			}
+			list = append(list, out, lab.StartSession(client, netip.AddrPort{}, host, netip.AddrPortFrom(family[0], port)))
+		}
+	}
+	return list
+}
+
+// TestLongLearnedGap measures how long established TCP from the VIP stands still
+// when one of two learned legs fails. On a busy machine a single time may be
+// anything: of five, the best counts, and all are told. FRR keeps what it has
+// decided back for 50 ms before it tells the client, so its answers come late.
+func TestLongLearnedGap(t *testing.T) {
+	for _, c := range []struct {
+		failure      failure
+		fails, stays leg
+		limit        time.Duration
+	}{
+		{failures()[1], legs()[1], legs()[0], 50 * time.Millisecond},
+		{failures()[1], legs()[0], legs()[1], 100 * time.Millisecond},
+		{cutSilently(), legs()[0], legs()[1], 2*usual.detection() + 100*time.Millisecond},
+	} {
+		t.Run(c.failure.name+" to "+c.fails.router, func(t *testing.T) {
+			l, s := startLearningWithBFD(t)
+			sessions := transfers(t, l, 4)
+			gaps := map[string][]time.Duration{}
+			for range 5 {
+				waitAllAlive(sessions, time.Now())
+				failed := time.Now()
+				c.failure.fail(l, c.fails.ifc)
+				s.WaitStatus(10*time.Second, "the IPv4 default by the other leg", usesLegs("0.0.0.0/0", c.stays.ifc))
+				s.WaitStatus(10*time.Second, "the IPv6 default by the other leg", usesLegs("::/0", c.stays.ifc))
+				waitAllAlive(sessions, failed)
+				longest := map[string]time.Duration{}
+				for _, session := range sessions {
+					family := "IPv6"
+					if session.Remote.Addr().Is4() {
+						family = "IPv4"
+					}
+					longest[family] = max(longest[family], session.Gap(failed))
+				}
+				for family, gap := range longest {
+					gaps[family] = append(gaps[family], gap)
+				}
+				c.failure.heal(l, c.fails.ifc)
+				waitLearned(s)
+				waitBFD(t, s, usual)
+				waitClientHasBoth(t, l)
+			}
+			for family, list := range gaps {
+				t.Logf("%s: longest gap of established TCP %v", family, list)
+				if best := slices.Min(list); best >= c.limit {
+					t.Errorf("%s: the best of five is %v, want less than %v", family, best, c.limit)
+				}
+			}
+		})
+	}
+}
+
+// TestLongLearnedTransfers: 100 transfers at a time, of both families and in both
+// directions, outlive whatever happens to one of two learned legs.
+func TestLongLearnedTransfers(t *testing.T) {
+	l, s := startLearningWithBFD(t)
+	host := l.Node("host")
+	sessions := transfers(t, l, 25)
+	check := func(what string, since time.Time) {
+		t.Helper()
+		var gap time.Duration
+		for _, session := range sessions {
+			if err := session.Err(); err != nil {
+				t.Fatalf("%s: session %v to %v: %v", what, session.Local, session.Remote, err)
+			}
+			session.WaitAlive(30 * time.Second)
+			gap = max(gap, session.Gap(since))
+		}
+		t.Logf("%s: %d transfers live, longest gap %v", what, len(sessions), gap)
+	}
+	for _, f := range append(failures(), cutSilently()) {
+		since := time.Now()
+		f.fail(l, "en1")
+		s.WaitStatus(20*time.Second, "the default by r5 alone", usesLegs("0.0.0.0/0", "en5"))
+		check(f.name, since)
+		since = time.Now()
+		f.heal(l, "en1")
+		waitLearned(s)
+		check(f.name+", and back", since)
+	}
+	since := time.Now()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; time.Since(since) < time.Minute; n++ {
+		<-tick.C
+		if n%2 == 0 {
+			host.LinkDown("en1")
+		} else {
+			host.LinkUp("en1")
+		}
+	}
+	host.LinkUp("en1")
+	check(fmt.Sprintf("flaps for %v", time.Since(since).Round(time.Second)), since)
+}
