@@ -48,7 +48,7 @@ func behindLab(t *testing.T, ns netnstest.NS, config string) (router netnstest.N
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d = start(t, nil, nil, "run", "--config", path)
+	d = start(t, nil, nil, "run", "--config", path, "--data-dir", "/run/data")
 	return router, d
 }
 

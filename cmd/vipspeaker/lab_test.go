@@ -154,7 +154,7 @@ func start(t *testing.T, attr *syscall.SysProcAttr, env []string, args ...string
 // daemon starts a daemon and waits until it has bound the VIPs.
 func (l *lab) daemon(t *testing.T, env ...string) *program {
 	t.Helper()
-	p := start(t, nil, env, "run", "--config", l.config)
+	p := start(t, nil, env, "run", "--config", l.config, "--data-dir", "/run/data")
 	l.ready(t, p)
 	return p
 }

@@ -57,7 +57,7 @@ func startDaemon(ctx context.Context, executable string, host *namespace) (*daem
 		return nil, fmt.Errorf("write the configuration: %w", err)
 	}
 	d := &daemon{executable: executable, exited: make(chan struct{})}
-	d.cmd = exec.CommandContext(ctx, executable, "run", "--config", configPath)
+	d.cmd = exec.CommandContext(ctx, executable, "run", "--config", configPath, "--data-dir", "/run/demo") // not the orders of the host
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C at a terminal is not for it
 	if err := host.do(d.cmd.Start); err != nil {
