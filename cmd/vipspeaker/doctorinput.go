@@ -16,6 +16,7 @@ func doctorInput(c *config.Config) *doctor.Input {
 	in := &doctor.Input{
 		Device: c.VirtualInterface.Name, DeviceKind: c.VirtualInterface.Kind, Sysctls: c.Host.Sysctls,
 		Table: vip.DefaultBaseTable, Priority: vip.DefaultBasePriority, Protocol: vip.Protocol,
+		InstallMain: c.Egress.Install == "main" && len(c.Egress.Import) > 0, MainMetric: int(c.Egress.Metric),
 		ListenPort: uint16(c.BGP.ListenPort), //nolint:gosec // validated
 	}
 	for i := range c.Interfaces {
