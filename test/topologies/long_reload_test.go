@@ -134,8 +134,8 @@ func put(node any, path string, value any, isSet bool) (any, error) {
 	if path == "" {
 		return value, nil
 	}
-	if rest, ok := strings.CutPrefix(path, "["); ok {
-		index, rest, _ := strings.Cut(rest, "]")
+	if inner, ok := strings.CutPrefix(path, "["); ok {
+		index, rest, _ := strings.Cut(inner, "]")
 		i, err := strconv.Atoi(index)
 		list, isList := node.([]any)
 		if err != nil || !isList || i >= len(list) {

@@ -117,7 +117,6 @@ func reloadRows() []reloadRow {
 
 const reloadDocument = "../../docs/reloads.md"
 
-//nolint:gochecknoglobals // a flag of this test binary
 var updateReloads = flag.Bool("update-reloads", false, "write docs/reloads.md")
 
 // TestReloadDocument wants a row for each key of the reference, and the document
@@ -142,7 +141,7 @@ func TestReloadDocument(t *testing.T) {
 	}
 	want := reloadText(rows)
 	if *updateReloads {
-		if err := os.WriteFile(reloadDocument, []byte(want), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile(reloadDocument, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
