@@ -136,18 +136,18 @@ func TestOpenOnItsWayWhenTheRestartIsForgotten(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close() //nolint:errcheck // the test is over
-			if err := conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			if err = conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
 				t.Fatal(err)
 			}
 			open := make([]byte, 4096)
-			if n, err := conn.Read(open); err != nil || n < 19 || open[18] != 1 {
-				t.Fatalf("%d octets instead of an OPEN: %v", n, err)
+			if n, failed := conn.Read(open); failed != nil || n < 19 || open[18] != 1 {
+				t.Fatalf("%d octets instead of an OPEN: %v", n, failed)
 			}
 			if before {
 				s.adapter.Debug("EOR received", nil)
 			}
 			s.adapter.Info("sync finished", nil)
-			if err := conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			if err = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
 				t.Fatal(err)
 			}
 			_, err = conn.Read(open)

@@ -257,12 +257,12 @@ func writeFlapping(b *strings.Builder, s *Status, style Style) {
 	t := table{lines: whole}
 	t.header("FLAPPING", "KIND", "DAMPING")
 	add := func(name, kind string, p Penalty) {
-		tone := weak
+		shade := weak
 		if p.Suppressed {
-			tone = bad
+			shade = bad
 		}
 		if what := p.Text(); what != "" {
-			t.add(text(name), text(kind), cell{what, tone, false})
+			t.add(text(name), text(kind), cell{what, shade, false})
 		}
 	}
 	for i := range s.VIPs {

@@ -156,7 +156,7 @@ func (p *pass) drained(closing bool) {
 	for _, d := range p.d.Drained {
 		if list := found[d.Prefix]; closing && d.Close && len(list) > 0 {
 			due += len(list)
-			if err := p.reset(list); err != nil {
+			if err = p.reset(list); err != nil {
 				p.fail(fmt.Errorf("vip %s: %w", d.Prefix, err))
 			} else {
 				p.m.log.Info("connections of a drained vip reset", "prefix", d.Prefix, "connections", len(list))

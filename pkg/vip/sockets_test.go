@@ -124,7 +124,7 @@ func TestDrainedConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range slices.Concat(drained, kept) {
-			if err := c.talks(); err != nil {
+			if err = c.talks(); err != nil {
 				t.Errorf("%s: counted, and then %v", c.name, err)
 			}
 		}
@@ -148,13 +148,13 @@ func TestDrainedConnections(t *testing.T) {
 			t.Errorf("connections left:\n%s", diff)
 		}
 		for _, c := range kept {
-			if err := c.talks(); err != nil {
+			if err = c.talks(); err != nil {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		}
 		inside.flowing(t, soon)
-		if c, err := net.Dial("tcp", local); err != nil {
-			t.Errorf("a listener on the VIP was closed: %v", err)
+		if c, failed := net.Dial("tcp", local); failed != nil {
+			t.Errorf("a listener on the VIP was closed: %v", failed)
 		} else {
 			_ = c.Close()
 		}
