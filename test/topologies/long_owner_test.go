@@ -53,7 +53,7 @@ func (m *mobility) claims() (hosts []string, err error) {
 func TestLongOwnerFaults(t *testing.T) {
 	faults, seed := number(t, "VIPSPEAKER_FAULTS", 8), number(t, "VIPSPEAKER_SEED", uint64(time.Now().Unix()))
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test is to be repeatable
+	r := rand.New(rand.NewPCG(seed, 0))
 	m := startMobility(t)
 	m.owned()
 	stop := make(chan struct{})

@@ -107,6 +107,8 @@ func reloadRows() []reloadRow {
 		{"vips[].checks[].fall", check + "fall=3", nil, ""},
 		{"vips[].checks[].source", "vips[1].checks=[{tcp: {address: \"127.0.0.1:9\"}, source: 127.0.0.1}]", nil, "a check that is another one starts anew: the VIP waits for it"},
 		{"vips[].checks[].*", "vips[1].checks=[]", nil, "a check that is another one starts anew: the VIP waits for it"},
+		{"vips[].on.*", vip + "on={bound: [/usr/bin/true]}", nil, ""},
+		{"runtime_vips.*", "runtime_vips={allowed_prefixes: [10.68.8.0/24]}", nil, ""},
 		{"damping.*", "damping={half_life: 20s}", nil, ""},
 		{"egress.exclude", "egress.exclude=[192.0.2.0/24]", nil, ""},
 		{"egress.max_prefixes", "egress.max_prefixes=99", nil, "for what comes from now on"},
