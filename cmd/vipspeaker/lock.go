@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,10 +53,41 @@ type lock struct {
 	before record
 }
 
+// heldError says that another process holds a lock.
+type heldError struct {
+	pid  int // 0 if it is not known
+	text string
+}
+
+func (e *heldError) Error() string { return e.text }
+
+// A process that is killed while it starts a program leaves a copy of itself for
+// a moment, with all that it held, until that program is executed.
+const (
+	afterlife      = time.Second
+	afterlifeRetry = 20 * time.Millisecond
+)
+
 // takeLock makes the state directory if it is missing and locks it, and the
 // network namespace too, because another state directory does not make another
-// host. It returns an error that names the process which holds either.
+// host. It returns an error that names the process which holds either; for one
+// that has just ended it waits for up to a second.
 func takeLock(ctx context.Context, dir string) (*lock, error) {
+	for end := time.Now().Add(afterlife); ; {
+		l, err := tryLock(ctx, dir)
+		var held *heldError
+		if !errors.As(err, &held) || held.pid == 0 || !errors.Is(unix.Kill(held.pid, 0), unix.ESRCH) || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(afterlifeRetry):
+		}
+	}
+}
+
+func tryLock(ctx context.Context, dir string) (*lock, error) {
 	l, err := takeDirectory(dir)
 	if err != nil {
 		return nil, err
@@ -85,7 +117,7 @@ func takeDirectory(dir string) (*lock, error) {
 	}
 	file.Close() //nolint:errcheck,gosec // nothing was written
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another vipspeaker (process %d) uses the state directory %s", l.before.pid, dir)
+		return nil, &heldError{l.before.pid, fmt.Sprintf("another vipspeaker (process %d) uses the state directory %s", l.before.pid, dir)}
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }

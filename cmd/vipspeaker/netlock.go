@@ -39,12 +39,12 @@ func takeNetwork(ctx context.Context) (io.Closer, error) {
 	if holder != nil && impostor(int(holder.Pid)) {
 		return io.NopCloser(nil), nil
 	}
-	who := ""
+	who, pid := "", 0
 	if holder != nil {
-		who = fmt.Sprintf(" (process %d of user %d)", holder.Pid, holder.Uid)
+		who, pid = fmt.Sprintf(" (process %d of user %d)", holder.Pid, holder.Uid), int(holder.Pid)
 	}
-	return nil, fmt.Errorf("another vipspeaker%s serves this network namespace (it holds the abstract socket %s); "+
-		"there can be one: stop that one first", who, networkLock)
+	return nil, &heldError{pid, fmt.Sprintf("another vipspeaker%s serves this network namespace (it holds the abstract socket %s); "+
+		"there can be one: stop that one first", who, networkLock)}
 }
 
 // networkHolder says which process holds the lock, nil if that is not known,
