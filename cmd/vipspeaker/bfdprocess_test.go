@@ -46,7 +46,8 @@ func bfdProcesses(t *testing.T) []int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	network, err := os.Readlink("/proc/self/ns/net")
+	// Not of the process: its first thread may be in the router's namespace.
+	network, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
