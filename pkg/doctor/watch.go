@@ -12,6 +12,9 @@ import (
 const (
 	watchEvery = 30 * time.Second
 	watchHeavy = 20
+	// watchBegin is when the first of them comes: a daemon that starts has more
+	// urgent things to do than to wait for programs that list firewall rules.
+	watchBegin = 3 * time.Second
 )
 
 // Watch looks again and again, for the daemon.
@@ -53,6 +56,13 @@ func (w *Watch) Start(ctx context.Context) {
 
 // Run looks until ctx ends.
 func (w *Watch) Run(ctx context.Context) error {
+	begin := time.NewTimer(watchBegin)
+	defer begin.Stop()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-begin.C:
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for heavy := true; ; {
