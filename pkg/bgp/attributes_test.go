@@ -65,6 +65,7 @@ func TestAttributesOfOnePeer(t *testing.T) {
 	host, one, other := addr(t), addr(t), addr(t)
 	s := startSpeaker(t, SpeakerOptions{})
 	med, pref := uint32(500), uint32(9)
+	egp, incomplete := uint8(1), uint8(2)
 	cfg := conf("en1", 65010, host, peer(one, 65001), peer(other, 65002))
 	cfg.Peers[0].Attributes = &Attributes{
 		MED: &med, LocalPref: &pref, Prepend: 1, Communities: []uint32{65010<<16 | 7, 65010<<16 | 9},
@@ -89,6 +90,8 @@ func TestAttributesOfOnePeer(t *testing.T) {
 		{&Attributes{Prepend: 10}, via + strings.Repeat(" 65010", 10) + "} {Med: 3} {Communities: 65010:9}]"},
 		{&Attributes{Communities: []uint32{0xffff0000}}, via + "} {Med: 3} {Communities: 65010:9, planned-shut}]"},
 		{&Attributes{MED: &med}, via + "} {Med: 500} {Communities: 65010:9}]"},
+		{&Attributes{Origin: &incomplete}, host.String() + " [{Origin: ?} {AsPath: 65010} {Med: 3} {Communities: 65010:9}]"},
+		{&Attributes{Origin: &egp, MED: &med}, host.String() + " [{Origin: e} {AsPath: 65010} {Med: 500} {Communities: 65010:9}]"},
 		{nil, plain},
 		{&Attributes{Prepend: 3, MED: new(uint32)}, via + " 65010 65010 65010} {Med: 0} {Communities: 65010:9}]"},
 	} {

@@ -152,7 +152,7 @@ func (r exportRules) key() string {
 	fmt.Fprint(&b, r.asn, r.prefs, r.wait, r.bare)
 	for _, p := range r.peers {
 		a := p.Attributes
-		fmt.Fprint(&b, "\n", p.Address, optional(a.MED), optional(a.LocalPref), a.Prepend, a.Communities, a.LargeCommunities, a.ExtendedCommunities)
+		fmt.Fprint(&b, "\n", p.Address, optional(a.MED), optional(a.LocalPref), optional(a.Origin), a.Prepend, a.Communities, a.LargeCommunities, a.ExtendedCommunities)
 	}
 	if r.hold != nil {
 		fmt.Fprint(&b, "\nhold", r.hold.others)
@@ -160,11 +160,11 @@ func (r exportRules) key() string {
 	return b.String()
 }
 
-func optional(v *uint32) string {
+func optional[T any](v *T) string {
 	if v == nil {
 		return " - "
 	}
-	return fmt.Sprintf(" %d ", *v)
+	return fmt.Sprintf(" %v ", *v)
 }
 
 // policyWriter collects the statements and sets of one policy.
@@ -237,6 +237,9 @@ func (w *policyWriter) addPeer(p Peer, asn uint32) {
 	change, clear := &api.Actions{}, &api.Actions{}
 	if a.MED != nil {
 		change.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(*a.MED)}
+	}
+	if a.Origin != nil {
+		change.OriginAction = &api.OriginAction{Origin: api.RouteOriginType(*a.Origin) + api.RouteOriginType_ORIGIN_IGP}
 	}
 	if a.Prepend > 0 {
 		change.AsPrepend = &api.AsPrependAction{Asn: asn, Repeat: uint32(a.Prepend)} //nolint:gosec // at most 10

@@ -49,7 +49,7 @@ func samePath(a, b Path) bool {
 		slices.Equal(a.LargeCommunities, b.LargeCommunities) && slices.Equal(a.ExtendedCommunities, b.ExtendedCommunities)
 }
 
-func sameOptional(a, b *uint32) bool {
+func sameOptional[T comparable](a, b *T) bool {
 	return (a == nil) == (b == nil) && (a == nil || *a == *b)
 }
 
@@ -64,7 +64,7 @@ func sameAttributes(a, b *Attributes) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return sameOptional(a.MED, b.MED) && sameOptional(a.LocalPref, b.LocalPref) && a.Prepend == b.Prepend &&
+	return sameOptional(a.MED, b.MED) && sameOptional(a.LocalPref, b.LocalPref) && sameOptional(a.Origin, b.Origin) && a.Prepend == b.Prepend &&
 		slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities) &&
 		slices.Equal(a.ExtendedCommunities, b.ExtendedCommunities)
 }

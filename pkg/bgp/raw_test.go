@@ -356,6 +356,9 @@ func renderUpdate(u *bgp.BGPUpdate) string {
 				parts = append(parts, "-"+n.String())
 			}
 		case *bgp.PathAttributeOrigin:
+			if v.Value != bgp.BGP_ORIGIN_ATTR_TYPE_IGP {
+				rest = append(rest, a.String())
+			}
 		default:
 			rest = append(rest, a.String())
 		}

@@ -158,6 +158,8 @@ type Attributes struct {
 	Communities         []uint32
 	LargeCommunities    []LargeCommunity
 	ExtendedCommunities []ExtendedCommunity
+	// Origin takes the place of that of the path; nil for none.
+	Origin *uint8
 }
 
 // ExtendedCommunity is one RFC 4360 value, in the order of the wire.

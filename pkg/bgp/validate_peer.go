@@ -77,6 +77,8 @@ func checkAttributes(a *Attributes) error {
 		return errors.New("local preference 0 is possible for paths only")
 	case a.Prepend < 0 || a.Prepend > maxPrepend:
 		return fmt.Errorf("prepend %d is not in 0 to %d", a.Prepend, maxPrepend)
+	case a.Origin != nil && *a.Origin > 2:
+		return fmt.Errorf("origin %d is not in 0 to 2", *a.Origin)
 	case len(a.Communities) > maxPeerCommunities || len(a.LargeCommunities) > maxPeerCommunities || len(a.ExtendedCommunities) > maxPeerCommunities:
 		return fmt.Errorf("has more than %d communities of a kind", maxPeerCommunities)
 	case slices.ContainsFunc(a.LargeCommunities, isHidden):

@@ -61,6 +61,10 @@ func TestClean(t *testing.T) {
 		}, "exclude each other"},
 		{"attributes: prepend", func(c *SpeakerConfig) { c.Peers[0].Attributes = &Attributes{Prepend: 11} }, "prepend 11 is not in 0 to 10"},
 		{"attributes: local pref", func(c *SpeakerConfig) { c.Peers[0].Attributes = &Attributes{LocalPref: new(uint32)} }, "local preference 0"},
+		{"attributes: origin", func(c *SpeakerConfig) {
+			origin := uint8(3)
+			c.Peers[0].Attributes = &Attributes{Origin: &origin}
+		}, "origin 3 is not in 0 to 2"},
 		{"attributes: communities", func(c *SpeakerConfig) {
 			c.Peers[0].Attributes = &Attributes{Communities: make([]uint32, 33)}
 		}, "more than 32 communities"},

@@ -178,6 +178,7 @@ func vip(raw rawVIP, interfaces []string, r *report, path string) VIP {
 		v.Degrade = &Degrade{
 			MED: d.MED, LocalPref: d.LocalPref, Prepend: d.Prepend,
 			Communities: values(d.Communities), LargeCommunities: d.LargeCommunities, ExtendedCommunities: d.ExtendedCommunities,
+			Origin: optionalOrigin(d.Origin),
 		}
 	}
 	return v
@@ -207,6 +208,15 @@ func origin(word string) uint8 {
 		return 2
 	}
 	return 0
+}
+
+// optionalOrigin is nil where no word is given.
+func optionalOrigin(word *string) *uint8 {
+	if word == nil {
+		return nil
+	}
+	code := origin(*word)
+	return &code
 }
 
 func values(communities []community) []uint32 {

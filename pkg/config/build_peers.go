@@ -79,6 +79,7 @@ func session(raw rawSession, cfg *Config, maxPrefixes uint32, r *report, path st
 		p.Announce = PeerAnnounce{
 			MED: a.MED, LocalPref: a.LocalPref, Prepend: a.Prepend,
 			Communities: values(a.Communities), LargeCommunities: a.LargeCommunities, ExtendedCommunities: a.ExtendedCommunities,
+			Origin: optionalOrigin(a.Origin),
 		}
 	}
 	return p

@@ -253,6 +253,8 @@ type Degrade struct {
 	Communities         []uint32
 	LargeCommunities    []LargeCommunity
 	ExtendedCommunities []ExtendedCommunity
+	// Origin takes the place of that of Announce; nil for none.
+	Origin *uint8
 }
 
 // Announce holds the path attributes of a VIP.
@@ -283,6 +285,8 @@ type PeerAnnounce struct {
 	Communities         []uint32
 	LargeCommunities    []LargeCommunity
 	ExtendedCommunities []ExtendedCommunity
+	// Origin takes the place of that of the VIP, in all states; nil for none.
+	Origin *uint8
 }
 
 // ExtendedCommunity is one RFC 4360 value, in the order of the wire.

@@ -137,6 +137,7 @@ type rawDegrade struct {
 	Communities         []community         `key:"communities"`
 	LargeCommunities    []LargeCommunity    `key:"large_communities"`
 	ExtendedCommunities []ExtendedCommunity `key:"extended_communities"`
+	Origin              *string             `key:"origin" oneof:"igp egp incomplete"`
 }
 
 type rawAnnounce struct {

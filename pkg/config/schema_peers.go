@@ -63,4 +63,5 @@ type rawPeerAnnounce struct {
 	Communities         []community         `key:"communities"`
 	LargeCommunities    []LargeCommunity    `key:"large_communities"`
 	ExtendedCommunities []ExtendedCommunity `key:"extended_communities"`
+	Origin              *string             `key:"origin" oneof:"igp egp incomplete" off:"true"`
 }

@@ -160,12 +160,14 @@ func validateDegrade(v VIP, r *report, path string) {
 	case !r.ok(place):
 	case len(v.Checks) == 0 && r.ok(path+".checks"):
 		r.add(place, "is never used, for the VIP has no checks; add checks or remove on_failure")
-	case d.MED == nil && d.LocalPref == nil && d.Prepend == 0 && len(d.Communities)+len(d.LargeCommunities)+len(d.ExtendedCommunities) == 0:
-		r.add(place, "changes nothing; give it med, local_pref, prepend, communities, large_communities or extended_communities")
+	case d.MED == nil && d.LocalPref == nil && d.Origin == nil && d.Prepend == 0 && len(d.Communities)+len(d.LargeCommunities)+len(d.ExtendedCommunities) == 0:
+		r.add(place, "changes nothing; give it med, local_pref, prepend, communities, large_communities, extended_communities or origin")
 	case same(d.MED, a.MED) && r.ok(path+".announce.med"):
 		r.add(place+".med", isSame)
 	case same(d.LocalPref, a.LocalPref) && r.ok(path+".announce.local_pref"):
 		r.add(place+".local_pref", isSame)
+	case d.Origin != nil && *d.Origin == a.Origin && r.ok(path+".announce.origin", place+".origin"):
+		r.add(place+".origin", isSame)
 	case r.ok(path+".announce.prepend") && a.Prepend+d.Prepend > 10:
 		r.add(place+".prepend", "is added to announce.prepend, which is %d; the sum must be at most 10", a.Prepend)
 	}

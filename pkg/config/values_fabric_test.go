@@ -17,6 +17,7 @@ func TestPeerValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	number := func(n uint32) *uint32 { return &n }
+	egp := uint8(1)
 	inherited := func() Peer {
 		return Peer{
 			External: true, Port: 1790, Password: "hunter2", TTLSecurity: true, Passive: true, IPv4: true, MaxPrefixes: 1000,
@@ -27,7 +28,7 @@ func TestPeerValues(t *testing.T) {
 			},
 			Announce: PeerAnnounce{
 				MED: number(4294967295), Prepend: 2, Communities: []uint32{65010<<16 | 1, 0xFFFFFF01}, LargeCommunities: []LargeCommunity{{65010, 1, 2}},
-				ExtendedCommunities: []ExtendedCommunity{{0, 2, 0xfd, 0xf2, 0, 0, 0, 100}},
+				ExtendedCommunities: []ExtendedCommunity{{0, 2, 0xfd, 0xf2, 0, 0, 0, 100}}, Origin: &egp,
 			},
 		}
 	}
@@ -41,7 +42,7 @@ func TestPeerValues(t *testing.T) {
 	third.Address, third.ASN, third.External = netip.MustParseAddr("10.68.1.4"), 65004, false
 	third.Timers.Keepalive = 5 * time.Second
 	third.BFD.Multiplier, third.BFD.Multihop, third.BFD.MinTTL, third.BFD.Auth.KeyID = 9, false, 0, 7
-	third.Announce.MED, third.Announce.Prepend, third.Announce.Communities = nil, 3, nil
+	third.Announce.MED, third.Announce.Prepend, third.Announce.Communities, third.Announce.Origin = nil, 3, nil, nil
 	third.Announce.ExtendedCommunities = []ExtendedCommunity{{1, 3, 10, 0, 0, 1, 0, 5}, {2, 2, 255, 255, 255, 255, 0, 1}}
 	gateway := inherited()
 	gateway.Gateway, gateway.BFD.Auth, gateway.BFD.Multihop, gateway.BFD.MinTTL = true, nil, false, 0
@@ -104,7 +105,7 @@ func TestFabricValues(t *testing.T) {
 			},
 			Origin: 2,
 		}},
-		{"degrade", cfg.VIPs[0].Degrade, &Degrade{ExtendedCommunities: []ExtendedCommunity{{0x40, 0x04, 0xfd, 0xf2}}}},
+		{"degrade", cfg.VIPs[0].Degrade, &Degrade{ExtendedCommunities: []ExtendedCommunity{{0x40, 0x04, 0xfd, 0xf2}}, Origin: new(uint8)}},
 		{"origin", cfg.VIPs[1].Announce, Announce{Origin: 1}},
 	} {
 		if diff := cmp.Diff(test.want, test.got, equalAddresses()); diff != "" {

@@ -88,6 +88,7 @@ func TestReloadMatrix(t *testing.T) {
 		"top-level peers[].ttl":           {func(c *config.Config) { remote(c).TTL = 5 }, []string{toRemote + "MultihopTTL"}},
 		"top-level peers[].add_path":      {func(c *config.Config) { remote(c).AddPath = false }, []string{toRemote + "AddPath"}},
 		"top-level peers[].local_pref":    {func(c *config.Config) { remote(c).Announce.LocalPref = &five }, []string{toRemote + "Attributes"}},
+		"top-level peers[].origin":        {func(c *config.Config) { remote(c).Announce.Origin = new(uint8) }, []string{toRemote + "Attributes"}},
 		"top-level peers: none":           {func(c *config.Config) { c.Peers = nil }, []string{"top-level peers"}},
 		"vips: one more, not bound yet": {func(c *config.Config) {
 			c.VIPs = append(c.VIPs, config.VIP{Name: "new", Prefix: prefix("10.68.6.9/32"), Interfaces: []string{"en1"}})
@@ -188,7 +189,7 @@ func fields(d *bgp.Desired) map[string]any {
 // What is configured for a VIP, for its failure and for a peer reaches BGP.
 func TestAttributes(t *testing.T) {
 	t.Parallel()
-	med, pref, lower := uint32(5), uint32(200), uint32(50)
+	med, pref, lower, egp, igp := uint32(5), uint32(200), uint32(50), uint8(1), uint8(0)
 	in := edit(reflector)
 	v := &in.Config.VIPs[0]
 	v.Announce = config.Announce{
@@ -197,11 +198,11 @@ func TestAttributes(t *testing.T) {
 	}
 	v.Degrade = &config.Degrade{
 		LocalPref: &lower, Prepend: 3, Communities: []uint32{1, 2}, LargeCommunities: []config.LargeCommunity{{Global: 2}},
-		ExtendedCommunities: []config.ExtendedCommunity{{2}, {1}},
+		ExtendedCommunities: []config.ExtendedCommunity{{2}, {1}}, Origin: &egp,
 	}
 	announce := config.PeerAnnounce{
 		MED: &lower, LocalPref: &lower, Prepend: 2, Communities: []uint32{7}, LargeCommunities: []config.LargeCommunity{{Global: 7}},
-		ExtendedCommunities: []config.ExtendedCommunity{{7}},
+		ExtendedCommunities: []config.ExtendedCommunity{{7}}, Origin: &igp,
 	}
 	in.Config.Interfaces[0].Peers[0].Announce, in.Config.Peers[0].Announce = announce, announce
 	want := bgp.Path{
@@ -210,7 +211,7 @@ func TestAttributes(t *testing.T) {
 	}
 	attributes := bgp.Attributes{
 		MED: &lower, Prepend: 2, Communities: []uint32{7}, LargeCommunities: []bgp.LargeCommunity{{Global: 7}},
-		ExtendedCommunities: []bgp.ExtendedCommunity{{7}},
+		ExtendedCommunities: []bgp.ExtendedCommunity{{7}}, Origin: &igp,
 	}
 	expect := func(when string, external, internal *uint32) {
 		t.Helper()
@@ -230,7 +231,7 @@ func TestAttributes(t *testing.T) {
 	r := in.Health[vipID()]
 	r.Verdict, r.Passed = "unhealthy", t0
 	in.Health[vipID()] = r
-	want.LocalPref, want.Prepend, want.Communities = &lower, 4, []uint32{1, 2}
+	want.LocalPref, want.Prepend, want.Communities, want.Origin = &lower, 4, []uint32{1, 2}, egp
 	want.LargeCommunities = append(want.LargeCommunities, bgp.LargeCommunity{Global: 2})
 	want.ExtendedCommunities = append(want.ExtendedCommunities, bgp.ExtendedCommunity{2})
 	expect("degraded", nil, &lower)

@@ -307,6 +307,9 @@ func (p *planner) path(c *config.VIP, id uint32, hop netip.Addr, degraded bool) 
 		if d.LocalPref != nil {
 			out.LocalPref = d.LocalPref
 		}
+		if d.Origin != nil {
+			out.Origin = *d.Origin
+		}
 		out.Prepend += d.Prepend
 		out.Communities = union(a.Communities, d.Communities)
 		large = union(large, d.LargeCommunities)

@@ -137,11 +137,12 @@ func (p *planner) attributes(c *config.Peer) *bgp.Attributes {
 	out := bgp.Attributes{
 		MED: a.MED, Prepend: a.Prepend, Communities: a.Communities,
 		LargeCommunities: largeCommunities(a.LargeCommunities), ExtendedCommunities: extendedCommunities(a.ExtendedCommunities),
+		Origin: a.Origin,
 	}
 	if internal := !c.External && c.ASN == p.in.Config.BGP.ASN; internal && !p.in.Overrides.Leaving {
 		out.LocalPref = a.LocalPref
 	}
-	if out.MED == nil && out.LocalPref == nil && out.Prepend == 0 && len(out.Communities)+len(out.LargeCommunities)+len(out.ExtendedCommunities) == 0 {
+	if out.MED == nil && out.LocalPref == nil && out.Origin == nil && out.Prepend == 0 && len(out.Communities)+len(out.LargeCommunities)+len(out.ExtendedCommunities) == 0 {
 		return nil
 	}
 	return &out
