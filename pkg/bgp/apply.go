@@ -211,8 +211,8 @@ func (s *Speaker) addPeer(ctx context.Context, srv *server.BgpServer, p Peer, gr
 }
 
 // removePeers ends the sessions with the given peers and forgets them: the
-// established ones get Cease/Administrative Shutdown with their reason, if there
-// is one, and until wait has passed to send it. GoBGP has no Cease/BFD Down
+// established ones get Cease/Administrative Shutdown with their reason, or GoBGP's
+// Cease/Peer De-configured without one, and until wait has passed to send it. GoBGP has no Cease/BFD Down
 // (RFC 9384): the text says so.
 func (s *Speaker) removePeers(ctx context.Context, srv *server.BgpServer, have map[netip.Addr]*api.Peer, gone []netip.Addr, reason func(netip.Addr) string, wait time.Duration) error {
 	var errs []error

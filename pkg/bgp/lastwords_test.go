@@ -85,6 +85,11 @@ func TestEachPeerIsToldItsReason(t *testing.T) {
 	if got := raws[stays].quiet(50 * time.Millisecond); got != nil || raws[stays].ended() != nil {
 		t.Errorf("the peer that stays got %q, %v", got, raws[stays].ended())
 	}
+	cfg.Peers, cfg.DownReason, cfg.DownReasons = nil, "", nil
+	m.Withdraw(Desired{Speakers: []SpeakerConfig{cfg}})
+	raws[stays].await(3*time.Second, func(seen []string) bool {
+		return slices.Contains(seen, "notification 6/2 peer removed from the configuration")
+	})
 }
 
 // What goes to the process is bounded, and reasons alone make no message.

@@ -13,6 +13,7 @@
 package bgp
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -65,6 +66,7 @@ type SpeakerConfig struct {
 	DownReasons map[netip.Addr]string
 	// DownReason is the text of the Cease (RFC 9003, cut to 128 octets) that
 	// peers get which are no longer in Peers, such as "interface en1: link down".
+	// Without any they are told that they were removed.
 	DownReason string
 }
 
@@ -73,7 +75,7 @@ func (c *SpeakerConfig) downReason(peer netip.Addr) string {
 	if text := c.DownReasons[peer]; text != "" {
 		return text
 	}
-	return c.DownReason
+	return cmp.Or(c.DownReason, "peer removed from the configuration")
 }
 
 // GracefulRestart holds the RFC 4724 parameters.
