@@ -52,6 +52,7 @@ func TestExec(t *testing.T) {
 	for _, tc := range []struct{ name, script, want string }{
 		{"pass", "echo fine", ""},
 		{"environment", `test "$VIPSPEAKER_CHECK:$TOKEN:$HOME:$PWD" = "web:x y::/" && test "$(env | wc -l)" = 4`, ""},
+		{"slow", "sleep 0.2; echo fine", ""},
 		{"no input", "read x; test $? = 1", ""},
 		{"own group", `test "$(ps -o pgid= -p $$ | tr -d ' ')" = $$`, ""},
 		{"exit code", "exit 3", "exec /bin/sh: exit status 3"},

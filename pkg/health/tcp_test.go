@@ -143,6 +143,21 @@ func TestTCP(t *testing.T) {
 	if err := <-ends; err == nil || err.Error() != "EOF" {
 		t.Errorf("the server saw the end as %v, want EOF", err)
 	}
+	// What it says first is nobody's business; the connection is closed all the same.
+	left := make(chan struct{})
+	babbler := server(t, "127.0.0.1:0", func(c net.Conn) {
+		_, err := c.Write([]byte("\x00\xffgarbage\r\n"))
+		for err == nil { // until our end is gone, whatever it leaves unread
+			_, err = c.Read(make([]byte, 1))
+		}
+		close(left)
+	})
+	want(t, tcp(t, babbler), time.Second, "")
+	select {
+	case <-left:
+	case <-time.After(5 * time.Second):
+		t.Error("the connection to a server that babbles is still open")
+	}
 	refused := closed(t)
 	want(t, tcp(t, refused), time.Second, "tcp "+refused.String()+": connection refused")
 	hang := deaf(t)
