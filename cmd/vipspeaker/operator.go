@@ -57,9 +57,10 @@ func (o *operator) Drain(ctx context.Context, r control.DrainRequest) (*control.
 		} else {
 			next.Drain(list[0])
 		}
+		then, after := before.At(now), next.At(now)
 		for _, d := range list {
-			_, was := before.DrainOf(d.Prefix, now)
-			is, _ := next.DrainOf(d.Prefix, now)
+			_, was := then.DrainOf(d.Prefix)
+			is, _ := after.DrainOf(d.Prefix)
 			out.VIPs = append(out.VIPs, control.DrainedVIP{
 				Name: d.Name, Prefix: d.Prefix, Changed: !was, Withdraw: is.Withdraw, Until: is.Until,
 			})
@@ -87,11 +88,12 @@ func (o *operator) Undrain(ctx context.Context, r control.DrainRequest) (*contro
 		change = o.d.orders.Reset
 	}
 	err := change(func(next *orders.Orders, now time.Time) error {
-		for _, v := range o.drainable(next) {
+		c, then := o.d.config.Load(), before.At(now)
+		for _, v := range drainable(c, next) {
 			if !r.All && v.Name != r.VIP && !named(v.Prefix, r.VIP) {
 				continue
 			}
-			_, v.Changed = before.DrainOf(v.Prefix, now)
+			_, v.Changed = then.DrainOf(v.Prefix)
 			out.VIPs = append(out.VIPs, v)
 			if !r.All {
 				next.Undrain(v.Prefix, now)
@@ -99,8 +101,7 @@ func (o *operator) Undrain(ctx context.Context, r control.DrainRequest) (*contro
 			}
 		}
 		if !r.All {
-			_, err := find(o.d.config.Load(), r.VIP)
-			return err
+			return noVIP(c, r.VIP)
 		}
 		next.UndrainEvery()
 		return nil
@@ -121,10 +122,9 @@ func refused(err error) error {
 }
 
 // drainable are the VIPs that are configured, and those that orders are about.
-func (o *operator) drainable(next *orders.Orders) []control.DrainedVIP {
+func drainable(c *config.Config, next *orders.Orders) []control.DrainedVIP {
 	var list []control.DrainedVIP
 	seen := map[netip.Prefix]bool{}
-	c := o.d.config.Load()
 	for i := range c.VIPs {
 		seen[c.VIPs[i].Prefix] = true
 		list = append(list, control.DrainedVIP{Name: c.VIPs[i].Name, Prefix: c.VIPs[i].Prefix})
@@ -171,9 +171,8 @@ func (o *operator) tell(ctx context.Context, message string, r control.DrainRequ
 
 // find returns the VIP of that name, else of that address or prefix.
 func find(c *config.Config, name string) (*config.VIP, error) {
-	var known []string
 	for i := range c.VIPs {
-		if known = append(known, c.VIPs[i].Name); c.VIPs[i].Name == name {
+		if c.VIPs[i].Name == name {
 			return &c.VIPs[i], nil
 		}
 	}
@@ -182,10 +181,19 @@ func find(c *config.Config, name string) (*config.VIP, error) {
 			return &c.VIPs[i], nil
 		}
 	}
-	if len(known) == 0 {
-		return nil, control.Refuse(http.StatusNotFound, "no VIP %q: none is configured", name)
+	return nil, noVIP(c, name)
+}
+
+// noVIP is the answer to who names a VIP that there is not.
+func noVIP(c *config.Config, name string) error {
+	if len(c.VIPs) == 0 {
+		return control.Refuse(http.StatusNotFound, "no VIP %q: none is configured", name)
 	}
-	return nil, control.Refuse(http.StatusNotFound, "no VIP %q: the VIPs are %s", name, strings.Join(known, ", "))
+	known := make([]string, len(c.VIPs))
+	for i := range c.VIPs {
+		known[i] = c.VIPs[i].Name
+	}
+	return control.Refuse(http.StatusNotFound, "no VIP %q: the VIPs are %s", name, strings.Join(known, ", "))
 }
 
 // named tells whether a text is the address or the prefix of a VIP.

@@ -21,7 +21,7 @@ const Name = "orders.json"
 // Version is that of the file's format.
 const Version = 1
 
-// largest bounds what is read, in bytes.
+// largest bounds what is read, and so what is written, in bytes.
 const largest = 16 << 20
 
 // file is the orders on disk.
@@ -138,6 +138,9 @@ func (f *file) write(o *Orders) error {
 	data = append(data, '\n')
 	if bytes.Equal(data, f.written) {
 		return nil
+	}
+	if len(data) > largest {
+		return fmt.Errorf("keep the order: %s would be larger than %d bytes", f.path, largest)
 	}
 	if err := f.replace(data); err != nil {
 		return fmt.Errorf("keep the order: %w", err)

@@ -85,23 +85,10 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// DrainOf returns the drain that is in force for a VIP at a time.
+// DrainOf returns the drain that is in force for a VIP at a time. Who asks for many
+// asks At.
 func (o *Orders) DrainOf(prefix netip.Prefix, now time.Time) (Drain, bool) {
-	if o == nil {
-		return Drain{}, false
-	}
-	for i := range o.Drains {
-		if d := &o.Drains[i]; d.Prefix == prefix && !over(d.Until, now) {
-			return *d, true
-		}
-	}
-	if o.Damage != "" {
-		return Drain{Prefix: prefix, Reason: o.Damage + "; 'vipspeaker undrain --all' puts the file aside and begins anew"}, true
-	}
-	if a := o.All; a != nil && !over(a.Until, now) && !slices.Contains(a.Except, prefix) {
-		return Drain{Prefix: prefix, Reason: a.Reason, Since: a.Since, Withdraw: a.Since, Until: a.Until}, true
-	}
-	return Drain{}, false
+	return o.At(now).DrainOf(prefix)
 }
 
 func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
@@ -109,8 +96,8 @@ func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(unt
 // Drain adds the order for a VIP, or makes that which is there already this one:
 // it then goes on from where it is.
 func (o *Orders) Drain(d Drain) {
-	if old, ok := o.DrainOf(d.Prefix, d.Since); ok && o.Damage == "" {
-		d.Since, d.Withdraw = old.Since, earlier(old.Withdraw, d.Withdraw)
+	if old, ok := o.DrainOf(d.Prefix, d.Since); ok {
+		d.goesOn(&old)
 	}
 	o.drop(d.Prefix)
 	o.Drains = append(o.Drains, d)
@@ -124,13 +111,22 @@ func (o *Orders) Drain(d Drain) {
 // DrainEvery orders the drain of all VIPs: of those that are known as given, of
 // others from the begin on. An order for one of them that lasts longer stays.
 func (o *Orders) DrainEvery(known []Drain, all DrainAll) {
-	for _, d := range known {
-		if old, ok := o.DrainOf(d.Prefix, d.Since); ok && !d.Until.IsZero() && (old.Until.IsZero() || old.Until.After(d.Until)) {
-			d.Until, d.Reason = old.Until, old.Reason
-		}
-		o.Drain(d)
+	before := o.At(all.Since)
+	again := make(map[netip.Prefix]bool, len(known))
+	for i := range known {
+		again[known[i].Prefix] = true
 	}
-	o.All = &all
+	list := slices.DeleteFunc(slices.Clone(o.Drains), func(d Drain) bool { return again[d.Prefix] })
+	for _, d := range known {
+		if old, ok := before.DrainOf(d.Prefix); ok {
+			if !d.Until.IsZero() && (old.Until.IsZero() || old.Until.After(d.Until)) {
+				d.Until, d.Reason = old.Until, old.Reason
+			}
+			d.goesOn(&old)
+		}
+		list = append(list, d)
+	}
+	o.Drains, o.All = list, &all
 }
 
 // Undrain ends the drain of one VIP. It tells whether there was one.
@@ -152,13 +148,6 @@ func (o *Orders) UndrainEvery() { o.Drains, o.All = nil, nil }
 
 func (o *Orders) drop(prefix netip.Prefix) {
 	o.Drains = slices.DeleteFunc(slices.Clone(o.Drains), func(d Drain) bool { return d.Prefix == prefix })
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // VIP finds a run-time VIP by its name.

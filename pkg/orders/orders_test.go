@@ -294,5 +294,19 @@ func TestOrdersEndByThemselves(t *testing.T) {
 		if _, there := s.Orders().VIP("short"); there {
 			t.Error("a full disk keeps a dead owner's VIP alive")
 		}
+		if again, _ := open(t, dir); len(again.Orders().VIPs) != 2 {
+			t.Errorf("the full disk took it: %+v", again.Orders())
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		told := changes
+		if err := os.Remove(filepath.Join(dir, Name+".new")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(retry)
+		synctest.Wait()
+		if again, _ := open(t, dir); len(again.Orders().VIPs) != 1 || changes != told {
+			t.Errorf("once the disk has room: %+v, told %d times", again.Orders(), changes-told)
+		}
 	})
 }

@@ -31,6 +31,8 @@ type Store struct {
 
 	mu   sync.Mutex // one change at a time
 	file file
+
+	behind atomic.Bool // the file lacks the end of an order
 }
 
 // Open reads what a former process left. A file that cannot be read is no error:
@@ -95,6 +97,7 @@ func (s *Store) change(do func(next *Orders, now time.Time) error) error {
 	if err := s.file.write(&next); err != nil {
 		return err
 	}
+	s.behind.Store(false)
 	s.current.Store(&next)
 	if len(expired) > 0 && s.opt.Expired != nil {
 		s.opt.Expired(expired)
@@ -129,33 +132,49 @@ func (s *Store) Run(ctx context.Context) error {
 
 // expire ends what is over and returns the time to the next look.
 func (s *Store) expire() time.Duration {
-	const forever = time.Hour
-	next := s.Orders().next()
-	if next.IsZero() {
-		return forever
+	wait := time.Hour
+	if next := s.Orders().next(); !next.IsZero() {
+		wait = min(wait, time.Until(next))
 	}
-	if wait := time.Until(next); wait > 0 {
-		return min(wait, forever)
+	if wait <= 0 {
+		s.end()
+		return 0
 	}
-	if err := s.end(); err != nil {
-		s.opt.Log.Warn("end of an order not written", "error", err)
-		return retry
+	if s.behind.Load() && !s.catchUp() {
+		return min(wait, retry)
 	}
-	return 0
+	return wait
 }
 
 // end publishes what is left of the orders. A dead owner's VIP goes also when the
 // disk does not take that.
-func (s *Store) end() error {
+func (s *Store) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := *s.current.Load()
 	expired := next.purge(time.Now())
-	err := s.file.write(&next)
+	if err := s.file.write(&next); err == nil {
+		s.behind.Store(false)
+	} else if !s.behind.Swap(true) {
+		s.opt.Log.Warn("end of an order not written", "error", err)
+	}
 	s.current.Store(&next)
 	if len(expired) > 0 && s.opt.Expired != nil {
 		s.opt.Expired(expired)
 	}
 	s.opt.Changed()
-	return err
+}
+
+// catchUp writes what the file lacks. Without it a restart would bring back what is
+// over. It tells whether the file is right.
+func (s *Store) catchUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file.write(s.current.Load()) != nil {
+		return false
+	}
+	if s.behind.Swap(false) {
+		s.opt.Log.Info("end of an order written")
+	}
+	return true
 }

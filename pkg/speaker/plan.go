@@ -216,6 +216,8 @@ type planner struct {
 	nets       []netip.Prefix
 	// byName finds an entry of out.Interfaces.
 	byName map[string]int
+	// drains are the operator's orders that are in force.
+	drains *orders.InForce
 	// own tells which maps of out.History are copies of this look.
 	own owned
 	// graceUntil is how long what a former process left is trusted.
@@ -226,7 +228,7 @@ type planner struct {
 // the order inside the snapshots. Config must not be nil.
 func Plan(in Inputs, now time.Time) Desired {
 	p := &planner{
-		in: in, now: now,
+		in: in, now: now, drains: in.Overrides.Orders.At(now),
 		bound:      make(map[netip.Prefix]bool, len(in.Bound)),
 		carried:    map[string]map[netip.Prefix]bool{},
 		configured: make(map[netip.Prefix]bool, len(in.Config.VIPs)),
