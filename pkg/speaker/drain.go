@@ -19,6 +19,10 @@ const (
 	// they may resist that.
 	closeEvery = 250 * time.Millisecond
 	closeBound = 5 * time.Second
+	// clockSlack is how much the clock may be behind that at the order. One that is
+	// more behind was set back, or is not set after a reboot: then a VIP may have been
+	// withdrawn already, and must not be announced again.
+	clockSlack = time.Minute
 )
 
 // Drain is how far a VIP is on its way out of use.
@@ -37,7 +41,7 @@ type Drain struct {
 // That follows from the times of the order alone, and from what the kernel has: so
 // it is the same after a restart.
 func (p *planner) drain(c *config.VIP) *Drain {
-	o, ok := p.in.Overrides.Orders.DrainOf(c.Prefix, p.now)
+	o, ok := p.drains.DrainOf(c.Prefix)
 	if !ok {
 		return nil
 	}
@@ -51,7 +55,7 @@ func (p *planner) drain(c *config.VIP) *Drain {
 	// Routers need some time to send new connections elsewhere.
 	moved := o.Withdraw.Add(p.in.Config.Shutdown.Wait)
 	switch {
-	case p.now.Before(o.Withdraw):
+	case p.now.Before(o.Withdraw) && !p.now.Before(o.Since.Add(-clockSlack)):
 		d.Phase = status.DrainLeaving
 		p.mayChange(o.Withdraw)
 		p.mayChange(p.now.Add(countEvery))

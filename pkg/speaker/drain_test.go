@@ -43,6 +43,8 @@ func TestDrainPhases(t *testing.T) {
 		recheck     time.Duration
 	}{
 		{name: "begins", at: 0, connections: one, want: status.DrainLeaving, bind: true, recheck: time.Second},
+		{name: "the clock is a little behind", at: -30 * time.Second, connections: one, want: status.DrainLeaving, bind: true, recheck: -29 * time.Second},
+		{name: "the clock is not set", at: -time.Hour, connections: none, unbind: true, want: status.DrainWaiting, bind: true, recheck: time.Second - time.Hour},
 		{name: "is about to go", at: 29500 * time.Millisecond, connections: none, want: status.DrainLeaving, bind: true, recheck: 30 * time.Second},
 		{name: "is withdrawn", at: 30 * time.Second, connections: one, want: status.DrainWaiting, bind: true, recheck: 31 * time.Second},
 		{name: "routers move", at: 31 * time.Second, connections: none, unbind: true, want: status.DrainWaiting, bind: true, recheck: 32 * time.Second},
@@ -116,7 +118,7 @@ func TestDrainPhases(t *testing.T) {
 				t.Errorf("connections:\n%s", diff)
 			}
 			recheck := time.Time{}
-			if tt.recheck > 0 {
+			if tt.recheck != 0 {
 				recheck = t0.Add(tt.recheck)
 			}
 			if !d.Recheck.Equal(recheck) {

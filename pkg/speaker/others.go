@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -60,7 +61,7 @@ func (p *planner) others(c *config.VIP) []status.Other {
 		if c := a.Host.Compare(b.Host); c != 0 {
 			return c
 		}
-		return int(a.ASN) - int(b.ASN)
+		return cmp.Or(cmp.Compare(a.ASN, b.ASN), cmp.Compare(a.Rank, b.Rank))
 	})
 	return list
 }

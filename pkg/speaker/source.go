@@ -12,11 +12,14 @@ import (
 // source makes the VIP the preferred source on its interfaces if it may be: a
 // source that the network does not route back to cuts the host off. So it must
 // be announced now, and go on being so: what is no longer wanted does not count
-// as announced. Who wants it always takes that risk, but for the time of a stop and
-// of a drain.
+// as announced. Who wants it always takes that risk, but for the time of a stop, of
+// a drain, and while another host owns the VIP.
 func (p *planner) source(c *config.VIP, v *VIP) {
 	if !isSource(c) || p.in.Overrides.Shutdown || v.Drain.gone() {
 		return
+	}
+	if reason, _ := p.ownership(c); reason != "" {
+		return // also where checks explain more
 	}
 	if !c.Source.Always && !v.Announced && !p.adopted(c, v) {
 		return

@@ -27,6 +27,9 @@ func TestSourceWhen(t *testing.T) {
 		{Source: addr("10.68.6.1"), Interfaces: []string{"en1", "en5"}, Rank: 5, Mark: 1, Mask: 3},
 	}
 	failed := func(in *Inputs) { in.Health = health.Results{vipID(): {Verdict: health.Unhealthy}} }
+	notOwned := func(in *Inputs) {
+		in.Config.VIPs[0].Exclusive, in.Config.Ownership = true, &config.Ownership{Host: "a"}
+	}
 	for name, c := range map[string]struct {
 		change       func(*Inputs)
 		always       bool
@@ -39,6 +42,8 @@ func TestSourceWhen(t *testing.T) {
 		"no session":                {func(in *Inputs) { in.BGP = nil }, false, false, false},
 		"no session, always":        {func(in *Inputs) { in.BGP = nil }, true, true, true},
 		"stopping, always":          {func(in *Inputs) { in.Overrides.Shutdown = true }, true, false, false},
+		"another owns it, always":   {notOwned, true, false, false},
+		"and it fails, always":      {func(in *Inputs) { notOwned(in); failed(in) }, true, false, false},
 		"not preferred":             {func(in *Inputs) { in.Config.VIPs[0].PreferredSource = false }, false, true, false},
 		"not preferred, no session": {func(in *Inputs) { in.Config.VIPs[0].PreferredSource, in.BGP = false, nil }, false, false, false},
 	} {
