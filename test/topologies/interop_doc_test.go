@@ -1,3 +1,5 @@
+//go:build long
+
 package topologies
 
 import (
@@ -126,7 +128,7 @@ func (m *matrix) render() string {
 	var b, versions strings.Builder
 	b.WriteString(`# Interoperability
 
-This page is written by ` + "`make interop`" + ` from what TestInterop in [test/topologies](../test/topologies) has seen, and that test fails when the two differ. It lets the daemon peer with Debian's
+This page is written by ` + "`make interop`" + ` from what TestLongInterop in [test/topologies](../test/topologies) has seen, and that test fails when the two differ. It lets the daemon peer with Debian's
 packages of each routing software, in the ways below, and looks at the router's side. The configurations are in [test/topologies/interop](../test/topologies/interop), that of the host is the same for
 all; [routers.md](routers.md) says what matters in them.
 

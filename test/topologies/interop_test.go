@@ -1,3 +1,5 @@
+//go:build long
+
 package topologies
 
 import (
@@ -13,7 +15,7 @@ import (
 	"vipspeaker/test/topologies/lab"
 )
 
-var updateInterop = flag.Bool("update-interop", false, "write docs/interoperability.md from the results of TestInterop")
+var updateInterop = flag.Bool("update-interop", false, "write docs/interoperability.md from the results of TestLongInterop")
 
 // The host's addresses of the topology interop, as the router's neighbours have
 // them.
@@ -62,10 +64,10 @@ func interopFeatures() []feature {
 	}
 }
 
-// TestInterop lets every routing software that Debian has peer with the daemon in
+// TestLongInterop lets every routing software that Debian has peer with the daemon in
 // all the ways that both speak, and looks at the router's side. The results are
 // docs/interoperability.md.
-func TestInterop(t *testing.T) {
+func TestLongInterop(t *testing.T) {
 	m := newMatrix(t)
 	for _, software := range interopSoftware() {
 		t.Run(string(software), func(t *testing.T) {
