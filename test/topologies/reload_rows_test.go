@@ -72,7 +72,7 @@ func reloadRows() []reloadRow {
 		{"interfaces[].peers[].timers.hold_time", en5 + "timers={hold_time: 12s}", nil, "from the next session on"},
 		{"interfaces[].peers[].timers.keepalive", en5 + "timers={keepalive: 2s}", nil, "from the next session on"},
 		{"interfaces[].peers[].timers.connect_retry", en5 + "timers={connect_retry: 2s}", nil, "from the next session on"},
-		{"interfaces[].peers[].bfd.*", en5 + "bfd={min_tx: 50ms}", nil, "the BFD session; the BGP session follows when BFD finds the path dead"},
+		{"interfaces[].peers[].bfd.*", en5 + "bfd={min_tx: 50ms}", nil, "the BFD session; the BGP session follows when BFD finds the path dead. Without `bfd`, routers end BGP: see [routers.md](routers.md#taking-bfd-away)"},
 		{"interfaces[].peers[].bfd.required", en5 + "bfd={required: true}", en5Alone, "while BFD is not up"},
 		{"interfaces[].peers[].announce.*", en5 + "announce={med: 9, prepend: 2, communities: [\"65010:9\"]}", nil, "one UPDATE for each path"},
 		{"peers[].address", "peers=[]", topAlone, "another peer: the session with the old one ends"},
