@@ -188,6 +188,44 @@ vips:
 	}
 }
 
+// BFD over several hops finds the way to a route reflector dead while every link
+// of the host is fine, and ends that session long before its hold time is over.
+func TestFabricReflectorBFD(t *testing.T) {
+	l := lab.Start(t, "fabric-frr")
+	host, leaf, rr := l.Node("host"), l.Node("leaf"), l.Node("rr")
+	host.Run("ip", "addr", "add", "10.68.255.1/32", "dev", "lo")
+	leaf.Run("ip", "route", "add", "10.68.255.1/32", "via", "10.68.5.1")
+	rr.StartFRRDaemon("bfdd")
+	frrConfigure(rr, "bfd", "peer 10.68.255.1 multihop local-address 10.255.0.9",
+		"detect-multiplier 3", "transmit-interval 50", "receive-interval 50")
+	host.WriteFile(lab.ConfigPath, fabricHead+`
+interfaces:
+  - {name: en5, hold_up: 1s, gateway: 10.68.5.2, peers: []}
+peers:
+  - {address: 10.255.0.9, asn: internal, local_address: 10.68.255.1, ttl: 8, bfd: {min_tx: 50ms, min_rx: 50ms, multiplier: 3}}
+vips:
+  - {name: vipa, address: 10.68.6.1/32}
+`)
+	s := lab.StartSpeaker(host, binary(t))
+	s.WaitStatus(20*time.Second, "BFD is up", func(st *status.Status) error {
+		if b := st.Peers[0].BFD; b == nil || b.State != "Up" {
+			return fmt.Errorf("BFD: %+v", b)
+		}
+		return lab.Established(st)
+	})
+	waitReflected(t, rr, "10.68.5.1")
+	failed := time.Now()
+	l.DropFrames("rr", "e2")
+	st := s.WaitStatus(2*time.Second, "BFD ended the session", func(st *status.Status) error {
+		p := st.Peers[0]
+		return lab.That(p.State == "Down" && strings.Contains(p.LastError, "BFD with 10.255.0.9 down"), "%s: %s", p.State, p.LastError)
+	})
+	t.Logf("the way is lost: session ended after %s: %s", time.Since(failed).Round(time.Millisecond), st.Peers[0].LastError)
+	if !st.Interfaces[0].Usable {
+		t.Errorf("en5: %+v", st.Interfaces[0])
+	}
+}
+
 // A stop with graceful_shutdown tells routers ahead: the route has the community
 // and stays for that long.
 func TestFabricGracefulShutdown(t *testing.T) {
