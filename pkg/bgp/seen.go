@@ -13,8 +13,7 @@ import (
 
 // Bounds of what is kept of paths that peers send for watched prefixes.
 const (
-	maxWatched   = 4096 // prefixes
-	maxSeenLarge = 4    // large communities of one path
+	maxSeenLarge = 4 // large communities of one path
 	lookInterval = time.Second
 )
 
@@ -148,21 +147,29 @@ func cleanWatch(in []netip.Prefix) []netip.Prefix {
 		}
 	}
 	slices.SortFunc(out, comparePrefix)
-	out = slices.Compact(out)
-	return out[:min(len(out), maxWatched)]
+	return slices.Compact(out)
 }
 
 // believable is what of a process's list may be true: it is about a prefix that
-// is watched and a peer that is wanted. The process may be in a stranger's hands.
+// is watched and a peer that is wanted, which sends one path of each at most. The
+// process may be in a stranger's hands.
 func believable(in []SeenPath, cfg *SpeakerConfig) []SeenPath {
-	watched := make(map[netip.Prefix]bool, len(cfg.Watch))
+	type key struct {
+		prefix netip.Prefix
+		peer   netip.Addr
+	}
+	watched, wanted, told := make(map[netip.Prefix]bool, len(cfg.Watch)), map[netip.Addr]bool{}, map[key]bool{}
 	for _, p := range cfg.Watch {
 		watched[p] = true
 	}
+	for i := range cfg.Peers {
+		wanted[cfg.Peers[i].Address] = true
+	}
 	var out []SeenPath
 	for _, p := range in {
-		if watched[p.Prefix] && len(p.LargeCommunities) <= maxSeenLarge && len(out) < maxWatched &&
-			slices.ContainsFunc(cfg.Peers, func(q Peer) bool { return q.Address == p.Peer }) {
+		k := key{p.Prefix, p.Peer}
+		if watched[p.Prefix] && wanted[p.Peer] && !told[k] && len(p.LargeCommunities) <= maxSeenLarge {
+			told[k] = true
 			out = append(out, p)
 		}
 	}

@@ -78,8 +78,31 @@ func TestSeenBelievable(t *testing.T) {
 		{Prefix: vip, Peer: netip.MustParseAddr("192.0.2.2")},
 		{Prefix: vip, Peer: router, LargeCommunities: make([]LargeCommunity, maxSeenLarge+1)},
 		good,
+		{Prefix: vip, Peer: router, OriginAS: 65020}, // a second one
 	}, &cfg)
 	if !slices.EqualFunc(got, []SeenPath{good}, sameSeen) {
 		t.Errorf("believed %+v, want %+v", got, good)
+	}
+}
+
+// However many VIPs there are, what each router sends for each of them is told:
+// one that is not would look as if nobody else announced it.
+func TestSeenOfManyPrefixes(t *testing.T) {
+	t.Parallel()
+	const vips = 10000
+	cfg := SpeakerConfig{Peers: []Peer{{Address: netip.MustParseAddr("192.0.2.1")}, {Address: netip.MustParseAddr("192.0.2.2")}}}
+	var sent []SeenPath
+	for i := range vips {
+		vip := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 68, byte(i >> 8), byte(i)}), 32)
+		cfg.Watch = append(cfg.Watch, vip)
+		for _, p := range cfg.Peers {
+			sent = append(sent, SeenPath{Prefix: vip, Peer: p.Address})
+		}
+	}
+	if got := cleanWatch(cfg.Watch); len(got) != vips {
+		t.Errorf("%d of %d prefixes are watched", len(got), vips)
+	}
+	if got := believable(sent, &cfg); !slices.EqualFunc(got, sent, sameSeen) {
+		t.Errorf("%d of %d paths are believed", len(got), len(sent))
 	}
 }

@@ -54,8 +54,7 @@ type SpeakerConfig struct {
 	// Fence is until when fenced paths are announced, on CLOCK_BOOTTIME. A speaker
 	// process withdraws them then by itself, without a word from the daemon.
 	Fence time.Duration
-	// Watch are prefixes of which SpeakerState.Seen tells what peers send, at most
-	// 4096.
+	// Watch are prefixes of which SpeakerState.Seen tells what peers send.
 	Watch []netip.Prefix
 	// Import are the prefixes, at most 64, that are taken from peers and reported
 	// as Received: exactly these, nothing inside them. They are never sent on. All
@@ -293,7 +292,7 @@ type SpeakerState struct {
 	// are on the wire to each established peer that negotiated their family.
 	Announced []netip.Prefix
 	// Seen are the paths that peers send for SpeakerConfig.Watch, looked for once a
-	// second.
+	// second: at most one of each prefix from each peer.
 	Seen []SeenPath
 	// Received are the paths of SpeakerConfig.Import that peers sent, in the order
 	// of prefix and peer: at most one of each prefix from each peer. A session that
