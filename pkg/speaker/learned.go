@@ -157,14 +157,14 @@ func (p *planner) sent(prefix netip.Prefix) []LearnedLeg {
 // samePath tells whether two paths are of one peer, or one is that of a former
 // process by the same next hop.
 func samePath(a, b *LearnedPath) bool {
-	if a.Path.Prefix != b.Path.Prefix || a.Speaker != b.Speaker {
+	if a.Path.Prefix != b.Path.Prefix {
 		return false
 	}
 	unknown := netip.Addr{}
 	if a.Path.Peer == unknown || b.Path.Peer == unknown {
 		return a.Interface == b.Interface && a.Path.NextHop == b.Path.NextHop
 	}
-	return sameAddress(a.Path.Peer, b.Path.Peer)
+	return a.Speaker == b.Speaker && sameAddress(a.Path.Peer, b.Path.Peer)
 }
 
 // reaches is the interface on whose link a next hop is, empty for none. One that
@@ -219,7 +219,7 @@ func (p *planner) remembered(prefix netip.Prefix, sent []LearnedLeg) []LearnedLe
 // configuredFor tells whether the configuration still has the peer of a path.
 func (p *planner) configuredFor(h *LearnedPath) bool {
 	if h.Path.Peer == (netip.Addr{}) {
-		return true
+		return len(p.tellers(h)) > 0
 	}
 	peers := p.in.Config.Peers
 	if at, ok := p.byName[h.Speaker]; ok {
@@ -228,13 +228,45 @@ func (p *planner) configuredFor(h *LearnedPath) bool {
 	return slices.ContainsFunc(peers, func(c config.Peer) bool { return mayBe(&c, h.Path.Peer) })
 }
 
+// tellers are the speakers whose peers may have told of a path: of an unknown peer
+// it may belong to the interface or to none.
+func (p *planner) tellers(h *LearnedPath) []string {
+	if h.Path.Peer != (netip.Addr{}) {
+		return []string{h.Speaker}
+	}
+	var out []string
+	if at, ok := p.byName[h.Interface]; ok && len(p.in.Config.Interfaces[at].Peers) > 0 {
+		out = append(out, h.Interface)
+	}
+	if len(p.in.Config.Peers) > 0 {
+		out = append(out, status.TopLevel)
+	}
+	return out
+}
+
 // upSince tells whether the session is established that told of a path, and since
-// when; for an unknown peer, any session of the speaker.
+// when. For an unknown peer that is any session of each speaker that may have told
+// of it: while one of them has none, nobody can know that the path was taken back.
 func (p *planner) upSince(h *LearnedPath) (since time.Time, up bool) {
-	s, _ := p.in.BGP.Speaker(h.Speaker)
+	for _, name := range p.tellers(h) {
+		at, ok := p.speakerUp(name, h.Path.Peer)
+		if !ok {
+			return time.Time{}, false
+		}
+		if !up || at.After(since) {
+			since, up = at, true
+		}
+	}
+	return since, up
+}
+
+// speakerUp tells since when a speaker has an established session with a peer; for
+// the zero address, with any.
+func (p *planner) speakerUp(name string, peer netip.Addr) (since time.Time, up bool) {
+	s, _ := p.in.BGP.Speaker(name)
 	for i := range s.Peers {
 		q := &s.Peers[i]
-		if q.State != bgp.Established || h.Path.Peer != (netip.Addr{}) && !sameAddress(q.Address, h.Path.Peer) {
+		if q.State != bgp.Established || peer != (netip.Addr{}) && !sameAddress(q.Address, peer) {
 			continue
 		}
 		if at := p.past(q.Since); !up || at.Before(since) {
@@ -316,7 +348,7 @@ func lacks(list []vip.Learned, route *vip.Learned) bool {
 }
 
 // adoptLearned is the history of a process that starts: the legs that a former
-// one left.
+// one left. The kernel does not tell whose peer sent them.
 func adoptLearned(list []vip.Learned) []LearnedPath {
 	var out []LearnedPath
 	for _, route := range list {

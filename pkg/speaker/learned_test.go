@@ -271,6 +271,64 @@ func TestPlanLearnedFromTopLevel(t *testing.T) {
 	}
 }
 
+// A leg that a former process learned from a peer that belongs to no interface is
+// known again, and goes when that peer takes it back.
+func TestPlanLearnedAdoptedFromTopLevel(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		own   bool // the interface has peers too
+		alone string
+	}{
+		{"interface without peers", false, ""},
+		{"interface with peers", true, "0.0.0.0/0 static en5:10.68.5.2*1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := &film{in: edit(learning), now: t0}
+			f.in.Config.Peers = []config.Peer{{Address: addr("192.0.2.1"), ASN: 65010, Timers: f.in.Config.BGP.Timers, TTL: 64}}
+			own := &f.in.BGP.Speakers[1]
+			own.Received, own.Peers[0].State, own.Peers[0].Transitions = nil, bgp.Active, 0
+			f.in.BGP.Speakers[0].Received = nil
+			if !tt.own {
+				f.in.Config.Interfaces[1].Peers = nil
+				f.in.BGP.Speakers = f.in.BGP.Speakers[:1]
+			}
+			f.in.BGP.Speakers = append(f.in.BGP.Speakers, bgp.SpeakerState{
+				Name: status.TopLevel, Phase: bgp.Running, Peers: []bgp.PeerState{{Address: addr("192.0.2.1"), ASN: 65010, State: bgp.Active}},
+			})
+			f.in.StartedAt, f.in.Adopted = t0, true
+			f.in.History.Learned = adoptLearned([]vip.Learned{{Prefix: prefix("0.0.0.0/0"), Legs: []vip.LearnedLeg{
+				{Interface: "en5", Gateway: addr("10.68.5.2"), Weight: 1},
+			}}})
+			look := func(want string, legs int) {
+				t.Helper()
+				d := f.look(0, nil)
+				if got := routes(&d); got != want || len(d.History.Learned) != legs {
+					t.Errorf("at %s: routes %q, want %q; %d legs, want %d; %s", f.now.Sub(t0), got, want, len(d.History.Learned), legs, reasons(&d))
+				}
+			}
+			look(onlyEn5, 1)
+			before := f.in.History
+			top := &f.in.BGP.Speakers[len(f.in.BGP.Speakers)-1]
+			top.Peers[0] = established("192.0.2.1")
+			top.Peers[0].Since = t0
+			top.Received = []bgp.ReceivedPath{received("0.0.0.0/0", "192.0.2.1", "10.68.5.2")}
+			f.now = t0.Add(time.Second)
+			look(onlyEn5, 1)
+			top.Received = nil
+			f.now = t0.Add(31 * time.Second)
+			look("", 0)
+			// Never sent again: it may have been the interface's own peer.
+			f.in.History = before
+			look(tt.alone, len(f.in.BGP.Speakers)-2)
+			f.in.History = before
+			f.in.Config.Peers, f.in.Config.Interfaces[1].Peers = nil, nil
+			look("", 0)
+		})
+	}
+}
+
 func TestWeights(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
