@@ -30,28 +30,23 @@ func (p *planner) others(c *config.VIP) []status.Other {
 		return nil
 	}
 	var list []status.Other
-	for i := range p.in.BGP.Speakers {
-		for _, path := range p.in.BGP.Speakers[i].Seen {
-			if path.Prefix != c.Prefix {
-				continue
+	for _, path := range p.seenOf(c.Prefix) {
+		o, other := p.readPath(path)
+		if !other {
+			continue
+		}
+		at := slices.IndexFunc(list, func(x status.Other) bool { return x.Host == o.Host && x.ASN == o.ASN && x.Rank == o.Rank })
+		if at < 0 {
+			if !p.known(c, &o) {
+				o.Duplicate = duplicate(c, &o)
 			}
-			o, other := p.readPath(path)
-			if !other {
-				continue
-			}
-			at := slices.IndexFunc(list, func(x status.Other) bool { return x.Host == o.Host && x.ASN == o.ASN && x.Rank == o.Rank })
-			if at < 0 {
-				if !p.known(c, &o) {
-					o.Duplicate = duplicate(c, &o)
-				}
-				list = append(list, o)
-				continue
-			}
-			list[at].Leaving = list[at].Leaving && o.Leaving
-			list[at].Behind = list[at].Behind && o.Behind
-			if !slices.Contains(list[at].Peers, o.Peers[0]) {
-				list[at].Peers = append(list[at].Peers, o.Peers[0])
-			}
+			list = append(list, o)
+			continue
+		}
+		list[at].Leaving = list[at].Leaving && o.Leaving
+		list[at].Behind = list[at].Behind && o.Behind
+		if !slices.Contains(list[at].Peers, o.Peers[0]) {
+			list[at].Peers = append(list[at].Peers, o.Peers[0])
 		}
 	}
 	for i := range list {
@@ -64,6 +59,20 @@ func (p *planner) others(c *config.VIP) []status.Other {
 		return cmp.Or(cmp.Compare(a.ASN, b.ASN), cmp.Compare(a.Rank, b.Rank))
 	})
 	return list
+}
+
+// seenOf are the paths that peers of any speaker send for a prefix. All of them are
+// sorted by prefix once, for there can be as many as VIPs.
+func (p *planner) seenOf(prefix netip.Prefix) []bgp.SeenPath {
+	if p.seenPaths == nil {
+		p.seenPaths = map[netip.Prefix][]bgp.SeenPath{}
+		for i := range p.in.BGP.Speakers {
+			for _, path := range p.in.BGP.Speakers[i].Seen {
+				p.seenPaths[path.Prefix] = append(p.seenPaths[path.Prefix], path)
+			}
+		}
+	}
+	return p.seenPaths[prefix]
 }
 
 // readPath tells whose a path is; false for our own.

@@ -211,6 +211,8 @@ type planner struct {
 	// speaker those in its RIB.
 	bound   map[netip.Prefix]bool
 	carried map[string]map[netip.Prefix]bool
+	// seenPaths are what peers send, by prefix, nil until somebody asks.
+	seenPaths map[netip.Prefix][]bgp.SeenPath
 	// configured are the VIPs, nets those of them that are more than one address.
 	configured map[netip.Prefix]bool
 	nets       []netip.Prefix
