@@ -89,9 +89,9 @@ type memory struct {
 	vacant, better, bare time.Duration
 	// announced is since when a session of this host has carried it.
 	announced time.Duration
-	// hidden tells that the hold is about to be given up: the caller is told that it
-	// has none any more, before that is so.
-	hidden bool
+	// hidden is since when the hold is about to be given up: the caller is told that
+	// it has none any more, before that is so. Zero if it is not.
+	hidden time.Duration
 }
 
 // since keeps the first time of a condition that lasts.
@@ -118,7 +118,8 @@ func (m *memory) decide(host string, lease int64, w Want, e *entry, now time.Dur
 	bare := since(&m.bare, !w.Carried, now)
 	announced := since(&m.announced, w.Announced, now)
 	owner := e.owner()
-	m.hidden = false
+	hidden := m.hidden
+	m.hidden = 0
 	switch {
 	case mine == nil && len(e.holds) == 0 && w.Ready:
 		first := slices.IndexFunc(e.asks, func(a ask) bool { return a.host == host && a.lease == lease })
@@ -144,8 +145,10 @@ func (m *memory) decide(host string, lease int64, w Want, e *entry, now time.Dur
 		if w.Carried {
 			return nothing, "", 0
 		}
-		m.hidden = true
-		if end := bare + clear; end > now {
+		// Until it was hidden the caller could still begin to announce it, however long
+		// nobody had it before.
+		m.hidden = cmp.Or(hidden, now)
+		if end := max(bare, m.hidden) + clear; end > now {
 			return nothing, "", end
 		}
 		return release, "", 0

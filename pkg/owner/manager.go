@@ -207,109 +207,6 @@ func (m *Manager) judge(err error) error {
 	return err
 }
 
-// act does what is next about each VIP, at most one step for each.
-func (m *Manager) act(ctx context.Context, s *store, entries map[netip.Prefix]*entry) (did bool, err error) {
-	wants := m.plan(s, entries)
-	var errs []error
-	for _, w := range wants {
-		e := entries[w.VIP]
-		if e == nil {
-			e = &entry{}
-		}
-		k := m.memory[w.VIP]
-		if k == nil {
-			k = &remembered{}
-			m.memory[w.VIP] = k
-		}
-		one, err := m.one(ctx, s, k, w, e)
-		did = did || one
-		errs = append(errs, err)
-	}
-	return did, errors.Join(errs...)
-}
-
-// plan is what is wanted, and what is held and no longer wanted at all.
-func (m *Manager) plan(s *store, entries map[netip.Prefix]*entry) []Want {
-	wants := slices.Clone(m.wanted())
-	known := map[netip.Prefix]bool{}
-	for _, w := range wants {
-		known[w.VIP] = true
-	}
-	for vip, e := range entries {
-		if !known[vip] && slices.ContainsFunc(e.holds, func(h hold) bool { return h.host == s.host && h.lease == int64(s.lease) }) {
-			wants = append(wants, Want{VIP: vip, Rank: lastRank})
-			known[vip] = true
-		}
-	}
-	maps.DeleteFunc(m.memory, func(vip netip.Prefix, _ *remembered) bool { return !known[vip] })
-	return wants
-}
-
-// one does what is next about one VIP.
-func (m *Manager) one(ctx context.Context, s *store, k *remembered, w Want, e *entry) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.bound())
-	defer cancel()
-	asked, err := s.asking(ctx, w, e)
-	if err != nil {
-		return false, err
-	}
-	do, to, again := k.decide(s.host, int64(s.lease), w, e, Now())
-	k.again = again
-	m.hide(k, w.VIP)
-	if do == release && !m.heard(k) {
-		k.again = Now() + breath
-		return asked, nil
-	}
-	if do == nothing {
-		return asked, nil
-	}
-	if err := s.do(ctx, do, to, w, e); err != nil {
-		return false, err
-	}
-	m.opt.Log.Info("ownership", "vip", w.VIP, "step", do.String(), "to", to)
-	return true, nil
-}
-
-// sure is after how many calls of Set the caller knows what it was told: the first
-// may come from a decision that was made before, and what that ordered is seen by
-// the one after the next.
-const sure = 3
-
-// hide takes a hold out of the picture that is about to be given up.
-func (m *Manager) hide(k *remembered, vip netip.Prefix) {
-	if !k.hidden {
-		k.told = 0
-		return
-	}
-	if k.told > 0 {
-		return
-	}
-	m.mu.Lock()
-	k.told = m.sets + 1
-	m.mu.Unlock()
-	next := *m.state.Load()
-	next.VIPs = maps.Clone(next.VIPs)
-	v := next.VIPs[vip]
-	v.Role = None
-	next.VIPs[vip] = v
-	m.show(&next)
-}
-
-// heard tells whether the caller knows that a hold is not there any more. It asks
-// for another decision if not.
-func (m *Manager) heard(k *remembered) bool {
-	m.mu.Lock()
-	sets := m.sets
-	m.mu.Unlock()
-	if sets+1 >= k.told+sure {
-		return true
-	}
-	if m.opt.Poke != nil {
-		m.opt.Poke()
-	}
-	return false
-}
-
 // lost notes that the lease has ended.
 func (m *Manager) lost() {
 	m.until, m.renewed = 0, 0
@@ -326,7 +223,7 @@ func (m *Manager) publish(s *store, entries map[netip.Prefix]*entry) {
 	next := &State{Until: m.until, VIPs: make(map[netip.Prefix]VIPState, len(entries))}
 	for vip, e := range entries {
 		v := e.show(m.opt.Host, int64(s.lease))
-		if k := m.memory[vip]; k != nil && k.hidden {
+		if k := m.memory[vip]; k != nil && k.hidden > 0 {
 			v.Role = None
 		}
 		next.VIPs[vip] = v
@@ -352,13 +249,6 @@ func (m *Manager) trouble(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	old := m.state.Load()
-	if old.Error == text {
-		return
-	}
-	next := *old
-	next.Error = text
-	m.show(&next)
 	switch {
 	case err != nil && !m.troubled:
 		m.opt.Log.Warn("etcd cannot be asked", "error", err)
@@ -366,6 +256,13 @@ func (m *Manager) trouble(err error) {
 		m.opt.Log.Info("etcd answers again")
 	}
 	m.troubled = err != nil
+	old := m.state.Load()
+	if old.Error == text {
+		return
+	}
+	next := *old
+	next.Error = text
+	m.show(&next)
 }
 
 // leave gives up at once what no router has, so that others need not wait for the
@@ -380,13 +277,6 @@ func (m *Manager) leave(ctx context.Context, s *store) {
 	if _, err := s.client.Revoke(ctx, s.lease); err != nil {
 		m.opt.Log.Warn("lease not given back, it ends by itself", "error", fmt.Errorf("revoke: %w", err))
 	}
-}
-
-// remembered is the memory of a VIP, and when to look at it again.
-type remembered struct {
-	memory
-	again time.Duration
-	told  uint64 // the calls of Set when the hold was hidden, and one; 0 if it is not
 }
 
 // pause waits, and tells whether ctx is still alive.

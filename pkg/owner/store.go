@@ -122,7 +122,8 @@ func (s *store) read(ctx context.Context) (map[netip.Prefix]*entry, error) {
 // lastRank is that of a VIP without one.
 const lastRank = 255
 
-// put makes a key of this host's lease.
+// put makes a key of this host's lease, which must not be 0: that would be a key
+// that never ends.
 func (s *store) put(key string, value any) clientv3.Op {
 	return clientv3.OpPut(key, encoded(value), clientv3.WithLease(s.lease))
 }
@@ -154,8 +155,12 @@ func (s *store) commit(ctx context.Context, ifs []clientv3.Cmp, then ...clientv3
 	return r.Succeeded, nil
 }
 
-// do carries a step out.
-func (s *store) do(ctx context.Context, what step, to string, w Want, e *entry) error {
+// do carries a step out, and tells whether that went through: if not, the world has
+// changed.
+func (s *store) do(ctx context.Context, what step, to string, w Want, e *entry) (bool, error) {
+	if s.lease == 0 {
+		return false, errNoLease
+	}
 	own := s.key(w.VIP, holdKey, s.host)
 	mine := hold{ID: idText(w.ID)}
 	var held *hold
@@ -171,7 +176,7 @@ func (s *store) do(ctx context.Context, what step, to string, w Want, e *entry) 
 	var then []clientv3.Op
 	switch owner := e.owner(); what {
 	case nothing:
-		return nil
+		return false, nil
 	case acquire:
 		mine.Role = Owner
 		free := clientv3.Compare(clientv3.CreateRevision(s.key(w.VIP, holdKey, "")), "=", 0).WithPrefix()
@@ -194,11 +199,11 @@ func (s *store) do(ctx context.Context, what step, to string, w Want, e *entry) 
 		mine.Role, mine.To = Owner, to
 		ifs, then = []clientv3.Cmp{unchanged(held)}, []clientv3.Op{s.change(own, mine)}
 	}
-	_, err := s.commit(ctx, ifs, then...)
+	done, err := s.commit(ctx, ifs, then...)
 	if err != nil {
-		return fmt.Errorf("%s of %s: %w", what, w.VIP, err)
+		return false, fmt.Errorf("%s of %s: %w", what, w.VIP, err)
 	}
-	return nil
+	return done, nil
 }
 
 func (s step) String() string {
@@ -214,6 +219,9 @@ func idText(a netip.Addr) string {
 
 // asking makes the own ask as it should be.
 func (s *store) asking(ctx context.Context, w Want, e *entry) (changed bool, err error) {
+	if s.lease == 0 {
+		return false, errNoLease
+	}
 	key := s.key(w.VIP, askKey, s.host)
 	var have *ask
 	for i := range e.asks {
