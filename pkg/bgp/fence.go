@@ -41,7 +41,12 @@ func (w *worker) setFence(until time.Duration) {
 	defer w.mu.Unlock()
 	now := bootTime()
 	was, is := now >= w.fence, now >= until
-	w.fence, w.swept = until, 0
+	if is && was && w.swept == w.fence {
+		w.swept = until // nothing has come since all was withdrawn
+	} else {
+		w.swept = 0
+	}
+	w.fence = until
 	poke(w.fenced)
 	if is && !was {
 		w.interrupt()

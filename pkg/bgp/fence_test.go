@@ -106,6 +106,26 @@ func TestFenceCannotWithdraw(t *testing.T) {
 	}
 }
 
+// An end that is over is swept once, and again only if something could have been
+// announced since.
+func TestFenceOverAgain(t *testing.T) {
+	t.Parallel()
+	var w worker
+	w.setFence(1)
+	if w.swept != w.fence {
+		t.Error("a process that never announced sweeps")
+	}
+	w.setFence(bootTime() + time.Minute)
+	w.setFence(2)
+	if w.swept == w.fence {
+		t.Error("nobody guards what was announced")
+	}
+	w.setFence(1)
+	if w.swept == w.fence {
+		t.Error("the guard is off before all was withdrawn")
+	}
+}
+
 // What must go is told before a later end, which is for the rest only.
 func TestFenceOrder(t *testing.T) {
 	t.Parallel()

@@ -78,21 +78,9 @@ func (p *planner) makesWay(c *config.VIP) bool {
 // gates are open but that it is owned and bound.
 func (p *planner) want(c *config.VIP, v *VIP, ready bool) {
 	h := p.in.History.Owners[c.Prefix]
-	carriers := p.carrying(v)
-	for key := range strings.FieldsSeq(h.Peers) {
-		if !slices.Contains(carriers, key) {
-			if lost := p.lost(key); lost > 0 && h.Lost.Before(p.now.Add(lost)) {
-				h.Lost = p.now.Add(lost)
-			}
-		}
-	}
-	h.Peers = strings.Join(carriers, " ")
+	h = p.lostSince(h, p.carrying(v))
 	put(&p.out.History.Owners, &p.own.owners, c.Prefix, h)
-	p.mayChange(h.Lost)
-	carried := h.Lost.After(p.now)
-	for _, rib := range p.carried {
-		carried = carried || rib[c.Prefix]
-	}
+	carried := h.Lost.After(p.now) || p.inRIB(c.Prefix)
 	w := owner.Want{
 		VIP: c.Prefix, Rank: unranked, ID: p.in.RouterID,
 		Ready: ready && p.canAnnounce(c), Announced: v.Announced, Carried: carried,
@@ -101,6 +89,55 @@ func (p *planner) want(c *config.VIP, v *VIP, ready bool) {
 		w.Rank, w.Failback = c.Role.Rank, c.Role.Failback == failbackImmediate
 	}
 	p.out.Owners = append(p.out.Owners, w)
+}
+
+// lostSince notes which sessions have ended that carried a VIP, when these still do.
+func (p *planner) lostSince(h OwnerHistory, carriers []string) OwnerHistory {
+	for key := range strings.FieldsSeq(h.Peers) {
+		if !slices.Contains(carriers, key) {
+			if lost := p.lost(key); lost > 0 && h.Lost.Before(p.now.Add(lost)) {
+				h.Lost = p.now.Add(lost)
+			}
+		}
+	}
+	h.Peers = strings.Join(carriers, " ")
+	p.mayChange(h.Lost)
+	return h
+}
+
+// removed goes on telling the others of VIPs with one owner that are no longer
+// configured while a router may still have them from this host, and forgets them
+// then.
+func (p *planner) removed() {
+	if p.in.Config.Ownership == nil {
+		return
+	}
+	gone := map[netip.Prefix]OwnerHistory{}
+	for vip, h := range p.in.History.Owners {
+		if !p.configured[vip] {
+			gone[vip] = h
+		}
+	}
+	for _, vip := range slices.SortedFunc(maps.Keys(gone), comparePrefix) {
+		// Which of the sessions that had it still do is not known: each counts that is up.
+		h, inRIB := gone[vip], p.inRIB(vip)
+		var up []string
+		for key := range strings.FieldsSeq(h.Peers) {
+			if inRIB && p.lost(key) == 0 {
+				up = append(up, key)
+			}
+		}
+		h = p.lostSince(h, up)
+		if inRIB || h.Lost.After(p.now) {
+			put(&p.out.History.Owners, &p.own.owners, vip, h)
+			p.out.Owners = append(p.out.Owners, owner.Want{VIP: vip, Rank: unranked, ID: p.in.RouterID, Carried: true})
+			continue
+		}
+		if !p.own.owners {
+			p.out.History.Owners, p.own.owners = maps.Clone(p.out.History.Owners), true
+		}
+		delete(p.out.History.Owners, vip)
+	}
 }
 
 // carrying are the sessions that carry a VIP, each as a word.
@@ -169,8 +206,13 @@ func (p *planner) binds(c *config.VIP) bool {
 	if s := p.in.Owners; s != nil && p.in.Boot < s.Until && s.VIPs[c.Prefix].Role == owner.Former {
 		return true // what is under way to this host is still served
 	}
+	return p.inRIB(c.Prefix)
+}
+
+// inRIB tells whether a speaker has a VIP.
+func (p *planner) inRIB(vip netip.Prefix) bool {
 	for _, rib := range p.carried {
-		if rib[c.Prefix] {
+		if rib[vip] {
 			return true
 		}
 	}
@@ -182,7 +224,7 @@ func (p *planner) fence() time.Duration {
 	if p.in.Owners == nil {
 		return 0
 	}
-	return p.in.Owners.Until
+	return max(p.in.Owners.Until, 1) // 0 is no fence at all, and nobody would guard it
 }
 
 // owns tells the keeper of the leases what is wanted.
@@ -225,11 +267,14 @@ func (p *planner) known(c *config.VIP, o *status.Other) bool {
 	return o.Host.IsValid() && (o.Host == s.ID || s.Next != "")
 }
 
-// ownersAfter keeps what is known of VIPs that are still there.
+// ownersAfter keeps what is known of VIPs but of those that may have several owners
+// now. Those that are gone are forgotten when no router has them.
 func ownersAfter(h map[netip.Prefix]OwnerHistory, next *config.Config) map[netip.Prefix]OwnerHistory {
 	out := maps.Clone(h)
-	maps.DeleteFunc(out, func(prefix netip.Prefix, _ OwnerHistory) bool {
-		return !slices.ContainsFunc(next.VIPs, func(v config.VIP) bool { return v.Prefix == prefix && v.Exclusive })
-	})
+	for i := range next.VIPs {
+		if !next.VIPs[i].Exclusive {
+			delete(out, next.VIPs[i].Prefix)
+		}
+	}
 	return out
 }

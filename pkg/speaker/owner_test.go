@@ -182,3 +182,77 @@ func TestOwnerMakesWay(t *testing.T) {
 		}
 	}
 }
+
+// Without a lease the fence is over, not away: only what has one is guarded.
+func TestOwnershipFenceWithoutLease(t *testing.T) {
+	t.Parallel()
+	over, none := Plan(leasedSample(owner.None, 0), t0), Plan(sample(), t0)
+	if f := over.speaker("en1").Fence; f <= 0 || f > time.Second {
+		t.Errorf("fence %s", f)
+	}
+	if f := none.speaker("en1").Fence; f != 0 {
+		t.Errorf("fence %s although nobody asks for owners", f)
+	}
+}
+
+// A VIP that is removed while a router has it is not given up before that is over.
+func TestOwnershipRemoved(t *testing.T) {
+	t.Parallel()
+	const later = time.Hour + 3*time.Second
+	vip := prefix("10.68.6.1/32")
+	in := leasedSample(owner.Owner, later)
+	before := Plan(in, t0).History
+	next := *in.Config
+	next.VIPs = nil
+	without := before.after(&setup{config: in.Config}, &setup{config: &next})
+	look := func(name string, h History, at time.Time, carried bool, change func(*Inputs)) History {
+		t.Helper()
+		removed := leasedSample(owner.Owner, later)
+		removed.Config.VIPs, removed.History = nil, h
+		if change != nil {
+			change(&removed)
+		}
+		d := Plan(removed, at)
+		var want []owner.Want
+		if carried {
+			want = []owner.Want{{VIP: vip, Rank: unranked, ID: addr("10.68.1.1"), Carried: true}}
+		}
+		if diff := cmp.Diff(want, d.Owners, compare...); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if _, kept := d.History.Owners[vip]; kept != carried {
+			t.Errorf("%s: remembered: %t", name, kept)
+		}
+		return d.History
+	}
+	withdrawn := func(in *Inputs) {
+		for i := range in.BGP.Speakers {
+			in.BGP.Speakers[i].Announced = nil
+		}
+	}
+	h := look("removed", without, t0, true, nil)
+	look("withdrawn", h, t0, false, withdrawn)
+	cut := func(in *Inputs) { in.BGP.Speakers = []bgp.SpeakerState{speaking("en5", "10.68.5.2")} }
+	h = look("a session is lost", h, t0, true, cut)
+	look("the router has forgotten it", h, t0.Add(in.Config.Interfaces[0].Peers[0].Timers.HoldTime), false, cut)
+	if _, kept := without.Owners[vip]; !kept {
+		t.Error("forgotten by the reload")
+	}
+	next.VIPs = []config.VIP{in.Config.VIPs[0]}
+	next.VIPs[0].Exclusive = false
+	if len(before.after(&setup{config: in.Config}, &setup{config: &next}).Owners) != 0 {
+		t.Error("remembered although it may have several owners now")
+	}
+}
+
+// A VIP that another host may own is no source here, not even one that always is.
+func TestOwnershipSource(t *testing.T) {
+	t.Parallel()
+	for role, want := range map[owner.Role]bool{owner.Owner: true, owner.Former: false, owner.None: false} {
+		in := leasedSample(role, 2*time.Hour)
+		in.Config.VIPs[0].Source.Always = true
+		if got := Plan(in, t0).Kernel.Interfaces[1].Source4.IsValid(); got != want {
+			t.Errorf("as %q: source: %t, want %t", role, got, want)
+		}
+	}
+}

@@ -18,6 +18,7 @@ func (p *planner) vips() {
 	for i := range p.in.Config.VIPs {
 		p.out.VIPs[i] = p.decide(&p.in.Config.VIPs[i])
 	}
+	p.removed()
 }
 
 // decide asks the gates of one VIP in the order in which they explain most.
