@@ -138,7 +138,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// take returns the next command that is due and may run now.
+// take returns the next command that is due and may run now. Events without one
+// are over at once.
 func (r *Runner) take() (name, event string, s State, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -150,25 +151,42 @@ func (r *Runner) take() (name, event string, s State, ok bool) {
 			continue
 		}
 		told := r.told[name]
-		// On the way up it is bound first, on the way down withdrawn first.
-		switch {
-		case told.Announced && !s.Announced:
-			event, told.Announced = Withdrawn, false
-		case told.Bound != s.Bound:
-			event, told.Bound = Unbound, s.Bound
-			if s.Bound {
-				event = Bound
-			}
-		case told.Announced != s.Announced:
-			event, told.Announced = Announced, true
-		default:
+		event = told.follow(&s)
+		for event != "" && len(s.Commands[event]) == 0 {
+			event = told.follow(&s)
+		}
+		if told.Announced || told.Bound {
+			r.told[name] = told
+		} else {
+			delete(r.told, name) // as one that was never told
+		}
+		if event == "" {
 			continue
 		}
-		r.told[name], r.busy[name] = told, true
+		r.busy[name] = true
 		r.left++
 		return name, event, s, true
 	}
 	return "", "", s, false
+}
+
+// follow makes the next step to what a VIP is and returns its event, empty if there
+// is none. On the way up it is bound first, on the way down withdrawn first.
+func (s *State) follow(to *State) string {
+	switch {
+	case s.Announced && !to.Announced:
+		s.Announced = false
+		return Withdrawn
+	case s.Bound != to.Bound:
+		if s.Bound = to.Bound; s.Bound {
+			return Bound
+		}
+		return Unbound
+	case s.Announced != to.Announced:
+		s.Announced = true
+		return Announced
+	}
+	return ""
 }
 
 func (r *Runner) done(name string) {
@@ -191,12 +209,9 @@ func (r *Runner) idle() bool {
 	return r.left == 0
 }
 
-// run runs the command of an event, if there is one, and logs how it ended.
+// run runs the command of an event and logs how it ended.
 func (r *Runner) run(ctx context.Context, event string, s *State) {
 	command := s.Commands[event]
-	if len(command) == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	var out limited

@@ -129,6 +129,30 @@ func TestHooksFollowTheState(t *testing.T) {
 	})
 }
 
+// TestHooksKeepNothing: VIPs without commands cost no turn, and those that come and
+// go leave nothing behind.
+func TestHooksKeepNothing(t *testing.T) {
+	r := New(Options{Log: slog.New(slog.DiscardHandler)})
+	for i := range 100 {
+		s := State{Name: fmt.Sprint("vip", i), Announced: true, Bound: true}
+		r.Set([]State{s})
+		if name, event, _, ok := r.take(); ok || !r.idle() {
+			t.Fatalf("%s %s is due", event, name)
+		}
+		if told := r.told[s.Name]; !told.Announced || !told.Bound {
+			t.Fatalf("told %+v", r.told)
+		}
+		r.Set(nil)
+		if name, event, _, ok := r.take(); ok {
+			t.Fatalf("%s %s is due", event, name)
+		}
+	}
+	r.Set(nil)
+	if len(r.told) != 0 || len(r.want) != 0 || len(r.busy) != 0 {
+		t.Errorf("left: told %v, want %v, busy %v", r.told, r.want, r.busy)
+	}
+}
+
 // TestHooksTellTheLatest: while a command runs, nobody waits, and what came and
 // went is not told.
 func TestHooksTellTheLatest(t *testing.T) {
