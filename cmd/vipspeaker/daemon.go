@@ -73,6 +73,7 @@ type daemon struct {
 	chosen       netip.Addr                 // the router id in the state directory at the start
 	written      netip.Addr                 // the one there now; belongs to publish
 	fronts       []netip.Prefix             // those in the state directory; belongs to publish
+	frontsFail   bool                       // they could not be written; belongs to publish
 	given        atomic.Pointer[netip.Addr] // the one in the configuration, zero if it leaves the choice
 }
 

@@ -89,6 +89,18 @@ func (d *daemon) keepFronts(s *status.Status) error {
 	return nil
 }
 
+// tellFronts logs once that the file cannot be written, and that it can again:
+// there are passes all the time.
+func (d *daemon) tellFronts(err error) {
+	switch {
+	case err != nil && !d.frontsFail:
+		d.log.Warn("roles not kept for the next start", "error", err)
+	case err == nil && d.frontsFail:
+		d.log.Info("roles kept for the next start again")
+	}
+	d.frontsFail = err != nil
+}
+
 // forgetFronts removes the file, if there is one.
 func forgetFronts(stateDir string) error {
 	if err := os.Remove(filepath.Join(stateDir, frontsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {

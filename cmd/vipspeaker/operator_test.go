@@ -139,6 +139,37 @@ func TestOperatorDrains(t *testing.T) {
 	}
 }
 
+// TestUndrainDuringReload: a VIP that a reload adds or takes away meanwhile is there
+// or is not, and is never half of it.
+func TestUndrainDuringReload(t *testing.T) {
+	o := testOperator(t, t.TempDir(), twoVIPs)
+	with := o.d.config.Load()
+	without := *with
+	without.VIPs = without.VIPs[:1]
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				o.d.config.Store(&without)
+				o.d.config.Store(with)
+			}
+		}
+	}()
+	for range 20000 {
+		out, err := o.Undrain(t.Context(), control.DrainRequest{VIP: "vipb"})
+		if err == nil && len(out.VIPs) != 1 || err != nil && refusal(err) != 404 {
+			t.Errorf("%+v, %v", out, err)
+			break
+		}
+	}
+	close(stop)
+	<-ended
+}
+
 // TestOperatorAddsVIPs: a run-time VIP is judged, kept, renewed, and dies with its
 // owner; the configuration wins over it.
 func TestOperatorAddsVIPs(t *testing.T) {
@@ -187,6 +218,9 @@ func TestOperatorAddsVIPs(t *testing.T) {
 	}
 	if got := names(o); !slices.Equal(got, []string{"vipa", "vipb", "one", "two"}) {
 		t.Errorf("in force: %v", got)
+	}
+	if list, _ := o.d.events.Since(0); len(list) == 0 || list[0].Message != "run-time vip added" || list[0].Cause != "10.68.8.1/32" {
+		t.Errorf("events %+v", list)
 	}
 	// To register again and to renew touch nothing.
 	before := o.d.config.Load()

@@ -45,9 +45,9 @@ func (d *daemon) ordersChanged() {
 	defer d.merge.Unlock()
 	// Most orders are renewals: then there is nothing to do.
 	if made := d.made.Load(); made != nil && !reflect.DeepEqual(made.specs, runtimeSpecs(d.orders.Orders())) {
-		if err := d.takeOver(made.base); err != nil {
-			d.log.Warn("run-time vips not in force", "error", err)
-		}
+		next, now := d.withVIPs(made.base)
+		d.loop.SetVIPs(next)
+		d.inForce(next, now)
 	}
 	d.signal.Poke()
 }
@@ -59,9 +59,14 @@ func (d *daemon) takeOver(base *config.Config) error {
 	if err := d.loop.SetConfig(next); err != nil {
 		return err
 	}
+	d.inForce(next, made)
+	return nil
+}
+
+// inForce notes what the loop has taken.
+func (d *daemon) inForce(next *config.Config, made *inForce) {
 	d.made.Store(made)
 	d.config.Store(next)
-	return nil
 }
 
 // withVIPs adds the run-time VIPs to a file's configuration, and tells which of
@@ -128,9 +133,19 @@ func (o *operator) PutVIP(ctx context.Context, name string, r control.VIPRequest
 		return nil, refused(err)
 	}
 	if added {
-		o.d.tellVIP(ctx, slog.LevelInfo, name, "run-time vip added", string(r.Spec))
+		o.d.tellVIP(ctx, slog.LevelInfo, name, "run-time vip added", o.d.addressOf(name))
 	}
 	return o.shown(name)
+}
+
+// addressOf is that of a VIP in force, empty if there is none. What came with a
+// request is as long as its owner likes, and belongs into no log.
+func (d *daemon) addressOf(name string) string {
+	v, err := find(d.config.Load(), name)
+	if err != nil {
+		return ""
+	}
+	return v.Prefix.String()
 }
 
 // RenewVIP implements control.Operator.

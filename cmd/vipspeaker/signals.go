@@ -119,9 +119,7 @@ func (d *daemon) publish(s *status.Status) {
 			d.log.Warn("router id not kept for the next start", "error", err)
 		}
 	}
-	if err := d.keepFronts(s); err != nil {
-		d.log.Warn("roles not kept for the next start", "error", err)
-	}
+	d.tellFronts(d.keepFronts(s))
 	d.store.Publish(s)
 	d.hooks.Set(hookStates(s, d.config.Load()))
 	d.first.Do(d.notify.ready)

@@ -194,11 +194,15 @@ func newSetup(c *config.Config, newChecker func(config.Check) (health.Checker, e
 	if err != nil {
 		return nil, err
 	}
-	s := &setup{config: c, specs: specs, checkIDs: ids, prefixes: make(map[netip.Prefix]bool, len(c.VIPs))}
+	return &setup{config: c, specs: specs, checkIDs: ids, prefixes: prefixesOf(c)}, nil
+}
+
+func prefixesOf(c *config.Config) map[netip.Prefix]bool {
+	set := make(map[netip.Prefix]bool, len(c.VIPs))
 	for i := range c.VIPs {
-		s.prefixes[c.VIPs[i].Prefix] = true
+		set[c.VIPs[i].Prefix] = true
 	}
-	return s, nil
+	return set
 }
 
 // New returns a loop for the configuration. It fails when a check cannot be
@@ -234,6 +238,17 @@ func (l *Loop) SetConfig(c *config.Config) error {
 	l.setup.Store(next)
 	l.Poke()
 	return nil
+}
+
+// SetVIPs is SetConfig for a configuration that has the checks of the one in force
+// and differs in VIPs without any. Nothing is read for it, so it cannot fail.
+func (l *Loop) SetVIPs(c *config.Config) {
+	next := &setup{config: c, specs: l.setup.Load().specs, checkIDs: make(map[netip.Prefix][]string, len(c.VIPs)), prefixes: prefixesOf(c)}
+	for i := range c.VIPs {
+		next.checkIDs[c.VIPs[i].Prefix] = checkIDs(&c.VIPs[i])
+	}
+	l.setup.Store(next)
+	l.Poke()
 }
 
 // Poke asks for a pass. It never blocks.

@@ -205,6 +205,19 @@ func TestBadChecker(t *testing.T) {
 			t.Errorf("SetConfig = %v", err)
 		}
 		w.settled(time.Minute)
+		// Those that come and go at run time have no checks, and wait for no file.
+		more := loopConfig()
+		more.VIPs = append(more.VIPs, config.VIP{Name: "vipd", Prefix: prefix("10.68.6.4/32"), Interfaces: []string{"en1"}})
+		w.config = more
+		w.verdict("vipd", health.Healthy, time.Hour)
+		for _, c := range []*config.Config{more, loopConfig()} {
+			w.config = c
+			l.SetVIPs(c)
+			w.settled(time.Minute)
+			if len(w.bound) != len(c.VIPs) || len(w.specs) != 3 {
+				t.Errorf("of %d VIPs %v are bound, with %d checks", len(c.VIPs), w.bound, len(w.specs))
+			}
+		}
 		w.stop(stop)
 	})
 }
