@@ -3,6 +3,7 @@ package vip
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,38 +65,46 @@ func crashDesired() Desired {
 	return d
 }
 
-// A process that is killed after any of its writes leaves a host that the next
-// one makes right, or restores exactly; what others own stays as it is.
-func TestKilledAfterAnyWrite(t *testing.T) {
-	// Each round of the whole life takes a while; the parts run side by side.
-	const parts = 4
-	for part := range parts {
-		t.Run(string(rune('a'+part)), func(t *testing.T) {
+// A process that is killed after one of its writes leaves a host that the next one
+// makes right, or restores exactly; what others own stays as it is. Each run takes
+// some writes at random, every fifth on average; the long test takes all.
+func TestKilledAfterSomeWrites(t *testing.T) {
+	const most = 9
+	for _, end := range []string{"restored", "continued"} {
+		t.Run(end, func(t *testing.T) {
 			t.Parallel()
-			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
-				t.Helper()
-				l := newLab(t, ns)
-				l.foreign(t)
-				d := crashDesired()
-				before := l.dump()
-				m := l.manager(t)
-				converge(t, m, d)
-				converge(t, m, d)
-				want := l.ours()
-				if err := m.Restore(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				l.same(t, before)
-				for n := part; ; n += parts {
-					l.killAfter(t, n, d, before, "")
-					if finished := l.killAfter(t, n, d, before, want); finished || t.Failed() {
-						t.Logf("the last write of a whole life is before number %d", n)
-						return
-					}
-				}
-			})
+			sweep(t, end == "continued", rand.IntN(most), func() int { return 1 + rand.IntN(most) })
 		})
 	}
+}
+
+// sweep kills a process after from writes, then after as many more as next tells,
+// up to the end of its life. The next process goes on, or only restores the host.
+func sweep(t *testing.T, goesOn bool, from int, next func() int) {
+	t.Helper()
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.foreign(t)
+		d := crashDesired()
+		before := l.dump()
+		m := l.manager(t)
+		converge(t, m, d)
+		converge(t, m, d)
+		want := l.ours()
+		if err := m.Restore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.same(t, before)
+		if !goesOn {
+			want = ""
+		}
+		kills := 1
+		for n := from; !l.killAfter(t, n, d, before, want) && !t.Failed(); n += next() {
+			kills++
+		}
+		t.Logf("killed %d times", kills)
+	})
 }
 
 // killAfter lets a process do n writes of its life and then sees to it that the
