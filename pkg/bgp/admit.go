@@ -86,6 +86,7 @@ func (s *Speaker) holdBack(ctx context.Context, srv *server.BgpServer, p Peer) e
 	}
 	rules.wait = append(slices.Clone(rules.wait), p.Address)
 	slices.SortFunc(rules.wait, netip.Addr.Compare)
+	s.gated.Store(true)
 	return s.setExport(ctx, srv, rules)
 }
 

@@ -100,6 +100,7 @@ func (p *Peer) internal(asn uint32) bool { return !p.External && p.ASN == asn }
 // setExport puts rules in force, unless they are already.
 func (s *Speaker) setExport(ctx context.Context, srv *server.BgpServer, r exportRules) error {
 	if key := r.key(); key == s.export.key {
+		s.export.rules.hops = r.hops // what later rules are made of
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)

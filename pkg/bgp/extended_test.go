@@ -173,3 +173,29 @@ func TestIPv6NextHopAfterCrash(t *testing.T) {
 		}
 	})
 }
+
+// An interface that loses its addresses and gets them back one after the other
+// has IPv4 with another next hop for a moment. The peers get what is for them
+// afterwards.
+func TestNextHopThatWasAnotherForAMoment(t *testing.T) {
+	for name, hop := range map[string]netip.Addr{"the session's own": {}, "IPv6": netip.MustParseAddr("fd77::1")} {
+		t.Run(name, func(t *testing.T) {
+			on6(t, SpeakerOptions{}, func(t *testing.T, s *Speaker, cfg SpeakerConfig, host, r1, _ netip.Addr) {
+				t.Helper()
+				four, six := path4(1), path6(1)
+				four.NextHop, six.NextHop = netip.MustParseAddr("10.0.0.1"), host
+				cfg.Peers, cfg.Paths = cfg.Peers[:1], []Path{four, six}
+				without, moment := cfg, cfg
+				without.Peers, moment.Peers = nil, nil
+				four.NextHop = hop
+				moment.Paths = []Path{four}
+				apply(t, s, moment)
+				apply(t, s, without)
+				apply(t, s, without)
+				apply(t, s, cfg)
+				p := dialRaw(t, r1, host, 65001, rawOptions{})
+				p.await(2*time.Second, contains("+2001:db8::1/128"))
+			})
+		})
+	}
+}
