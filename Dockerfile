@@ -30,6 +30,8 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/vipspeaker ./cmd/v
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /out/run /run/vipspeaker
+# Orders such as drains, which outlive the container if this is the host's.
+COPY --from=build --chown=65532:65532 /out/run /var/lib/vipspeaker
 COPY --from=build /out/vipspeaker /usr/bin/vipspeaker
 # BuildKit copies a file with its capabilities and this does nothing; Docker's
 # classic builder loses them and this writes them again.
