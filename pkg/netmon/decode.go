@@ -93,7 +93,11 @@ func decodeAddress(b []byte) (index int, a Address, ok bool) {
 		local = other
 	}
 	a.Prefix = netip.PrefixFrom(local, bits)
+	if other.IsValid() && other != local {
+		a.Far = netip.PrefixFrom(other, bits).Masked()
+	}
 	a.Usable = flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0
+	a.Secondary = flags&(unix.IFA_F_SECONDARY|unix.IFA_F_DEPRECATED) != 0 // the former is IFA_F_TEMPORARY of IPv6
 	a.LinkLocal = local.IsLinkLocalUnicast()
 	return index, a, a.Prefix.IsValid()
 }

@@ -55,14 +55,7 @@ func (m *Monitor) ask(k kind, typ, flags uint16, body []byte, fn func(body []byt
 func (m *Monitor) askFamilies(k kind, typ uint16, size int, fn func(body []byte)) error {
 	interrupted := error(nil)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		body := make([]byte, size)
-		body[0] = family
-		err := m.ask(k, typ, unix.NLM_F_DUMP, body, func(b []byte) {
-			// A kernel without IPv6 answers with all families.
-			if len(b) > 0 && b[0] == family {
-				fn(b)
-			}
-		})
+		err := m.askFamily(family, k, typ, size, fn)
 		if errors.Is(err, errInterrupted) {
 			interrupted = err
 		} else if err != nil {
@@ -70,6 +63,23 @@ func (m *Monitor) askFamilies(k kind, typ uint16, size int, fn func(body []byte)
 		}
 	}
 	return interrupted
+}
+
+// askFamily dumps one family. A kernel without IPv6 (ipv6.disable=1) refuses some
+// questions about it, which means that there is nothing, and answers others with
+// all families.
+func (m *Monitor) askFamily(family uint8, k kind, typ uint16, size int, fn func(body []byte)) error {
+	body := make([]byte, size)
+	body[0] = family
+	err := m.ask(k, typ, unix.NLM_F_DUMP, body, func(b []byte) {
+		if len(b) > 0 && b[0] == family {
+			fn(b)
+		}
+	})
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
 }
 
 // linkRequest is a question about the link of the index, or all if it is 0.

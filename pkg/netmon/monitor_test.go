@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -223,6 +225,59 @@ func TestTentativeIPv6(t *testing.T) {
 		}
 		ns.IP("addr add fd68:1::2/64 dev en1 nodad")
 		w.until(t, "a second address", hasAddress("en1", "fd68:1::2/64"))
+	})
+}
+
+// Which address of a network was there first is told, and who comes to be that.
+func TestSecondaryAddress(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		ns.Veth("en1", "p1")
+		ns.IP("addr add 10.68.1.5/24 dev en1")
+		ns.IP("addr add 10.68.1.3/24 dev en1")
+		ns.IP("addr add 10.68.2.1/24 dev en1")
+		ns.IP("addr add fd68:1::5/64 dev en1 nodad")
+		ns.IP("addr add fd68:1::3/64 dev en1 nodad preferred_lft 0")
+		w := start(t)
+		s := w.until(t, "the addresses", hasAddress("en1", "fd68:1::3/64"))
+		secondary := func(s *State) (list []string) {
+			l, _ := s.Link("en1")
+			for _, a := range l.Addresses {
+				if a.Secondary {
+					list = append(list, a.Prefix.String())
+				}
+			}
+			slices.Sort(list)
+			return list
+		}
+		if got, want := secondary(s), []string{"10.68.1.3/24", "fd68:1::3/64"}; !slices.Equal(got, want) {
+			t.Errorf("secondary addresses %q, want %q", got, want)
+		}
+		ns.Sysctl("net/ipv4/conf/en1/promote_secondaries", "1")
+		ns.IP("addr del 10.68.1.5/24 dev en1")
+		w.until(t, "10.68.1.3 promoted", func(s *State) bool { return slices.Equal(secondary(s), []string{"fd68:1::3/64"}) })
+	})
+}
+
+// What is on the link of an address with a far end is that end.
+func TestPointToPointAddress(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		ns.Veth("en1", "p1")
+		ns.IP("addr add 10.68.1.1 peer 10.68.2.1/24 dev en1")
+		ns.IP("addr add fd68:1::1 peer fd68:2::1/128 dev en1 nodad")
+		ns.IP("addr add 10.68.3.1/24 dev en1")
+		w := start(t)
+		s := w.until(t, "the addresses", hasAddress("en1", "10.68.3.1/24"))
+		l, _ := s.Link("en1")
+		got := map[string]string{}
+		for _, a := range l.Addresses {
+			if !a.LinkLocal {
+				got[a.Prefix.String()] = a.Far.String()
+			}
+		}
+		want := map[string]string{"10.68.1.1/24": "10.68.2.0/24", "fd68:1::1/128": "fd68:2::1/128", "10.68.3.1/24": "invalid Prefix"}
+		if !maps.Equal(got, want) {
+			t.Errorf("far ends %q, want %q", got, want)
+		}
 	})
 }
 

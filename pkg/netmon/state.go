@@ -60,10 +60,18 @@ func (l Link) Healthy() bool { return l.Up && l.Running }
 // Address is an address of a link.
 type Address struct {
 	Prefix netip.Prefix // the address with the length of its on-link prefix
+	// Far is the network at the other end of a point-to-point link, as of
+	// 'ip address add 192.0.2.1 peer 192.0.2.2/32': that is on-link then, and not the
+	// address's own. Zero for all other addresses.
+	Far netip.Prefix
 	// Usable is false while the address is tentative, failed duplicate address
 	// detection, or is deprecated by dadfailed.
 	Usable    bool
 	LinkLocal bool
+	// Secondary tells that another address of its network is to be preferred:
+	// this one is secondary (IPv4), temporary (IPv6, RFC 8981) or deprecated (RFC
+	// 4862 section 5.5.4).
+	Secondary bool
 	Protocol  uint8 // IFA_PROTO, 0 if unset or unknown to the kernel
 	Label     string
 }
