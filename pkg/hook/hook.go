@@ -1,5 +1,5 @@
 // Package hook runs commands when a VIP changes its state: announced, withdrawn,
-// bound, unbound. It decides nothing and holds nobody up.
+// bound, unbound, owner, lost. It decides nothing and holds nobody up.
 //
 // It is level triggered: it is told what is, compares that with what it has last
 // told a command, and runs at most one command for a VIP at a time. What came and
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,8 @@ const (
 	Withdrawn = "withdrawn"
 	Bound     = "bound"
 	Unbound   = "unbound"
+	Owner     = "owner"
+	Lost      = "lost"
 )
 
 const (
@@ -35,7 +38,9 @@ const (
 	// pipeWait bounds the wait for the end of the output after the command's end.
 	pipeWait = 100 * time.Millisecond
 	// lastWait is how long commands get that are due when the process ends.
-	lastWait   = 2 * time.Second
+	lastWait = 2 * time.Second
+	// gone is why a host ceases to be the owner of a VIP that it does not have any more.
+	gone       = "given_up"
 	searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
@@ -47,6 +52,11 @@ type State struct {
 	// Reason and Detail say why it is not announced, Interfaces where it is.
 	Reason, Detail string
 	Interfaces     []string
+	// Owns tells that this host is the owner of a VIP that has one, Ceased why it is
+	// not any more. Owner is the name of the one there is, Epoch grows with each.
+	Owns          bool
+	Ceased, Owner string
+	Epoch         int64
 	// Commands are those of the events that have one: a program's absolute path
 	// and its arguments.
 	Commands map[string][]string
@@ -66,18 +76,18 @@ type Runner struct {
 
 	mu   sync.Mutex
 	want map[string]State // what is
-	told map[string]State // what commands were told of, by Announced and Bound
+	told map[string]State // what commands were told of: see same
 	busy map[string]bool
 	left int // commands that run
 }
 
-// New returns a runner that was told of nothing: no VIP is announced or bound.
+// New returns a runner that was told of nothing: no VIP is announced, bound or owned.
 func New(o Options) *Runner {
 	return &Runner{log: o.Log, wake: make(chan struct{}, 1), want: map[string]State{}, told: map[string]State{}, busy: map[string]bool{}}
 }
 
 // Set tells what all VIPs are. It never blocks. Those that are left out are
-// neither announced nor bound any more.
+// neither announced nor bound nor owned any more.
 func (r *Runner) Set(list []State) {
 	r.mu.Lock()
 	next := make(map[string]State, len(list))
@@ -85,8 +95,10 @@ func (r *Runner) Set(list []State) {
 		next[s.Name] = s
 	}
 	for name, s := range r.want {
-		if _, ok := next[name]; !ok && (r.told[name].Announced || r.told[name].Bound || r.busy[name]) {
+		told := r.told[name]
+		if _, ok := next[name]; !ok && (!told.same(&State{}) || r.busy[name]) {
 			s.Announced, s.Bound, s.Reason, s.Detail, s.Interfaces = false, false, "", "no longer configured", nil
+			s.Owns, s.Ceased, s.Owner, s.Epoch = false, gone, "", 0
 			next[name] = s
 		}
 	}
@@ -155,10 +167,10 @@ func (r *Runner) take() (name, event string, s State, ok bool) {
 		for event != "" && len(s.Commands[event]) == 0 {
 			event = told.follow(&s)
 		}
-		if told.Announced || told.Bound {
-			r.told[name] = told
-		} else {
+		if told.same(&State{}) {
 			delete(r.told, name) // as one that was never told
+		} else {
+			r.told[name] = told
 		}
 		if event == "" {
 			continue
@@ -170,10 +182,22 @@ func (r *Runner) take() (name, event string, s State, ok bool) {
 	return "", "", s, false
 }
 
+// same tells whether no event lies between two states of a VIP.
+func (s *State) same(o *State) bool {
+	return s.Announced == o.Announced && s.Bound == o.Bound && s.Owns == o.Owns
+}
+
 // follow makes the next step to what a VIP is and returns its event, empty if there
-// is none. On the way up it is bound first, on the way down withdrawn first.
+// is none. What is due at one time is told in this order: that it is owned and no
+// longer owned first, for the latter is urgent; on the way up bound before
+// announced, on the way down withdrawn before unbound.
 func (s *State) follow(to *State) string {
 	switch {
+	case s.Owns != to.Owns:
+		if s.Owns = to.Owns; s.Owns {
+			return Owner
+		}
+		return Lost
 	case s.Announced && !to.Announced:
 		s.Announced = false
 		return Withdrawn
@@ -202,7 +226,7 @@ func (r *Runner) idle() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, s := range r.want {
-		if told := r.told[name]; told.Announced != s.Announced || told.Bound != s.Bound {
+		if told := r.told[name]; !told.same(&s) {
 			return false
 		}
 	}
@@ -212,18 +236,15 @@ func (r *Runner) idle() bool {
 // run runs the command of an event and logs how it ended.
 func (r *Runner) run(ctx context.Context, event string, s *State) {
 	command := s.Commands[event]
+	began := time.Now() // before its timeout begins: what is killed has taken no less
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	var out limited
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // the operator's command
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = "/", &out, &out, pipeWait
-	cmd.Env = []string{
-		searchPath, "VIPSPEAKER_EVENT=" + event, "VIPSPEAKER_VIP=" + s.Name, "VIPSPEAKER_ADDRESS=" + s.Address,
-		"VIPSPEAKER_REASON=" + s.Reason, "VIPSPEAKER_DETAIL=" + clean(s.Detail), "VIPSPEAKER_INTERFACES=" + strings.Join(s.Interfaces, " "),
-	}
+	cmd.Env = s.environment(event)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	began := time.Now()
 	err := cmd.Run()
 	took := time.Since(began).Round(time.Millisecond)
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -235,6 +256,23 @@ func (r *Runner) run(ctx context.Context, event string, s *State) {
 		return
 	}
 	r.log.InfoContext(ctx, "hook ran", attrs...)
+}
+
+// environment is that of the command of an event.
+func (s *State) environment(event string) []string {
+	reason := s.Reason
+	if event == Lost {
+		reason = s.Ceased
+	}
+	env := []string{
+		searchPath, "VIPSPEAKER_EVENT=" + event, "VIPSPEAKER_VIP=" + s.Name, "VIPSPEAKER_ADDRESS=" + s.Address,
+		"VIPSPEAKER_REASON=" + reason, "VIPSPEAKER_DETAIL=" + clean(s.Detail), "VIPSPEAKER_INTERFACES=" + strings.Join(s.Interfaces, " "),
+		"VIPSPEAKER_OWNER=" + clean(s.Owner), "VIPSPEAKER_EPOCH=",
+	}
+	if s.Epoch > 0 {
+		env[len(env)-1] += strconv.FormatInt(s.Epoch, 10)
+	}
+	return env
 }
 
 // limited keeps the beginning of what is written.

@@ -58,7 +58,7 @@ func (f *fixture) vip(name, script string, announced, bound bool) State {
 	command := []string{"/bin/sh", "-c", script, f.path}
 	s := State{
 		Name: name, Address: "10.68.6.1/32", Announced: announced, Bound: bound, Timeout: 10 * time.Second,
-		Commands: map[string][]string{Announced: command, Withdrawn: command, Bound: command, Unbound: command},
+		Commands: map[string][]string{Announced: command, Withdrawn: command, Bound: command, Unbound: command, Owner: command, Lost: command},
 	}
 	if announced {
 		s.Interfaces = []string{"en1", "en5"}
@@ -127,6 +127,39 @@ func TestHooksFollowTheState(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// owned is a VIP that has an owner.
+func (f *fixture) owned(owns, announced, bound bool, why string) State {
+	s := f.vip("a", `echo "$VIPSPEAKER_EVENT $VIPSPEAKER_REASON by $VIPSPEAKER_OWNER $VIPSPEAKER_EPOCH" >>"$0"`, announced, bound)
+	s.Owns, s.Ceased, s.Owner, s.Epoch = owns, why, "b", 8
+	if owns {
+		s.Owner, s.Epoch = "a", 7
+	}
+	return s
+}
+
+// TestHooksOfOwners: what is due at one time begins with who owns it, and why it is
+// no longer owned is told.
+func TestHooksOfOwners(t *testing.T) {
+	f := start(t)
+	var told []string
+	step := func(s State, more ...string) {
+		t.Helper()
+		f.Set([]State{s})
+		told = append(told, more...)
+		f.notes(told...)
+	}
+	step(f.owned(true, true, true, ""), "owner  by a 7", "bound  by a 7", "announced  by a 7")
+	step(f.owned(false, false, false, "lease_ended"), "lost lease_ended by b 8", "withdrawn no_session by b 8", "unbound no_session by b 8")
+	// A handover: it is announced before it is owned, and no longer owned before it is
+	// withdrawn.
+	step(f.owned(false, true, true, "lease_ended"), "bound  by b 8", "announced  by b 8")
+	step(f.owned(true, true, true, ""), "owner  by a 7")
+	step(f.owned(false, true, true, "handed_over"), "lost handed_over by b 8")
+	step(f.owned(true, true, true, ""), "owner  by a 7")
+	f.Set(nil)
+	f.notes(append(told, "lost given_up by  ", "withdrawn  by  ", "unbound  by")...)
 }
 
 // TestHooksKeepNothing: VIPs without commands cost no turn, and those that come and
