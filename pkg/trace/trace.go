@@ -45,6 +45,10 @@ func Out(ctx context.Context, k Kernel, s *status.Status, f vip.Flow) (*status.T
 		t.out.VIP = t.nameOf(f.From)
 		if l.Unreachable != "" {
 			t.out.From, t.out.Reason, t.out.Detail = netip.Addr{}, status.SourceUnreachable, l.Unreachable+", from "+f.From.String()
+			// The kernel says the same of a network without a route and of a foreign source.
+			if own, ownErr := k.Lookup(ctx, vip.Flow{To: f.From}); ownErr == nil && !own.Local {
+				t.out.Detail = f.From.String() + " is no address of this host"
+			}
 		}
 		t.add("packet", &l)
 		return &t.out, nil
@@ -93,16 +97,20 @@ func In(ctx context.Context, k Kernel, s *status.Status, v *status.VIP, to netip
 	return &t.out, nil
 }
 
-// FindVIP returns the VIP of that name, or the one that the address is of; nil
-// if there is none.
+// FindVIP returns the VIP of that name, else the one that has that prefix or that the
+// address is of; nil if there is none.
 func FindVIP(s *status.Status, text string) *status.VIP {
-	a, err := netip.ParseAddr(text)
-	for i := range s.VIPs {
-		if v := &s.VIPs[i]; v.Name == text || err == nil && v.Prefix.Contains(a) {
-			return v
-		}
+	i := slices.IndexFunc(s.VIPs, func(v status.VIP) bool { return v.Name == text })
+	if a, err := netip.ParseAddr(text); i < 0 && err == nil {
+		i = slices.IndexFunc(s.VIPs, func(v status.VIP) bool { return v.Prefix.Contains(a) })
 	}
-	return nil
+	if p, err := netip.ParsePrefix(text); i < 0 && err == nil {
+		i = slices.IndexFunc(s.VIPs, func(v status.VIP) bool { return v.Prefix == p.Masked() })
+	}
+	if i < 0 {
+		return nil
+	}
+	return &s.VIPs[i]
 }
 
 // nameOf is the name of the VIP that the address is of.

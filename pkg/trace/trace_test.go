@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,6 +95,7 @@ func TestWhy(t *testing.T) {
 		"multicast":          {answer("en1", past), "224.0.0.5", 0, 0, status.SourceExcluded, "multicast"},
 		"broadcast":          {answer("en1", past), "255.255.255.255", 0, 0, status.SourceExcluded, "broadcasts"},
 		"excluded":           {answer("en1", past), "192.0.2.1", 0, 0, status.SourceExcluded, "egress.exclude"},
+		"bound, no route":    {answer("lo", func(l *vip.Lookup) { l.Table = 0 }), "192.0.2.1", 0, 0, status.SourceUnlisted, "it leaves by lo, "},
 		"foreign rule":       {answer("en1", by(vip.LookupRule{Priority: 9, Text: "9: from all lookup 7", Rank: -1})), "192.0.2.1", 0, 0, status.SourceForeignRule, "9: from all"},
 		"unlisted interface": {answer("en7", nil), "192.0.2.1", 0, 0, status.SourceUnlisted, "en7, which is not"},
 		"route's own":        {answer("en1", func(l *vip.Lookup) { l.Own = false }), "192.0.2.1", 0, 0, status.SourceByRoute, "names this source"},
@@ -139,6 +141,13 @@ func TestOutFrom(t *testing.T) {
 	if err != nil || got.Reason != status.SourceUnreachable || got.From.IsValid() || !strings.Contains(got.Detail, "from 10.7.0.9") {
 		t.Errorf("%+v, %v", got, err)
 	}
+	for local, want := range map[bool]string{true: "no route to host, from 10.7.0.9", false: "10.7.0.9 is no address of this host"} {
+		k["10.7.0.9"] = vip.Lookup{Local: local}
+		got, err = Out(t.Context(), k, picture(), vip.Flow{To: netip.MustParseAddr("192.0.2.2"), From: from})
+		if err != nil || got.Detail != want {
+			t.Errorf("a source that is local %t: %q, %v, want %q", local, got.Detail, err, want)
+		}
+	}
 	if _, err = Out(t.Context(), kernel{}, picture(), vip.Flow{To: from}); err == nil {
 		t.Error("an error of the kernel is lost")
 	}
@@ -168,7 +177,8 @@ func TestIn(t *testing.T) {
 			t.Errorf("%s: steps %+v", name, got.Steps)
 		}
 	}
-	for text, want := range map[string]string{"10.0.0.2": "rule", "10.7.0.200": "net", "six": "six", "10.9.9.9": "", "nobody": ""} {
+	s.VIPs = append(slices.Clone(s.VIPs), status.VIP{Name: "10.7.0.99", Prefix: netip.MustParsePrefix("10.8.0.1/32")})
+	for text, want := range map[string]string{"10.0.0.2": "rule", "10.7.0.99": "10.7.0.99", "10.7.0.200": "net", "six": "six", "10.9.9.9": "", "nobody": "", "10.7.0.0/24": "net", "10.0.0.2/32": "rule", "10.7.0.0/25": "", "10.0.0.0/8": ""} {
 		got := ""
 		if v := FindVIP(s, text); v != nil {
 			got = v.Name

@@ -45,7 +45,7 @@ func (t *tracer) whyNot(l *vip.Lookup, f vip.Flow, last vip.LookupRule) (status.
 		return slices.ContainsFunc(t.s.Interfaces, func(n status.Interface) bool { return n.Name == h.Interface })
 	})
 	switch {
-	case !last.Ours && l.Table != tableMain && l.Table != tableLocal:
+	case !last.Ours && l.Table != 0 && l.Table != tableMain && l.Table != tableLocal:
 		return status.SourceForeignRule, "a rule of another owner was first: " + last.Text
 	case !listed:
 		return status.SourceUnlisted, "it leaves by " + interfaces(l) + ", which is not a listed interface"
@@ -61,7 +61,8 @@ func (t *tracer) whyNot(l *vip.Lookup, f vip.Flow, last vip.LookupRule) (status.
 	return status.SourceNone, "no VIP is a preferred source of it"
 }
 
-// The tables of the kernel.
+// The tables of the kernel. A look-up that found none has 0: that of a socket which is
+// bound to an interface without a route, where the destination is taken for on-link.
 const (
 	tableMain  = 254
 	tableLocal = 255
