@@ -29,11 +29,24 @@ type file struct {
 	path string
 	// unknown are keys of other versions, which are kept.
 	unknown map[string]json.RawMessage
-	// written is what is on disk; nil if that is not known.
+	// written is what is on disk; nil for no file.
 	written []byte
+	// unsure tells that it may be something else: the file was replaced, and nobody
+	// knows whether that outlives a loss of power.
+	unsure bool
+	// sync makes names in a directory outlive a loss of power; tests have it fail.
+	sync func(dir string) error
 }
 
-func newFile(dir string) file { return file{path: filepath.Join(dir, Name)} }
+// Check returns an error when a process of this version would not understand the
+// orders in the directory: for it every VIP would count as drained.
+func Check(dir string) error {
+	f := newFile(dir)
+	_, err := f.read()
+	return err
+}
+
+func newFile(dir string) file { return file{path: filepath.Join(dir, Name), sync: syncDir} }
 
 // read returns the orders on disk; none if there is no file.
 func (f *file) read() (*Orders, error) {
@@ -126,7 +139,7 @@ func (f *file) write(o *Orders) error {
 	if err = json.Unmarshal(text, &all); err != nil {
 		return fmt.Errorf("encode orders: %w", err)
 	}
-	if len(all)+len(f.unknown) == 0 && f.written == nil {
+	if len(all)+len(f.unknown) == 0 && f.written == nil && !f.unsure {
 		return nil // no file says the same
 	}
 	maps.Copy(all, f.unknown)
@@ -136,7 +149,7 @@ func (f *file) write(o *Orders) error {
 		return fmt.Errorf("encode orders: %w", err)
 	}
 	data = append(data, '\n')
-	if bytes.Equal(data, f.written) {
+	if bytes.Equal(data, f.written) && !f.unsure {
 		return nil
 	}
 	if len(data) > largest {
@@ -145,7 +158,7 @@ func (f *file) write(o *Orders) error {
 	if err := f.replace(data); err != nil {
 		return fmt.Errorf("keep the order: %w", err)
 	}
-	f.written = data
+	f.written, f.unsure = data, false
 	return nil
 }
 
@@ -166,6 +179,11 @@ func (f *file) replace(data []byte) error {
 	if err = os.Rename(draft, f.path); err != nil {
 		return err
 	}
+	f.unsure = true
+	return f.sync(dir)
+}
+
+func syncDir(dir string) error {
 	in, err := os.Open(dir) //nolint:gosec // the operator names the directory
 	if err != nil {
 		return err
@@ -179,6 +197,6 @@ func (f *file) putAside() (string, error) {
 	if err := os.Rename(f.path, to); err != nil {
 		return "", fmt.Errorf("put the unreadable orders aside: %w", err)
 	}
-	f.written, f.unknown = nil, nil
+	f.written, f.unsure, f.unknown = nil, false, nil
 	return to, nil
 }

@@ -184,6 +184,9 @@ func TestUnreadableOrders(t *testing.T) {
 			if !strings.Contains(damage, tt.want) || !strings.Contains(damage, path) {
 				t.Errorf("damage %q, want %q", damage, tt.want)
 			}
+			if err = Check(dir); err == nil || err.Error() != damage {
+				t.Errorf("check: %v, want %s", err, damage)
+			}
 			d, ok := s.Orders().DrainOf(vipa, time.Now())
 			if !ok || !d.Withdraw.IsZero() || !strings.HasPrefix(d.Reason, damage) || !strings.Contains(d.Reason, "undrain --all") {
 				t.Errorf("drain %+v, %t", d, ok)
@@ -201,8 +204,8 @@ func TestUnreadableOrders(t *testing.T) {
 			if kept, err := os.ReadFile(path + ".damaged"); name != "a directory" && (err != nil || string(kept) != tt.text) {
 				t.Errorf("put aside: %q, %v", kept, err)
 			}
-			if again, _ := open(t, dir); again.Orders().Damage != "" {
-				t.Errorf("after a restart: %s", again.Orders().Damage)
+			if again, _ := open(t, dir); again.Orders().Damage != "" || Check(dir) != nil {
+				t.Errorf("after a restart: %s, %v", again.Orders().Damage, Check(dir))
 			}
 		})
 	}
@@ -309,4 +312,84 @@ func TestOrdersEndByThemselves(t *testing.T) {
 			t.Errorf("once the disk has room: %+v, told %d times", again.Orders(), changes-told)
 		}
 	})
+}
+
+// TestOrderNotSynced: an order of which the caller was told that it failed is carried
+// out by no restart, or the caller was told that it may be. It can be given again.
+func TestOrderNotSynced(t *testing.T) {
+	const maybe = "a restart may carry it out"
+	for _, tt := range []struct {
+		name  string
+		fails int  // how often the directory cannot be synced
+		draft bool // and from then on no file can be written at all
+		maybe bool
+		first bool // there is an order, and so a file, before
+	}{
+		{name: "once", fails: 1},
+		{name: "once, beside another order", fails: 1, first: true},
+		{name: "nor when it is taken back", fails: 2, maybe: true},
+		{name: "nor can it be taken back", fails: 1, draft: true, maybe: true, first: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			blocked := filepath.Join(dir, Name+".new")
+			synctest.Test(t, func(t *testing.T) {
+				s, changes := open(t, dir)
+				var want Orders
+				if tt.first {
+					change(t, s, func(o *Orders) { o.Drain(order(vipb, t0, 0)) })
+					want = *s.Orders()
+				}
+				told := *changes
+				fails := tt.fails
+				s.file.sync = func(string) error {
+					if fails == 0 {
+						return nil
+					}
+					fails--
+					if tt.draft {
+						if err := os.Mkdir(blocked, 0o700); err != nil {
+							t.Error(err)
+						}
+					}
+					return errors.New("input/output error")
+				}
+				give := func() error {
+					return s.Change(func(o *Orders, _ time.Time) error { o.Drain(order(vipa, t0, 0)); return nil })
+				}
+				err := give()
+				if err == nil || !strings.Contains(err.Error(), "input/output error") || strings.Contains(err.Error(), maybe) != tt.maybe {
+					t.Errorf("the caller is told: %v", err)
+				}
+				if diff := cmp.Diff(&want, s.Orders(), options...); diff != "" || *changes != told {
+					t.Errorf("in force, told %d times (-want +got):\n%s", *changes-told, diff)
+				}
+				if tt.draft {
+					if err := os.Remove(blocked); err != nil {
+						t.Error(err)
+					}
+				}
+				ctx := t.Context()
+				ended := make(chan struct{})
+				go func() { defer close(ended); _ = s.Run(ctx) }()
+				t.Cleanup(func() { <-ended })
+				time.Sleep(2 * retry)
+				synctest.Wait()
+				again, _ := open(t, dir)
+				if diff := cmp.Diff(&want, again.Orders(), options...); diff != "" {
+					t.Errorf("after a restart (-want +got):\n%s", diff)
+				}
+				if s.behind.Load() || s.file.unsure || fails != 0 {
+					t.Errorf("behind %t, unsure %t, %d more failures", s.behind.Load(), s.file.unsure, fails)
+				}
+				if err := give(); err != nil {
+					t.Error(err)
+				}
+				again, _ = open(t, dir)
+				if _, drained := again.Orders().DrainOf(vipa, t0); !drained {
+					t.Error("the order was not written the second time")
+				}
+			})
+		})
+	}
 }

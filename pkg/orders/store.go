@@ -32,7 +32,7 @@ type Store struct {
 	mu   sync.Mutex // one change at a time
 	file file
 
-	behind atomic.Bool // the file lacks the end of an order
+	behind atomic.Bool // the file may not have the orders in force
 }
 
 // Open reads what a former process left. A file that cannot be read is no error:
@@ -60,7 +60,8 @@ var ErrDamaged = errors.New("what was ordered before is not known")
 
 // Change makes a change: it gives a copy of the snapshot to do, which may replace
 // its lists but not write into them. Once Change returns nil, the orders are on
-// disk and published. An error of do, or of the disk, changes nothing.
+// disk and published. An error of do, or of the disk, changes nothing, or says that a
+// restart may carry the order out all the same.
 func (s *Store) Change(do func(next *Orders, now time.Time) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,7 +96,7 @@ func (s *Store) change(do func(next *Orders, now time.Time) error) error {
 		return err
 	}
 	if err := s.file.write(&next); err != nil {
-		return err
+		return s.takeBack(err)
 	}
 	s.behind.Store(false)
 	s.current.Store(&next)
@@ -103,15 +104,43 @@ func (s *Store) change(do func(next *Orders, now time.Time) error) error {
 		s.opt.Expired(expired)
 	}
 	s.opt.Changed()
+	s.poke()
+	return nil
+}
+
+// takeBack sees to it that an order which could not be written is not carried out by a
+// restart: the file may have it although its directory could not be synced. It returns
+// what the caller is told.
+func (s *Store) takeBack(err error) error {
+	if !s.file.unsure {
+		return err
+	}
+	back := s.file.write(s.current.Load())
+	if back == nil {
+		return err
+	}
+	s.late(back)
+	s.poke()
+	return fmt.Errorf("%w; it is not in force now, but cannot be taken back on the disk either (%w): until it can, a restart may carry it out", err, back)
+}
+
+// late notes that the file does not have the orders in force, and tells so once.
+func (s *Store) late(err error) {
+	if !s.behind.Swap(true) {
+		s.opt.Log.Warn("orders in force not written", "error", err)
+	}
+}
+
+// poke has Run look again.
+func (s *Store) poke() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
-// retry is the time to the next try to write the end of an order to a disk that
-// does not take it.
+// retry is the time to the next try to write the orders to a disk that does not take
+// them.
 const retry = 5 * time.Second
 
 // Run ends what is over, until ctx does.
@@ -155,8 +184,8 @@ func (s *Store) end() {
 	expired := next.purge(time.Now())
 	if err := s.file.write(&next); err == nil {
 		s.behind.Store(false)
-	} else if !s.behind.Swap(true) {
-		s.opt.Log.Warn("end of an order not written", "error", err)
+	} else {
+		s.late(err)
 	}
 	s.current.Store(&next)
 	if len(expired) > 0 && s.opt.Expired != nil {
@@ -166,7 +195,7 @@ func (s *Store) end() {
 }
 
 // catchUp writes what the file lacks. Without it a restart would bring back what is
-// over. It tells whether the file is right.
+// over, or was refused. It tells whether the file is right.
 func (s *Store) catchUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +203,7 @@ func (s *Store) catchUp() bool {
 		return false
 	}
 	if s.behind.Swap(false) {
-		s.opt.Log.Info("end of an order written")
+		s.opt.Log.Info("orders in force written")
 	}
 	return true
 }
