@@ -40,15 +40,16 @@ func allow(f *Finding, c *chain, list []*asked) {
 	}
 }
 
-// nft are the words that select the packet.
+// nft are the words that select the packet. Names are in quotes, for nft takes one
+// such as 10g1 for a number.
 func (q *asked) nft() []string {
 	family := map[bool]string{true: "ip", false: "ip6"}[q.src.Is4()]
 	var words []string
 	if q.packet.in != "" {
-		words = append(words, "iifname", q.packet.in)
+		words = append(words, "iifname", strconv.Quote(q.packet.in))
 	}
 	if q.out != "" {
-		words = append(words, "oifname", q.out)
+		words = append(words, "oifname", strconv.Quote(q.out))
 	}
 	if q.src != stranger(q.src.Is4()) {
 		words = append(words, family, "saddr", q.src.String())

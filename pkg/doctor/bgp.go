@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -79,7 +80,7 @@ func (e *exam) taken(at netip.AddrPort, inode uint32) {
 		f.Found = fmt.Sprintf("%s (process %d) listens on %s", name, pid, at)
 		f.Command = fmt.Sprintf("kill %d", pid)
 		if unit := unitOf(pid); unit != "" {
-			f.Command = "systemctl disable --now " + unit
+			f.Command = shell([]string{"systemctl", "disable", "--now", unit})
 		}
 	}
 	e.find(f)
@@ -101,9 +102,20 @@ func ownerOf(inode uint32) (pid int, name string) {
 			continue
 		}
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		return pid, strings.TrimSpace(string(comm))
+		return pid, printable(strings.TrimSpace(string(comm)))
 	}
 	return 0, ""
+}
+
+// printable is a name that anybody may have chosen, without what would drive a
+// terminal.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, name)
 }
 
 // parentOf is the process that started another, 0 if that is not known.

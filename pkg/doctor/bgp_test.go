@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -54,7 +55,11 @@ func TestPortTaken(t *testing.T) {
 		l.in.Daemon = &Daemon{PID: os.Getppid()}
 		l.clean("port-taken")
 		l.in.Daemon = nil
-		l.finding("port-taken", Bad, "listens on 10.68.1.1:179")
+		// Who chooses a name must not drive the terminal of who reads it.
+		if err := os.WriteFile("/proc/self/comm", []byte("a\x1b[31mb"), 0); err != nil {
+			t.Fatal(err)
+		}
+		l.finding("port-taken", Bad, "a?[31mb (process "+strconv.Itoa(os.Getpid())+") listens on 10.68.1.1:179")
 		l.in.Interfaces = l.in.Interfaces[1:]
 		l.clean("port-taken") // not ours
 		l.in.ListenPort = 0
@@ -164,14 +169,20 @@ func TestMTU(t *testing.T) {
 		l := newLab(t, ns)
 		l.clean("mtu")
 		l.far.IP("link set dev p1 mtu 1372")
-		f := l.finding("mtu", Bad, "en1 has an MTU of 1500, but packets to 10.68.1.2 get through up to 1376 bytes only") // veth takes room for a VLAN tag
+		f := l.finding("mtu", Bad, "en1 has an MTU of 1500, but packets to 10.68.1.2 and back get through whole up to 1372 bytes only")
 		if l.large(1500) {
 			t.Error("a packet of 1500 bytes gets through")
 		}
 		if !l.large(1376) {
-			t.Error("a packet of 1376 bytes does not get through")
+			t.Error("veth takes no room for a VLAN tag any more, which is no room for packets")
+		}
+		if l.large(1377) {
+			t.Error("a packet of 1377 bytes gets through")
 		}
 		l.run(&f)
+		if mtu := mtuOf(t, "en1"); mtu != 1372 {
+			t.Errorf("the MTU is %d after what was advised", mtu)
+		}
 		l.shell(f.Undo)
 		l.fix("mtu")
 		l.shell(f.Undo)
@@ -179,6 +190,55 @@ func TestMTU(t *testing.T) {
 		l.in.Interfaces[0].Peers = l.in.Interfaces[0].Peers[:1]
 		if r := l.examine("mtu"); len(r.All()) > 0 || len(r.NotSeen) != 1 || r.NotSeen[0].Reason != "10.68.1.2 does not answer echo requests" {
 			t.Errorf("a silent router: %+v", r)
+		}
+	})
+}
+
+// What a path to an IPv6 router takes is found too, where the kernel reports a lost
+// packet as an error.
+func TestMTUToIPv6(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.in.Interfaces[0].Peers = l.in.Interfaces[0].Peers[1:]
+		l.far.IP("link set dev p1 mtu 1372")
+		want := "en1 has an MTU of 1500, but packets to fd68:1::2 and back get through whole up to 1372 bytes only"
+		if r := l.examine("mtu"); len(r.Findings) != 1 || r.Findings[0].Found != want || len(r.NotSeen) > 0 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A router that takes larger packets than it sends is no fault of the path: TCP does
+// not send it what it could not send back.
+func TestMTUOfThePeer(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.far.IP("route replace 10.68.1.0/24 dev p1 src 10.68.1.2 mtu lock 1400")
+		l.far.IP("-6 route replace fd68:1::/64 dev p1 mtu 1400")
+		l.clean("mtu")
+	})
+}
+
+func mtuOf(t *testing.T, device string) int {
+	t.Helper()
+	l, err := net.InterfaceByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.MTU
+}
+
+// An interface with IPv6 does not get an MTU with which the kernel has none.
+func TestMTUOfIPv6(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.far.IP("link set dev p1 mtu 1000")
+		r, err := Fix(t.Context(), l.in, "mtu")
+		if err != nil || len(r.Findings) != 1 || r.Findings[0].Remedy != ByHand || !strings.HasPrefix(r.Findings[0].Command, "# ") {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if out := ns.IP("-6 addr show dev en1"); !strings.Contains(out, "fd68:1::1") {
+			t.Errorf("--fix took IPv6 off the interface: %s", out)
 		}
 	})
 }
@@ -200,6 +260,56 @@ func TestDuplicate(t *testing.T) {
 			l.far.Exec("sh", "-c", strings.ReplaceAll(command, "INTERFACE", n.far))
 		}
 		l.clean("duplicate")
+	})
+}
+
+// Neighbours are not asked for many VIPs at once, nor for more than some.
+func TestDuplicateOfMany(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.in.Interfaces = l.in.Interfaces[:1]
+		l.in.VIPs = nil
+		for i := range 100 {
+			l.in.VIPs = append(l.in.VIPs, VIP{Name: fmt.Sprint("v", i), Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 70, 0, byte(i)}), 32)})
+		}
+		l.far.IP("addr add 10.70.0.%d/32 dev p1", askMost-1)
+		sent := func() int {
+			data, err := os.ReadFile("/sys/class/net/en1/statistics/tx_packets")
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		const others = 10 // packets that the kernel sends by itself
+		before, began := sent(), time.Now()
+		done := make(chan *Report)
+		go func() {
+			r, err := Examine(t.Context(), l.in, "duplicate")
+			if err != nil {
+				t.Error(err)
+			}
+			done <- r
+		}()
+		netnstest.Until(t, 5*time.Second, func() error {
+			if n := sent() - before; n < askAtOnce+others {
+				return fmt.Errorf("%d packets", n)
+			}
+			return nil
+		})
+		if n, most := sent()-before, askAtOnce+int(time.Since(began)/askPause)+others; n > most {
+			t.Errorf("%d packets in %v, want at most %d", n, time.Since(began), most)
+		}
+		r := <-done
+		if len(r.Findings) != 1 || r.Findings[0].Subject != fmt.Sprintf("10.70.0.%d", askMost-1) {
+			t.Errorf("findings: %+v", r.Findings)
+		}
+		if len(r.NotSeen) != 1 || r.NotSeen[0].Reason != "of 100 VIPs neighbours are asked for the first 64 only" {
+			t.Errorf("not seen: %+v", r.NotSeen)
+		}
 	})
 }
 

@@ -86,6 +86,11 @@ func linkConditions() []Condition {
 			Effect: "the VIP does not work: nothing can be bound to it, and no route has it as source",
 		},
 		{
+			Name: "loopback", Severity: Bad, Remedy: Fixes, look: lookLoopback,
+			Title:  "the loopback interface lo is down",
+			Effect: "what the host sends to an address of its own is lost, also to a VIP: its programs and checks do not reach the services there, so that VIPs with checks are not announced",
+		},
+		{
 			Name: "vip-elsewhere", Severity: Warning, Remedy: FixesName, look: lookElsewhere,
 			Title:  "a VIP is on another device too",
 			Effect: "it stays when the daemon unbinds it, and hosts on that device's network do not follow it to another interface",
@@ -128,7 +133,7 @@ func managerConditions() []Condition {
 		{
 			Name: "networkd-foreign", Severity: Warning, Remedy: Fixes, look: lookNetworkdForeign,
 			Title:  "systemd-networkd removes routes and rules of others",
-			Effect: "it may remove those of the daemon when it starts; they come back within a second, and until then traffic does not leave as it should",
+			Effect: "when it starts, or configures a listed interface anew, it removes those of the daemon; they come back within a second, and until then traffic does not leave as it should",
 		},
 		{
 			Name: "networkmanager", Severity: Note, Remedy: Fixes, look: lookNetworkManager,

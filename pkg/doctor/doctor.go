@@ -85,8 +85,11 @@ type Report struct {
 	Fixed []Fixed `json:"fixed"`
 }
 
-// Good tells whether nothing was found, notes apart.
-func (r *Report) Good() bool { return len(r.Findings) == 0 }
+// Good tells whether nothing was found, notes apart, and nothing that was to be cured
+// was not.
+func (r *Report) Good() bool {
+	return len(r.Findings) == 0 && !slices.ContainsFunc(r.Fixed, func(f Fixed) bool { return f.Error != "" })
+}
 
 // All are the findings and the notes.
 func (r *Report) All() []Finding { return slices.Concat(r.Findings, r.Notes) }
@@ -121,7 +124,10 @@ func named(names []string) ([]Condition, error) {
 		return all, nil
 	}
 	var list []Condition
-	for _, name := range names {
+	for at, name := range names {
+		if slices.Contains(names[:at], name) {
+			continue
+		}
 		i := slices.IndexFunc(all, func(c Condition) bool { return c.Name == name })
 		if i < 0 {
 			known := make([]string, len(all))
@@ -141,11 +147,12 @@ func examine(ctx context.Context, in *Input, list []Condition) *Report {
 		Findings: []Finding{}, Notes: []Finding{}, NotSeen: []Unseen{}, Fixed: []Fixed{},
 	}}
 	for i := range list {
-		e.now = &list[i]
-		if in.Inside && e.now.own {
+		c := list[i] // who looks may say more of it
+		e.now = &c
+		if in.Inside && c.own {
 			continue // the daemon tells it itself
 		}
-		e.now.look(e)
+		c.look(e)
 	}
 	slices.SortStableFunc(e.report.Findings, func(a, b Finding) int { return rank(a.Severity) - rank(b.Severity) })
 	return e.report

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -89,7 +90,7 @@ func exempt(f *Finding, a netip.Addr, names []string, before float64) {
 	for _, name := range names {
 		do = append(do, []string{
 			"nft", "add", "rule", family, fwTable, strings.ReplaceAll(chainName, "-", "m"),
-			"oifname", name, family, "saddr", a.String(), "snat", "to", a.String(),
+			"oifname", strconv.Quote(name), family, "saddr", a.String(), "snat", "to", a.String(),
 		})
 	}
 	commands(f, do, [][]string{{"nft", "delete", "table", family, fwTable}})

@@ -45,6 +45,24 @@ func (l *lab) cures(f *Finding) {
 	l.fix(f.Condition)
 }
 
+// Cures are rules that nft takes whatever the interface is called.
+func TestFirewallOddName(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		l.in.Interfaces = []Interface{{Name: "10g1"}, {Name: "mark"}}
+		l.in.VIPs = l.in.VIPs[:1]
+		l.in.VIPs[0].Interfaces, l.in.VIPs[0].Ports = []string{"10g1", "mark"}, []uint16{80}
+		l.nft(`table ip nat { chain post { type nat hook postrouting priority srcnat;
+			oifname { "10g1", "mark" } masquerade
+		} }
+		table inet filter { chain in { type filter hook input priority filter; policy drop;
+			iifname "mark" tcp dport 80 accept
+		} }`)
+		l.fix("masquerade")
+		l.fix("firewall-interface")
+	})
+}
+
 // A masquerade rule eats the VIP.
 func TestMasquerade(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {

@@ -143,6 +143,11 @@ func (h *host) has(a netip.Addr) []netlink.Addr {
 	return list
 }
 
+// bound tells whether a VIP is on the virtual interface, or on what stands in for it.
+func (e *exam) bound(h *host, a netip.Addr) bool {
+	return slices.ContainsFunc(h.has(a), func(o netlink.Addr) bool { return e.ourDevice(h.linkName(o.LinkIndex)) })
+}
+
 // legs are the ways of a route.
 func legs(r *netlink.Route) []netlink.NexthopInfo {
 	if len(r.MultiPath) == 0 {
@@ -189,8 +194,13 @@ func ip(ipv4 bool) string {
 	return "ip -6"
 }
 
-// ourDevice tells whether a device is the virtual interface or a shard of it.
+// ourDevice tells whether a device is the virtual interface or a shard of it, or lo,
+// which takes its place where the kernel can make none.
 func (e *exam) ourDevice(name string) bool {
+	if name == "lo" && e.in.DeviceKind == "auto" && e.in.Daemon != nil {
+		h, ok := e.network()
+		return ok && h.link(e.in.Device) == nil
+	}
 	return name == e.in.Device || strings.HasPrefix(name, e.in.Device+".")
 }
 

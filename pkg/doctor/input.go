@@ -86,6 +86,9 @@ type VIP struct {
 	PreferredSource bool
 	// Ports are the TCP ports of its services, as far as its checks name them.
 	Ports []uint16
+	// Away tells that the daemon does not bind it on purpose: another host owns it,
+	// or an operator has taken it out of use.
+	Away bool
 }
 
 // Daemon is the daemon that runs.

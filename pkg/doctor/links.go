@@ -74,6 +74,30 @@ func (e *exam) lookDisabledIPv6(h *host) {
 	})
 }
 
+// loopback is the device by which the host talks with itself: the kernel sends what
+// is for any local address through it, whatever device has that address.
+const loopback = "lo"
+
+// lookLoopback looks whether the host can talk with its own addresses.
+func lookLoopback(e *exam) {
+	h, ok := e.network()
+	if !ok {
+		return
+	}
+	l := h.link(loopback)
+	if l == nil || l.Attrs().Flags&net.FlagUp != 0 {
+		return
+	}
+	set := "ip link set dev " + loopback
+	e.find(&Finding{
+		Subject: loopback, Found: loopback + " is down",
+		Command: set + " up", Undo: set + " down",
+		fix: func(context.Context) ([]string, error) {
+			return []string{"set " + loopback + " up"}, netlink.LinkSetUp(l)
+		},
+	})
+}
+
 // lookElsewhere looks for VIPs on devices that are not for them.
 func lookElsewhere(e *exam) {
 	h, ok := e.network()
@@ -90,14 +114,19 @@ func lookElsewhere(e *exam) {
 				continue
 			}
 			command := func(verb string) string { return fmt.Sprintf("ip addr %s %s dev %s", verb, a.IPNet, name) }
-			e.find(&Finding{
+			f := &Finding{
 				Subject: v.Name, Found: fmt.Sprintf("vip %s is on %s too", v.Prefix.Addr(), name),
 				Command: command("del"), Undo: command("add"),
 				fix: func(context.Context) ([]string, error) {
 					err := netlink.AddrDel(h.link(name), &netlink.Addr{IPNet: a.IPNet})
 					return []string{fmt.Sprintf("removed %s from %s", a.IPNet, name)}, err
 				},
-			})
+			}
+			if name != "lo" && !e.bound(h, v.Prefix.Addr()) {
+				f.Severity, f.Found = Bad, fmt.Sprintf("vip %s is an address of %s", v.Prefix.Addr(), name)
+				f.Why = "the daemon does not bind what is an address of another device, so the VIP is not announced"
+			}
+			e.find(f)
 		}
 	}
 }
@@ -176,13 +205,13 @@ func lookUnboundSilent(e *exam) {
 	}
 }
 
-// unbound are the VIPs that no device has.
+// unbound are the VIPs that no device has, and one should.
 func (e *exam) unbound() []VIP {
 	h, ok := e.network()
 	if !ok {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(e.in.VIPs), func(v VIP) bool { return !v.Prefix.IsSingleIP() || len(h.has(v.Prefix.Addr())) > 0 })
+	return slices.DeleteFunc(slices.Clone(e.in.VIPs), func(v VIP) bool { return v.Away || !v.Prefix.IsSingleIP() || len(h.has(v.Prefix.Addr())) > 0 })
 }
 
 // leadsBack is the next hop and the listed interface by which the host would

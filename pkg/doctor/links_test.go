@@ -70,6 +70,46 @@ func TestVIPTentative(t *testing.T) {
 	})
 }
 
+// A host whose loopback interface is down does not reach its own VIPs, though clients
+// do.
+func TestLoopback(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		reaches := func() error {
+			for _, a := range []string{vip4, vip6} {
+				server, err := net.Listen("tcp", net.JoinHostPort(a, "0"))
+				if err != nil {
+					return err
+				}
+				c, err := net.DialTimeout("tcp", server.Addr().String(), 300*time.Millisecond)
+				_ = server.Close()
+				if err != nil {
+					return err
+				}
+				_ = c.Close()
+			}
+			return nil
+		}
+		if err := reaches(); err != nil {
+			t.Error(err)
+		}
+		ns.IP("link set dev lo down")
+		f := l.finding("loopback", Bad, "lo is down")
+		if err := reaches(); !isTimeout(err) {
+			t.Errorf("connect: %v", err)
+		}
+		if !l.arrives(client4, vip4, "en1") {
+			t.Error("clients do not reach the VIP")
+		}
+		l.run(&f)
+		if err := reaches(); err != nil {
+			t.Error(err)
+		}
+		l.shell(f.Undo)
+		l.fix("loopback")
+	})
+}
+
 // A VIP on a second device is found; so is one that is within a network.
 func TestVIPElsewhere(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
@@ -89,6 +129,35 @@ func TestVIPElsewhere(t *testing.T) {
 		l.shell(f.Undo)
 		l.fix("vip-elsewhere")
 		l.clean()
+	})
+}
+
+// A VIP that is on another device only is not bound, and that is all there is to
+// it: the rule for it comes with it.
+func TestVIPElsewhereOnly(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		ns.IP("addr del 10.68.6.1/32 dev vi0")
+		ns.IP("rule del pref 32101")
+		ns.IP("addr add 10.68.6.1/32 dev en1")
+		f := l.finding("vip-elsewhere", Bad, "vip 10.68.6.1 is an address of en1")
+		l.clean("rule-missing")
+		l.run(&f)
+		l.clean("vip-elsewhere")
+	})
+}
+
+// Where no device can be made, the daemon binds the VIPs to lo: they are in their
+// place there.
+func TestVIPOnLoopback(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		ns.IP("addr add 10.68.6.1/32 dev lo")
+		l.finding("vip-elsewhere", Warning, "vip 10.68.6.1 is on lo too")
+		ns.IP("link del vi0")
+		l.clean("vip-elsewhere")
+		l.in.Daemon = nil
+		l.finding("vip-elsewhere", Warning, "vip 10.68.6.1 is on lo too")
 	})
 }
 
@@ -115,7 +184,12 @@ func TestUnbound(t *testing.T) {
 		}
 
 		ns.IP("addr del 10.68.6.1/32 dev vi0")
-		ns.Sysctl("net/ipv4/conf/all/forwarding", "1")
+		l.in.VIPs[0].Away = true
+		for _, forwarding := range []string{"0", "1"} {
+			ns.Sysctl("net/ipv4/conf/all/forwarding", forwarding)
+			l.clean("unbound-loop", "unbound-silent")
+		}
+		l.in.VIPs[0].Away = false
 		l.clean("unbound-silent")
 		f = l.finding("unbound-loop", Bad, "vip 10.68.6.1 is not bound, the host forwards, and its route to it leads by 10.68.1.2 dev en1")
 		before := l.count("en1")

@@ -42,17 +42,28 @@ func lookNetworkdMatch(e *exam) {
 		if !f.matches(e.in.Device) {
 			continue
 		}
-		if yes(f.get("Link", "Unmanaged")) {
+		if yes(f.get("Link", "Unmanaged")) || yes(f.get("Network", "KeepConfiguration")) {
+			return
+		}
+		found := fmt.Sprintf("systemd-networkd runs, and %s is for %s too (Name=%s)", path, e.in.Device, f.get("Match", "Name"))
+		if e.givenDevice() {
+			e.find(&Finding{
+				Subject: e.in.Device, Found: found,
+				Command: "# write KeepConfiguration=yes below [Network] in " + path + ", and: networkctl reload",
+			})
 			return
 		}
 		text := fmt.Sprintf("[Match]\nName=%s %s.*\n\n[Link]\nUnmanaged=yes\n", e.in.Device, e.in.Device)
 		e.find(e.dropIn(&Finding{
-			Subject: e.in.Device,
-			Found:   fmt.Sprintf("systemd-networkd runs, and %s is for %s too (Name=%s)", path, e.in.Device, f.get("Match", "Name")),
+			Subject: e.in.Device, Found: found,
 		}, networkdFile, text, "networkctl", "reload"))
 		return
 	}
 }
+
+// givenDevice tells whether somebody else makes the virtual interface and sets it
+// up: if that is a network manager, it must not be told to leave it alone.
+func (e *exam) givenDevice() bool { return e.in.DeviceKind == "existing" || e.in.Device == "lo" }
 
 // lookNetworkdForeign looks whether systemd-networkd removes routes and rules of
 // others when it starts or a link comes up.
@@ -92,8 +103,8 @@ func lookNetworkdForeign(e *exam) {
 // lookNetworkManager looks whether NetworkManager knows that the virtual
 // interface is not its own.
 func lookNetworkManager(e *exam) {
-	if !e.exists("/run/NetworkManager") {
-		return
+	if !e.exists("/run/NetworkManager") || e.givenDevice() {
+		return // of a given device it may be the one that makes it
 	}
 	files := []string{e.file("/etc/NetworkManager/NetworkManager.conf")}
 	dirs := []string{"/etc/NetworkManager/conf.d", "/run/NetworkManager/conf.d", "/usr/lib/NetworkManager/conf.d"}

@@ -67,6 +67,30 @@ func TestNetworkd(t *testing.T) {
 	})
 }
 
+// A device that is given may be made and set up by the network manager, so that is
+// not told to leave it alone.
+func TestManagersOfGivenDevice(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns)
+		_ = l.programs("networkctl", "nmcli")
+		l.in.DeviceKind = "existing"
+		const file = "/etc/systemd/network/20-vi0.network"
+		l.put("/run/systemd/netif/state", "")
+		l.put("/run/NetworkManager/state", "")
+		l.put("/etc/systemd/networkd.conf", "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n")
+		l.put(file, "[Match]\nName=vi0\n[Network]\nAddress=10.68.99.1/32\n")
+		f := l.finding("networkd-match", Bad, file+" is for vi0 too")
+		if !strings.Contains(f.Command, "KeepConfiguration=yes") || f.Remedy != ByHand {
+			t.Errorf("%s: %s", f.Remedy, f.Command)
+		}
+		if r, err := Fix(t.Context(), l.in); err != nil || len(r.Fixed) > 0 {
+			t.Errorf("--fix took the device from its manager: %+v, %v", r, err)
+		}
+		l.put(file, "[Match]\nName=vi0\n[Network]\nAddress=10.68.99.1/32\nKeepConfiguration=yes\n")
+		l.clean()
+	})
+}
+
 // Which files are for the virtual interface.
 func TestNetworkdMatches(t *testing.T) {
 	for text, want := range map[string]bool{

@@ -23,6 +23,10 @@ const (
 	echoHeader = 8
 )
 
+// leastIPv6 is the least MTU of a link with IPv6 (RFC 8200 section 5). With less the
+// kernel takes IPv6 off the interface, with its addresses and routes.
+const leastIPv6 = 1280
+
 // lookMTU looks whether packets as large as the interface lets them be get to the
 // routers on it.
 func lookMTU(e *exam) {
@@ -61,10 +65,17 @@ func lookMTU(e *exam) {
 			e.cannot("%s does not answer echo requests", p.peer.Address)
 		case p.best < p.mtu && !done[p.name]:
 			done[p.name] = true
+			found := fmt.Sprintf("%s has an MTU of %d, but packets to %s and back get through whole up to %d bytes only", p.name, p.mtu, p.peer.Address, p.best)
+			if p.best < leastIPv6 && h.own(p.link.Attrs().Index, false).IsValid() {
+				e.find(&Finding{
+					Subject: p.name, Found: found,
+					Command: fmt.Sprintf("# IPv6, which %s has, needs %d bytes: find out what on the way to %s takes less", p.name, leastIPv6, p.peer.Address),
+				})
+				continue
+			}
 			set := func(mtu int) string { return fmt.Sprintf("ip link set dev %s mtu %d", p.name, mtu) }
 			e.find(&Finding{
-				Subject: p.name,
-				Found:   fmt.Sprintf("%s has an MTU of %d, but packets to %s get through up to %d bytes only", p.name, p.mtu, p.peer.Address, p.best),
+				Subject: p.name, Found: found,
 				Command: set(p.best), Undo: set(p.mtu),
 				fix: func(context.Context) ([]string, error) {
 					return []string{fmt.Sprintf("set the MTU of %s to %d", p.name, p.best)}, netlink.LinkSetMTU(p.link, p.best)
@@ -86,28 +97,32 @@ func (e *exam) listed(name string, peer *Peer) bool {
 	return false
 }
 
-// pathMTU is the size of the largest packet up to mtu that is answered, 0 if none
-// is.
+// pathMTU is mtu if a packet of that size is answered, else the size of the largest
+// one whose answer comes back whole, 0 if none is.
+//
+// That an answer comes is too little for a size that is to be set: devices take
+// somewhat larger packets than their MTU, to have room for a VLAN tag (veth 4 bytes),
+// and who got such a packet answers in fragments.
 func pathMTU(ctx context.Context, own, peer netip.Addr, device string, mtu int, id uint16) (int, error) {
 	c, err := newEcho(own, peer, device, id)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(c.fd) //nolint:errcheck // nothing is lost
-	if ok, err := c.answered(ctx, echoSmall); err != nil || !ok {
+	if a, err := c.ask(ctx, echoSmall); err != nil || a == unanswered {
 		return 0, err
 	}
-	if ok, err := c.answered(ctx, mtu); err != nil || ok {
+	if a, err := c.ask(ctx, mtu); err != nil || a != unanswered {
 		return mtu, err
 	}
 	low, high := echoSmall, mtu // low is answered, high is not
 	for high-low > 1 {
 		size := (low + high) / 2
-		ok, err := c.answered(ctx, size)
+		a, err := c.ask(ctx, size)
 		switch {
 		case err != nil:
 			return 0, err
-		case ok:
+		case a == whole:
 			low = size
 		default:
 			high = size
@@ -128,9 +143,9 @@ type echo struct {
 // only (icmp(7), ping_group_range).
 func newEcho(own, peer netip.Addr, device string, id uint16) (*echo, error) {
 	c := &echo{peer: peer, id: id + 0x5650, raw: true}
-	family, proto, level, option, probe := unix.AF_INET, unix.IPPROTO_ICMP, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+	family, proto, level, option, probe, fragments := unix.AF_INET, unix.IPPROTO_ICMP, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, unix.IP_RECVFRAGSIZE
 	if peer.Is6() {
-		family, proto, level, option, probe = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+		family, proto, level, option, probe, fragments = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE, unix.IPV6_RECVFRAGSIZE
 	}
 	var err error
 	if c.fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto); err != nil {
@@ -142,6 +157,7 @@ func newEcho(own, peer netip.Addr, device string, id uint16) (*echo, error) {
 	wait := unix.NsecToTimeval(int64(echoWait))
 	err = errors.Join(
 		unix.SetsockoptInt(c.fd, level, option, probe),
+		unix.SetsockoptInt(c.fd, level, fragments, 1),
 		unix.BindToDevice(c.fd, device),
 		unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
 		unix.Bind(c.fd, sockaddr(own)),
@@ -159,25 +175,36 @@ func sockaddr(a netip.Addr) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.As16()}
 }
 
-// answered tells whether a packet of so many bytes is answered.
-func (c *echo) answered(ctx context.Context, size int) (bool, error) {
+// echoed is how an echo request was answered.
+type echoed int
+
+const (
+	unanswered echoed = iota
+	whole
+	inFragments
+)
+
+// ask sends a packet of so many bytes until it is answered.
+func (c *echo) ask(ctx context.Context, size int) (echoed, error) {
 	for range echoTries {
 		if err := ctx.Err(); err != nil {
-			return false, err
+			return unanswered, err
 		}
 		c.seq++
 		err := unix.Sendto(c.fd, c.request(size), 0, sockaddr(c.peer))
 		switch {
 		case errors.Is(err, unix.EMSGSIZE):
-			return false, nil
-		case err != nil:
-			return false, err
+			return unanswered, nil
+		// Raw IPv6 sockets tell so that a device has dropped the packet; it is lost
+		// as one that the network drops.
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return unanswered, err
 		}
-		if c.reply() {
-			return true, nil
+		if a := c.reply(); a != unanswered {
+			return a, nil
 		}
 	}
-	return false, nil
+	return unanswered, nil
 }
 
 // request is an echo request (RFC 792, RFC 4443 section 4.1) that makes a packet
@@ -198,12 +225,13 @@ func (c *echo) request(size int) []byte {
 }
 
 // reply waits for the answer to the last request.
-func (c *echo) reply() bool {
-	b := make([]byte, 1<<16)
+func (c *echo) reply() echoed {
+	b, control := make([]byte, 1<<16), make([]byte, unix.CmsgSpace(4))
 	for deadline := time.Now().Add(echoWait); time.Now().Before(deadline); {
-		n, from, err := unix.Recvfrom(c.fd, b, 0)
+		// The only control message is the size of fragments, if there were any.
+		n, controls, _, from, err := unix.Recvmsg(c.fd, b, control, 0)
 		if err != nil {
-			return false
+			return unanswered
 		}
 		m, kind := b[:n], byte(0)
 		if c.peer.Is6() {
@@ -213,10 +241,13 @@ func (c *echo) reply() bool {
 		}
 		if len(m) >= echoHeader && m[0] == kind && binary.BigEndian.Uint16(m[6:]) == c.seq && senderOf(from) == c.peer &&
 			(!c.raw || binary.BigEndian.Uint16(m[4:]) == c.id) {
-			return true
+			if controls > 0 {
+				return inFragments
+			}
+			return whole
 		}
 	}
-	return false
+	return unanswered
 }
 
 func senderOf(s unix.Sockaddr) netip.Addr {

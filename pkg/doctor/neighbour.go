@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,6 +17,16 @@ import (
 
 // answerWait is how long a neighbour has to answer.
 const answerWait = 500 * time.Millisecond
+
+// Questions go to all hosts of a network, and there are switches that take a port
+// from whoever asks more than 15 a second (inspection of ARP against spoofing). So
+// askAtOnce go out together and the others one every askPause, for the first
+// askMost VIPs.
+const (
+	askAtOnce = 5
+	askPause  = 100 * time.Millisecond
+	askMost   = 64
+)
 
 const (
 	etherHeader = 14
@@ -36,6 +47,10 @@ func lookDuplicate(e *exam) {
 			vips = append(vips, v.Prefix.Addr())
 		}
 	}
+	if len(vips) > askMost {
+		e.cannot("of %d VIPs neighbours are asked for the first %d only", len(vips), askMost)
+		vips = vips[:askMost]
+	}
 	own := map[string]bool{}
 	for _, l := range h.links {
 		own[l.Attrs().HardwareAddr.String()] = true
@@ -51,7 +66,7 @@ func lookDuplicate(e *exam) {
 		if l == nil || len(l.Attrs().HardwareAddr) != 6 || l.Attrs().Flags&net.FlagUp == 0 || l.Attrs().RawFlags&unix.IFF_NOARP != 0 {
 			continue
 		}
-		all.Go(func() { results[i].found, results[i].err = ask(l.Attrs().Index, l.Attrs().HardwareAddr, vips) })
+		all.Go(func() { results[i].found, results[i].err = ask(e.ctx, l.Attrs().Index, l.Attrs().HardwareAddr, vips) })
 	}
 	all.Wait()
 	for i, r := range results {
@@ -81,33 +96,31 @@ type answer struct {
 	mac     net.HardwareAddr
 }
 
-// ask sends a question for each address and collects answers for a while.
-func ask(index int, mac net.HardwareAddr, list []netip.Addr) ([]answer, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(swapped(unix.ETH_P_ALL)))
+// ask sends a question for each address, not too fast, and collects answers for a
+// while.
+func ask(ctx context.Context, index int, mac net.HardwareAddr, list []netip.Addr) ([]answer, error) {
+	fd, err := neighbourSocket(index)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing is lost
-	wait := unix.NsecToTimeval(int64(50 * time.Millisecond))
-	err = errors.Join(
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: swapped(unix.ETH_P_ALL), Ifindex: index}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
-	)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range list {
-		question := neighbourProbe
-		if a.Is4() {
-			question = arpProbe
-		}
-		if err := unix.Sendto(fd, question(mac, a), 0, &unix.SockaddrLinklayer{Ifindex: index, Halen: 6}); err != nil {
-			return nil, err
-		}
-	}
 	var found []answer
 	b := make([]byte, 2048)
-	for deadline := time.Now().Add(answerWait); time.Now().Before(deadline); {
+	for sent, last := 0, time.Now(); sent < len(list) || time.Since(last) < answerWait; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if sent < len(list) && (sent < askAtOnce || time.Since(last) >= askPause) {
+			question := neighbourProbe
+			if list[sent].Is4() {
+				question = arpProbe
+			}
+			if err := unix.Sendto(fd, question(mac, list[sent]), 0, &unix.SockaddrLinklayer{Ifindex: index, Halen: 6}); err != nil {
+				return nil, err
+			}
+			sent, last = sent+1, time.Now()
+			continue
+		}
 		n, _, err := unix.Recvfrom(fd, b, 0)
 		if err != nil {
 			continue // nothing came
@@ -118,6 +131,40 @@ func ask(index int, mac net.HardwareAddr, list []netip.Addr) ([]answer, error) {
 		}
 	}
 	return found, nil
+}
+
+// answers lets ARP and neighbour advertisements in (bpf(4), offsets as in answerOf).
+// With all else a busy link would cost a core for as long as there are questions, and
+// fill the socket's buffer before an answer comes.
+var answers = []unix.SockFilter{ //nolint:gochecknoglobals // a constant
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 12},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.ETH_P_ARP, Jt: 5},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.ETH_P_IPV6, Jf: 5},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: etherHeader + 6},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_ICMPV6, Jf: 3},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: etherHeader + 40},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 136, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 16},
+	{Code: unix.BPF_RET | unix.BPF_K},
+}
+
+// neighbourSocket takes what neighbours on the interface answer, and sends.
+func neighbourSocket(index int) (fd int, err error) {
+	// Without a protocol nothing comes before there is a filter and an interface.
+	if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+		return 0, err
+	}
+	wait := unix.NsecToTimeval(int64(50 * time.Millisecond))
+	filter := unix.SockFprog{Len: uint16(len(answers)), Filter: &answers[0]} //nolint:gosec // few
+	err = errors.Join(
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &filter),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: swapped(unix.ETH_P_ALL), Ifindex: index}),
+	)
+	if err != nil {
+		return 0, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
 }
 
 func swapped(v uint16) uint16 { return v<<8 | v>>8 }

@@ -190,8 +190,8 @@ func commands(f *Finding, do, undo [][]string) {
 func shell(words []string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
-		if quoted[i] = w; strings.ContainsAny(w, ` "{};$()|*&<>\`) {
-			quoted[i] = "'" + w + "'"
+		if quoted[i] = w; strings.ContainsAny(w, " \"'{}[];$()|*?&<>`~#!\\") {
+			quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
 	}
 	return strings.Join(quoted, " ")

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -24,12 +25,17 @@ type rule struct {
 	vrf             bool // for packets of VRFs
 	// rest are selectors as ip-rule(8) has them.
 	rest string
+	// more tells that there is something about it that we have no words for.
+	more bool
 }
 
 func readRules(family int) ([]rule, error) {
 	request := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP)
 	request.AddData(nl.NewIfInfomsg(family))
 	messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
+	if errors.Is(err, unix.EAFNOSUPPORT) { // no IPv6 on this host (ipv6.disable=1)
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +93,10 @@ func decodeRule(m []byte) (rule, error) {
 			mark = number()
 		case unix.FRA_FWMASK:
 			mask = number()
+		case unix.FRA_PAD:
 		default:
-			r.rest += moreOf(attributes[i].Attr.Type, v)
+			text := moreOf(attributes[i].Attr.Type, v)
+			r.rest, r.more = r.rest+text, r.more || text == ""
 		}
 	}
 	if mask != 0 {
@@ -100,7 +108,7 @@ func decodeRule(m []byte) (rule, error) {
 	return r, nil
 }
 
-// moreOf is a rarer selector.
+// moreOf is a rarer selector, empty for one that is not known.
 func moreOf(kind uint16, v []byte) string {
 	pair := func(name string, size int) string {
 		if len(v) < 2*size {

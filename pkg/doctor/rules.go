@@ -33,11 +33,17 @@ func lookForeignRules(e *exam) {
 		move := func(from, to int) string {
 			return fmt.Sprintf("%s rule add pref %d %s && %s rule del pref %d %s", command, to, selector, command, from, selector)
 		}
-		e.find(&Finding{
+		f := &Finding{
 			Subject: what,
 			Found:   fmt.Sprintf("%s (%s) of another owner comes before ours, which begin at %d", what, selector, e.in.Priority),
 			Command: move(r.priority, after), Undo: move(after, r.priority),
-		})
+		}
+		if r.more { // without that it would be a rule for other packets
+			f.Found = fmt.Sprintf("%s (%s, and more) of another owner comes before ours, which begin at %d", what, selector, e.in.Priority)
+			f.Command = fmt.Sprintf("%s rule show pref %d  # give it a priority above %d, with all that it selects by", command, r.priority, after-1)
+			f.Undo = ""
+		}
+		e.find(f)
 	}
 }
 
@@ -70,8 +76,8 @@ func lookOwnRules(e *exam) {
 	}
 	for _, v := range e.in.VIPs {
 		a := v.Prefix.Addr()
-		if !v.Prefix.IsSingleIP() || len(h.has(a)) == 0 {
-			continue // unbound, which is another matter
+		if !v.Prefix.IsSingleIP() || !e.bound(h, a) {
+			continue // which is another matter
 		}
 		if slices.ContainsFunc(h.rules, func(r rule) bool {
 			return r.table == e.in.Table && r.priority < e.in.Priority+rulesLength && r.src.IsValid() && r.src.Contains(a)

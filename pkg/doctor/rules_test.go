@@ -55,6 +55,13 @@ func TestForeignRule(t *testing.T) {
 		ns.IP("-6 rule add pref 50 from fd68:6::/64 oif en1 uidrange 0-99 lookup 200 suppress_prefixlength 0")
 		f = l.finding("foreign-rule", Warning, "IPv6 rule 50 (from fd68:6::/64 oif en1 uidrange 0-99 lookup 200 suppress_prefixlength 0)")
 		l.run(&f)
+		// One that is not understood in full must not become a rule for more.
+		ns.IP("rule add pref 60 to 10.70.0.0/16 lookup 200 suppress_ifgroup 7")
+		f = l.finding("foreign-rule", Warning, "IPv4 rule 60 (from all to 10.70.0.0/16 lookup 200, and more)")
+		l.shell(f.Command)
+		if now := ns.IP("rule show to 10.70.0.0/16"); !strings.HasPrefix(now, "60:") || strings.Count(now, "\n") != 1 {
+			t.Errorf("the command made of it:\n%s", now)
+		}
 	})
 }
 

@@ -48,7 +48,8 @@ func effective(family, name, key string) (int, error) {
 }
 
 // perInterface finds the listed interfaces whose setting is wrong. wrong is told
-// the value that counts.
+// the value that counts; with larger that of all counts too, but not for IPv6, which
+// looks at the interface's own alone.
 func (e *exam) perInterface(key string, want int, families []string, larger bool, wrong func(now int) bool) {
 	if !e.looksAtSysctls() || e.in.Inside && e.in.Sysctls == SysctlSet {
 		return // the daemon sets it, or says that it cannot
@@ -58,7 +59,7 @@ func (e *exam) perInterface(key string, want int, families []string, larger bool
 		for _, family := range families {
 			name := e.in.Interfaces[i].Name
 			now, err := readSysctl(conf(family, name, key))
-			if larger && err == nil {
+			if larger && family == "ipv4" && err == nil {
 				now, err = effective(family, name, key)
 			}
 			if err == nil && wrong(now) { // else no such interface, or no IPv6

@@ -123,6 +123,7 @@ func TestLinkdown(t *testing.T) {
 		if out := ns.IP("route get 10.68.9.9 from 10.68.6.1"); !strings.Contains(out, "dev en5") {
 			t.Errorf("route with carrier is not used: %s", out)
 		}
+		ns.Sysctl("net/ipv6/conf/all/ignore_routes_with_linkdown", "1") // sets all, and counts for none later
 		ns.Sysctl("net/ipv6/conf/en5/ignore_routes_with_linkdown", "0")
 		l.finding("linkdown", Warning, "net.ipv6.conf.en5.ignore_routes_with_linkdown is 0")
 		l.fix("linkdown")

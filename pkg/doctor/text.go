@@ -65,11 +65,17 @@ func (r *Report) summary() string {
 	for _, f := range r.All() {
 		count[f.Severity]++
 	}
+	some := func(s Severity) string {
+		if count[s] == 1 {
+			return "1 " + string(s)
+		}
+		return fmt.Sprintf("%d %ss", count[s], s)
+	}
 	switch {
 	case len(r.Findings) > 0:
-		return fmt.Sprintf("%d bad, %d warnings, %d notes", count[Bad], count[Warning], count[Note])
+		return fmt.Sprintf("%d bad, %s, %s", count[Bad], some(Warning), some(Note))
 	case count[Note] > 0:
-		return fmt.Sprintf("nothing bad; %d notes", count[Note])
+		return "nothing bad; " + some(Note)
 	default:
 		return "nothing found"
 	}

@@ -35,7 +35,8 @@ func NewWatch(input func() *Input, poke func()) *Watch {
 	return w
 }
 
-// Problems is what was found last, a line each. It does not block.
+// Problems is what was found last and breaks something, a line each. It does not
+// block.
 func (w *Watch) Problems() []string { return *w.problems.Load() }
 
 // Again has it look at once, for everything. It does not block.
@@ -92,7 +93,7 @@ func (w *Watch) look(ctx context.Context, in *Input, heavy bool) {
 	for i := range list {
 		delete(w.found, list[i].Name)
 	}
-	for _, f := range r.All() {
+	for _, f := range r.Findings { // notes break nothing
 		w.found[f.Condition] = append(w.found[f.Condition], f.Text()+" (vipspeaker doctor "+f.Condition+")")
 	}
 	problems := []string{}

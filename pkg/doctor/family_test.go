@@ -1,0 +1,15 @@
+package doctor
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Of a family that the kernel does not have, as IPv6 on a host that was booted with
+// ipv6.disable=1, there are no rules. MPLS has some nowhere.
+func TestRulesOfAFamilyTheKernelLacks(t *testing.T) {
+	if list, err := readRules(unix.AF_MPLS); err != nil || len(list) > 0 {
+		t.Errorf("rules of MPLS: %v, %v", list, err)
+	}
+}
