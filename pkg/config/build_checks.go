@@ -38,7 +38,7 @@ func check(raw rawCheck, prefix netip.Prefix, r *report, path string) Check {
 	if has("grpc", raw.GRPC != nil) {
 		g := raw.GRPC
 		c.GRPC = &GRPCCheck{
-			Address: g.Address, Service: g.Service, TLS: g.TLS, Insecure: g.Insecure,
+			Address: g.Address, Service: g.Service, Hold: g.Hold, TLS: g.TLS, Insecure: g.Insecure,
 			CAFile: caFile(g.CAFile, r, path+".grpc.ca_file"), ServerName: serverName(g.ServerName, r, path+".grpc.server_name"),
 		}
 	}
@@ -49,9 +49,9 @@ func check(raw rawCheck, prefix netip.Prefix, r *report, path string) Check {
 		c.Listen = listenCheck(raw.Listen, prefix, r, path+".listen")
 	}
 	c.Kind = oneKind(kinds, r, path)
-	// These two hear of the event itself, so that there is nothing to confirm.
+	// These hear of the event itself, so that there is nothing to confirm.
 	count := 2
-	if c.Listen != nil || c.TCP != nil && c.TCP.Hold {
+	if c.Listen != nil || c.HTTP != nil && c.HTTP.Hold || c.TCP != nil && c.TCP.Hold || c.GRPC != nil && c.GRPC.Hold {
 		count = 1
 	}
 	c.Rise, c.Fall = own(raw.Rise, count), own(raw.Fall, count)
@@ -80,7 +80,7 @@ func oneKind(kinds []string, r *report, path string) string {
 
 func httpCheck(raw *rawHTTPCheck, r *report, path string) *HTTPCheck {
 	h := &HTTPCheck{
-		URL: raw.URL, Method: raw.Method, ExpectStatus: raw.ExpectStatus, ExpectBody: raw.ExpectBody, Insecure: raw.Insecure,
+		URL: raw.URL, Method: raw.Method, ExpectStatus: raw.ExpectStatus, ExpectBody: raw.ExpectBody, Hold: raw.Hold, Insecure: raw.Insecure,
 		CAFile: caFile(raw.CAFile, r, path+".ca_file"), ServerName: serverName(raw.ServerName, r, path+".server_name"),
 	}
 	for _, one := range raw.Headers {

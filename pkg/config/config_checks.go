@@ -49,6 +49,8 @@ type HTTPCheck struct {
 	// ServerName is the name that the certificate must have and that is sent
 	// with SNI; empty for the URL's address.
 	ServerName string
+	// Hold keeps one connection open and asks on it, so that its end is seen at once.
+	Hold bool
 }
 
 // Header is one request header. The value may be a token, so it is a Secret.
@@ -89,6 +91,9 @@ type GRPCCheck struct {
 	Address netip.AddrPort
 	// Service may be empty: the whole server.
 	Service string
+	// Hold keeps one connection open, so that its end and what the server says of
+	// its health are seen at once.
+	Hold bool
 	// TLS speaks TLS; the keys after it are used only then, as in HTTPCheck.
 	TLS, Insecure      bool
 	CAFile, ServerName string

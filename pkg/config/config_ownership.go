@@ -12,7 +12,10 @@ type Ownership struct {
 	// Lease is how long an owner that is not heard of any more stays it, 3 s to 5
 	// min, in whole seconds.
 	Lease time.Duration
-	Etcd  Etcd
+	// Handover is how long a host that has handed a VIP over goes on announcing it, 200 ms
+	// to 5 min.
+	Handover time.Duration
+	Etcd     Etcd
 }
 
 // Etcd says where etcd is.

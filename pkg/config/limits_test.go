@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -44,5 +45,42 @@ func TestLimits(t *testing.T) {
 				t.Errorf("good is %v, want %v", err == nil, test.good)
 			}
 		})
+	}
+}
+
+// TestManyVIPsNeedNames: more VIPs than one device holds are on devices of longer
+// names, which the kernel must take.
+func TestManyVIPsNeedNames(t *testing.T) {
+	for name, test := range map[string]struct {
+		vips         int
+		device, rest string
+		want         string // in the error, empty for none
+	}{
+		"one device":         {1000, "name: virtual0-of-me1", "", ""},
+		"two devices":        {1001, "name: virtual0-of-me", "", "virtual_interface.name: \"virtual0-of-me\": must have at most 13 bytes with so many VIPs"},
+		"short enough":       {1001, "name: virtual0-of-m", "", ""},
+		"eleven devices":     {10_001, "name: virtual0-of-m", "", "must have at most 12 bytes"},
+		"given":              {1001, "name: virtual0-of-me1, kind: existing", "", ""},
+		"those to come":      {990, "name: virtual0-of-me", "runtime_vips: {allowed_prefixes: [10.9.0.0/16]}", "must have at most 13 bytes"},
+		"taken":              {1001, "name: en1", "", "interfaces[1].name: \"en1.1\": is the name of a virtual interface"},
+		"not taken":          {1000, "name: vi0", "", ""},
+		"too long in itself": {1001, "name: virtual0-of-me-12", "", "is longer than 15 bytes"},
+	} {
+		var text strings.Builder
+		fmt.Fprintf(&text, "bgp: {asn: 65010}\n%s\nvirtual_interface: {%s}\ninterfaces:\n", test.rest, test.device)
+		for i, n := range []string{"en0", "en1.1"} {
+			fmt.Fprintf(&text, "  - {name: %s, peers: [{address: 192.0.2.%d, asn: 65001}]}\n", n, i+1)
+		}
+		text.WriteString("vips:\n")
+		for i := range test.vips {
+			fmt.Fprintf(&text, "  - {address: 10.0.%d.%d}\n", i/256, i%256)
+		}
+		_, err := Parse([]byte(text.String()), "yaml", "file")
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+		if list, ok := errors.AsType[*Errors](err); ok && len(list.List) != 1 {
+			t.Errorf("%s: %d mistakes: %v", name, len(list.List), err)
+		}
 	}
 }

@@ -20,6 +20,9 @@ const maxFile = 8 << 20
 // Load reads the file at path, whose extension tells its format: .yaml, .yml,
 // .toml or .json. The error is an *Errors.
 func Load(path string) (*Config, error) {
+	if path == "" {
+		return nil, &Errors{Name: "configuration file", List: []Error{{Problem: "its name is empty"}}}
+	}
 	data, err := readLimited(path, maxFile)
 	if err != nil {
 		return nil, &Errors{Name: path, List: []Error{{Problem: "cannot be read: " + reason(err)}}}

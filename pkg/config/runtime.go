@@ -65,8 +65,15 @@ func validateRuntime(cfg *Config, r *report) {
 // configuration itself.
 func (c *Config) WithVIPs(list []RuntimeVIP) (*Config, map[string]error) {
 	out, refused := c, map[string]error{}
+	if len(list) == 0 {
+		return out, refused
+	}
+	// All at once, for one after the other each is compared with all again.
+	if all, err := c.with(list); err == nil {
+		return all, refused
+	}
 	for i := range list {
-		next, err := out.with(&list[i])
+		next, err := out.with(list[i : i+1])
 		if err != nil {
 			refused[list[i].Name] = err
 			continue
@@ -76,39 +83,54 @@ func (c *Config) WithVIPs(list []RuntimeVIP) (*Config, map[string]error) {
 	return out, refused
 }
 
-// with adds one VIP, judged by what judges those of a file.
-func (c *Config) with(one *RuntimeVIP) (*Config, error) {
+// with adds VIPs, judged by what judges those of a file, or none of them.
+func (c *Config) with(list []RuntimeVIP) (*Config, error) {
+	names := make([]string, len(c.Interfaces))
+	for i := range c.Interfaces {
+		names[i] = c.Interfaces[i].Name
+	}
+	r := newReport()
+	next := *c
+	next.VIPs = slices.Clip(c.VIPs)
+	for i := range list {
+		v, err := c.decode(&list[i], names, r, index("vips", len(next.VIPs)))
+		if err != nil {
+			return nil, fmt.Errorf("vip %s: %w", list[i].Name, err)
+		}
+		next.VIPs = append(next.VIPs, v)
+	}
+	validateVIPs(&next, r)
+	validateReach(&next, r)
+	for i := len(c.VIPs); i < len(next.VIPs); i++ {
+		if place := index("vips", i) + ".address"; next.VIPs[i].Prefix.IsValid() && r.ok(place) {
+			next.allowed(&next.VIPs[i], r, place)
+		}
+	}
+	for i := len(c.VIPs); i < len(next.VIPs) && len(r.list) > 0; i++ {
+		if problems := next.about(r.list, index("vips", i)); len(problems) > 0 {
+			return nil, fmt.Errorf("vip %s: %s", next.VIPs[i].Name, strings.Join(problems, "; "))
+		}
+	}
+	return &next, nil
+}
+
+// decode makes a VIP for the place at path.
+func (c *Config) decode(one *RuntimeVIP, interfaces []string, r *report, path string) (VIP, error) {
 	root, err := parseJSON(one.Spec)
 	if err != nil {
 		if at, ok := errors.AsType[*syntaxError](err); ok {
 			err = errors.New(at.problem)
 		}
-		return nil, fmt.Errorf("vip %s: %w", one.Name, err)
+		return VIP{}, err
 	}
-	at := len(c.VIPs)
-	path := index("vips", at)
-	r := newReport()
 	var raw rawVIP
 	runtimeKeys(root, r, path)
 	r.value(root, reflect.ValueOf(&raw).Elem(), "", path)
 	raw.Name = &one.Name
-	names := make([]string, len(c.Interfaces))
-	for i := range c.Interfaces {
-		names[i] = c.Interfaces[i].Name
-	}
-	v := vip(raw, names, r, path)
+	r.values[join(path, "name")] = strconv.Quote(one.Name) // given, though not in the entry
+	v := vip(raw, interfaces, r, path)
 	v.Damping, v.Runtime = c.Damping, true
-	next := *c
-	next.VIPs = append(slices.Clip(c.VIPs), v)
-	validateVIPs(&next, r)
-	validateReach(&next, r)
-	if place := path + ".address"; v.Prefix.IsValid() && r.ok(place) {
-		next.allowed(&v, r, place)
-	}
-	if problems := next.about(r.list, path); len(problems) > 0 {
-		return nil, fmt.Errorf("vip %s: %s", one.Name, strings.Join(problems, "; "))
-	}
-	return &next, nil
+	return v, nil
 }
 
 // runtimeKeys refuses what only the file may say.
@@ -141,6 +163,11 @@ func (c *Config) allowed(v *VIP, r *report, place string) {
 	for i := range c.Interfaces {
 		if p := c.Interfaces[i].PathProbe; p != nil && v.Prefix.Contains(p.Target) {
 			r.add(place, "holds the target of %s.path_probe, which would not be reached any more", index("interfaces", i))
+		}
+	}
+	for i, p := range c.Egress.Import {
+		if v.Prefix.Bits() <= p.Bits() && v.Prefix.Contains(p.Addr()) {
+			r.add(place, "holds %s, which is %s: this host itself would answer what is in it", index("egress.import", i), p)
 		}
 	}
 	for i := range c.Peers {

@@ -18,6 +18,7 @@ interfaces:
   - {name: en5, peers: [{address: 10.68.5.2, asn: 65001, families: ipv4}]}
 vips:
   - {name: vipa, address: 10.68.6.1, preferred_source: true}
+egress: {import: [10.68.6.96/28]}
 runtime_vips: {allowed_prefixes: [10.68.6.0/24, 10.68.8.0/24, "fd68::/64"]}
 `
 
@@ -40,9 +41,9 @@ func TestRuntimeVIPs(t *testing.T) {
 		t.Fatal(refused)
 	}
 	med := uint32(5)
-	text := strings.Replace(runtimeBase, "runtime_vips", `  - {name: one, address: 10.68.6.9, interfaces: [en5], announce: {communities: ["65010:7"], med: 5}, drain: {time: 1s}}
+	text := strings.Replace(runtimeBase, "egress", `  - {name: one, address: 10.68.6.9, interfaces: [en5], announce: {communities: ["65010:7"], med: 5}, drain: {time: 1s}}
   - {name: two, address: 10.68.6.128/28, role: {rank: 2}}
-runtime_vips`, 1)
+egress`, 1)
 	want, err := Parse([]byte(text), "yaml", "c.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +62,7 @@ runtime_vips`, 1)
 		`{"address": "10.68.7.1"}`:                              "address: \"10.68.7.1\": is not in runtime_vips.allowed_prefixes, which are 10.68.6.0/24, 10.68.8.0/24, fd68::/64",
 		`{"address": "10.68.8.0/23"}`:                           "is not in runtime_vips.allowed_prefixes",
 		`{"address": "10.68.8.1"}`:                              "address: \"10.68.8.1\": holds the target of interfaces[0].path_probe, which would not be reached any more",
+		`{"address": "10.68.6.96/27"}`:                          "address: \"10.68.6.96/27\": holds egress.import[0], which is 10.68.6.96/28: this host itself would answer",
 		`{"address": "fd68::1"}`:                                "reaches nobody",
 		`{"address": "127.0.0.1"}`:                              "must not touch the loopback addresses",
 		`{"address": "10.68.6.7/24"}`:                           "address: \"10.68.6.7/24\"",
@@ -97,5 +99,29 @@ runtime_vips`, 1)
 	c.RuntimeVIPs.AllowedPrefixes = nil
 	if _, refused = c.WithVIPs([]RuntimeVIP{{Name: "a", Spec: []byte(`{"address": "10.68.6.7"}`)}}); !strings.Contains(fmt.Sprint(refused["a"]), "is not allowed: runtime_vips.allowed_prefixes is empty") {
 		t.Errorf("none is allowed: %v", refused)
+	}
+}
+
+// TestManyRuntimeVIPs: what many VIPs cost grows with their number, and no faster:
+// every order makes the configuration anew.
+func TestManyRuntimeVIPs(t *testing.T) {
+	text := strings.Replace(runtimeBase, "[10.68.6.0/24", "[10.70.0.0/16, 10.68.6.0/24", 1)
+	c, err := Parse([]byte(text), "yaml", "c.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cost := func(n int) float64 {
+		list := make([]RuntimeVIP, n)
+		for i := range list {
+			list[i] = RuntimeVIP{Name: fmt.Sprint("v", i), Spec: fmt.Appendf(nil, `{"address": "10.70.%d.%d"}`, i/250, i%250)}
+		}
+		return testing.AllocsPerRun(1, func() {
+			if got, refused := c.WithVIPs(list); len(refused) > 0 || len(got.VIPs) != n+1 {
+				t.Errorf("%d VIPs, refused %v", len(got.VIPs), refused)
+			}
+		})
+	}
+	if few, many := cost(50), cost(500); many > 20*few {
+		t.Errorf("50 VIPs take %.0f allocations, 500 take %.0f", few, many)
 	}
 }

@@ -33,6 +33,7 @@ type rawHTTPCheck struct {
 	Insecure     bool          `key:"insecure" default:"false"`
 	CAFile       *string       `key:"ca_file"`
 	ServerName   *string       `key:"server_name"`
+	Hold         bool          `key:"hold" default:"false"`
 }
 
 type rawHeader struct {
@@ -62,6 +63,7 @@ type rawDNSCheck struct {
 type rawGRPCCheck struct {
 	Address    netip.AddrPort `key:"address" required:"true"`
 	Service    string         `key:"service" default:""`
+	Hold       bool           `key:"hold" default:"false"`
 	TLS        bool           `key:"tls" default:"false"`
 	Insecure   bool           `key:"insecure" default:"false"`
 	CAFile     *string        `key:"ca_file"`

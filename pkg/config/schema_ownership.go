@@ -9,9 +9,10 @@ import (
 )
 
 type rawOwnership struct {
-	Host  string        `key:"host" default:""`
-	Lease time.Duration `key:"lease" default:"5s" range:"3s..5m" whole:"true"`
-	Etcd  rawEtcd       `key:"etcd"`
+	Host     string        `key:"host" default:""`
+	Lease    time.Duration `key:"lease" default:"5s" range:"3s..5m" whole:"true"`
+	Handover time.Duration `key:"handover" default:"1s" range:"200ms..5m"`
+	Etcd     rawEtcd       `key:"etcd"`
 }
 
 type rawEtcd struct {
@@ -40,7 +41,7 @@ func ownership(raw *rawOwnership, r *report) *Ownership {
 	}
 	path := ownershipPath + ".etcd"
 	o := &Ownership{
-		Host: raw.Host, Lease: raw.Lease,
+		Host: raw.Host, Lease: raw.Lease, Handover: raw.Handover,
 		Etcd: Etcd{Endpoints: raw.Etcd.Endpoints, Username: raw.Etcd.Username, Prefix: raw.Etcd.Prefix},
 	}
 	if raw.Etcd.PasswordFile != nil {

@@ -106,6 +106,7 @@ func parseYAML(data []byte) (*node, error) {
 // yamlError takes the line out of the decoder's text.
 func yamlError(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	text = strings.Replace(text, "cannot start any token", "cannot start any token, such as a tab, which does not indent in YAML", 1)
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
 		if number, problem, ok := strings.Cut(rest, ": "); ok {
 			if line, err := strconv.Atoi(number); err == nil {

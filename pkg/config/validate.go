@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -30,6 +31,7 @@ func validate(cfg *Config, r *report) {
 	validateInterfaces(cfg, r)
 	validateRemotes(cfg, r)
 	validateVIPs(cfg, r)
+	validateDevices(cfg, r)
 	validateOwnership(cfg, r)
 	validateRuntime(cfg, r)
 	validateReach(cfg, r)
@@ -54,6 +56,45 @@ func badInterfaceName(name string) string {
 		return "is what the kernel calls its settings for all interfaces; use another name"
 	}
 	return ""
+}
+
+// vipsPerDevice is how many addresses one virtual interface holds; others follow it,
+// which are called NAME.1, NAME.2 and so on.
+const vipsPerDevice = 1000
+
+// validateDevices looks whether there are names for all virtual interfaces that the
+// VIPs take.
+func validateDevices(cfg *Config, r *report) {
+	const place = "virtual_interface.name"
+	name, kind := cfg.VirtualInterface.Name, cfg.VirtualInterface.Kind
+	if kind == "existing" || name == "lo" || !r.ok("virtual_interface") {
+		return // all are on that one
+	}
+	count := 0
+	for i := range cfg.VIPs {
+		if cfg.VIPs[i].Prefix.IsSingleIP() {
+			count++
+		}
+	}
+	if len(cfg.RuntimeVIPs.AllowedPrefixes) > 0 {
+		count += cfg.RuntimeVIPs.Limit
+	}
+	last := ""
+	if count > vipsPerDevice {
+		last = "." + strconv.Itoa((count-1)/vipsPerDevice)
+	}
+	if most := 15 - len(last); len(name) > most {
+		r.add(place, "must have at most %d bytes with so many VIPs: %d are on each virtual interface, and there is one called NAME%s",
+			most, vipsPerDevice, last)
+	}
+	for i := range cfg.Interfaces {
+		suffix, ok := strings.CutPrefix(cfg.Interfaces[i].Name, name+".")
+		n, err := strconv.Atoi(suffix)
+		if ok && err == nil && n > 0 && n <= (count-1)/vipsPerDevice && r.ok(index("interfaces", i)+".name") {
+			r.add(index("interfaces", i)+".name", "is the name of a virtual interface: each holds %d VIPs, and the others are called %s.1 and so on",
+				vipsPerDevice, name)
+		}
+	}
 }
 
 func validateInterfaces(cfg *Config, r *report) {

@@ -15,7 +15,7 @@ func validateOwnership(cfg *Config, r *report) {
 	}
 	path := ownershipPath + ".etcd"
 	if o.Host != "" && r.ok(ownershipPath+".host") && (badLabel(o.Host) != "" || strings.Contains(o.Host, "/")) {
-		r.add(ownershipPath+".host", "must be 1 to 64 of A-Za-z0-9._:-")
+		r.add(ownershipPath+".host", "must be 1 to 64 of A-Za-z0-9._:-, and not begin with -")
 	}
 	secure := false
 	for i, e := range o.Etcd.Endpoints {

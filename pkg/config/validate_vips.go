@@ -39,7 +39,7 @@ func validateVIPs(cfg *Config, r *report) {
 		validateDegrade(v, r, path)
 		validateRole(v, r, path)
 		validateDrain(v, r, path)
-		validateHooks(&v.On, r, path+".on")
+		validateHooks(cfg, &v, r, path)
 		validateSizes(v, r, path)
 		validateDamping(v.Damping, r, path+".damping")
 		validateChecks(v, r, path+".checks")

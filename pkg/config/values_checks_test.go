@@ -62,6 +62,10 @@ func TestCheckValues(t *testing.T) {
 			Address: port("10.68.6.1:50051"), Service: "example.v1.Api", TLS: true, CAFile: filepath.Join(dir, "ca.pem"), ServerName: "api.example.org",
 		}}),
 		every("grpc", 2, Check{Kind: "grpc", GRPC: &GRPCCheck{Address: port("[2001:db8::1]:50051"), TLS: true, Insecure: true}}),
+		every("api-held", 1, Check{Kind: "grpc", GRPC: &GRPCCheck{Address: port("10.68.6.1:50051"), Hold: true}}),
+		every("web-held", 1, Check{Kind: "http", HTTP: &HTTPCheck{
+			URL: &url.URL{Scheme: "http", Host: "10.68.6.1:8080", Path: "/healthz"}, Method: "GET", ExpectStatus: []StatusRange{{200, 399}}, Hold: true,
+		}}),
 		every("icmp", 2, Check{Kind: "icmp", ICMP: &ICMPCheck{Address: addr("192.0.2.1")}}),
 		every("listen", 1, Check{Kind: "listen", Listen: &ListenCheck{Port: 80, Protocol: "tcp", Address: addr("10.68.6.1")}}),
 		resolver,
