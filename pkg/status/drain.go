@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -58,25 +59,29 @@ func (d *Drain) text(now time.Time) string {
 	return next
 }
 
-// writeDrains writes one line for each VIP that is out of use, or on its way.
+// writeDrains writes one line for each VIP that is out of use, or on its way, or of
+// which another host has taken over all but connections.
 func writeDrains(b *strings.Builder, s *Status, style Style, now time.Time) {
 	t := table{lines: shortened}
 	t.header("DRAIN", "PHASE", "FOR", "UNTIL", "CONNECTIONS", "NEXT", "REASON")
 	for i := range s.VIPs {
 		v := &s.VIPs[i]
-		d := v.Drain
+		d := cmp.Or(v.Drain, v.Parted)
 		if d == nil {
 			continue
 		}
-		until := "undrained"
-		if !d.Until.IsZero() {
+		until, reason := "undrained", d.Reason
+		switch {
+		case v.Drain == nil:
+			until, reason = "-", "handed over"
+		case !d.Until.IsZero():
 			until = "in " + span(d.Until.Sub(now))
 		}
 		next := d.text(now)
 		if next == "" {
 			next = "-"
 		}
-		t.add(text(v.Name), cell{string(d.Phase), weak, true}, text(age(now, d.Since)), text(until), text(d.left()), text(next), text(d.Reason))
+		t.add(text(v.Name), cell{string(d.Phase), weak, true}, text(age(now, d.Since)), text(until), text(d.left()), text(next), text(reason))
 	}
 	if len(t.rows) > 1 {
 		b.WriteByte('\n')

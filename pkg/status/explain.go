@@ -52,7 +52,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 		if len(known) == 0 {
 			return nil, fmt.Errorf("no VIP %q: none is configured", name)
 		}
-		return nil, fmt.Errorf("no VIP %q: the configuration has %s", name, strings.Join(known, ", "))
+		return nil, fmt.Errorf("no VIP %q: the VIPs are %s", name, Names(known))
 	}
 	e := &Explanation{VIP: *v, detail: s.detail(v, s.inFull(now))}
 	names := make([]string, len(v.Interfaces))
@@ -67,7 +67,7 @@ func (s *Status) Explain(name string, now time.Time) (*Explanation, error) {
 	for i := range v.Interfaces {
 		e.path(s, &v.Interfaces[i], now)
 	}
-	e.role(v)
+	e.role(v, now)
 	e.source(v)
 	return e, nil
 }
@@ -150,8 +150,8 @@ func (e *Explanation) bound(s *Status, v *VIP) {
 	}
 	if !v.Bound {
 		detail = "the kernel does not hold it"
-		if v.Reason == NotBound {
-			detail = join(": ", detail, v.Detail)
+		if v.Reason == NotBound && v.Detail != "" {
+			detail = v.Detail // the same, and why
 		}
 	}
 	e.add("bound", "", v.Bound, NotBound, detail)

@@ -246,6 +246,14 @@ func (b *BFD) refused() string {
 	return packets + " dropped: " + b.LastDrop
 }
 
+// rotating says that the router is waited for, empty if it is not.
+func (b *BFD) rotating() string {
+	if !b.Rotating {
+		return ""
+	}
+	return "the router still uses the former authentication"
+}
+
 // text says in words what a failure of an interface is, as Failure.Text does,
 // and of BFD also why packets that do come are not taken.
 func (s *Status) text(n *Interface, f Failure, now time.Time) string {
@@ -267,7 +275,7 @@ func (b *BFD) trouble() string {
 	if b == nil {
 		return ""
 	}
-	if text := join("; ", b.Error, b.refused()); text != "" {
+	if text := join("; ", b.Error, b.refused(), b.rotating()); text != "" {
 		return "BFD: " + text
 	}
 	return ""
@@ -280,7 +288,7 @@ func (b *BFD) text(now time.Time) string {
 		if b.DetectionTime > 0 {
 			text += ", down after " + b.DetectionTime.String() + " of silence"
 		}
-		return join("; ", text, b.Error)
+		return join("; ", text, b.rotating(), b.Error)
 	}
 	remote := ""
 	if b.RemoteState != "" {

@@ -72,6 +72,10 @@ func TestBFDText(t *testing.T) {
 			BFD{State: "Up", Since: since, DetectionTime: 150 * time.Millisecond, Dropped: 2, LastDrop: "TTL too low"},
 			"Up for 21s, down after 150ms of silence", "",
 		},
+		"another key": {
+			BFD{State: "Up", Since: since, DetectionTime: 150 * time.Millisecond, Rotating: true},
+			"Up for 21s, down after 150ms of silence; the router still uses the former authentication", "BFD: the router still uses the former authentication",
+		},
 		"wrong key": {
 			BFD{State: "Down", Since: since, Dropped: 104, LastDrop: "not authenticated"},
 			"Down for 21s: 104 packets dropped: not authenticated", "BFD: 104 packets dropped: not authenticated",

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,7 +31,8 @@ type descs struct {
 	passes, lastPass, driftRepaired, netlinkResyncs, kernelProblems      *prometheus.Desc
 	bfdUp, bfdDowns, bfdPackets                                          *prometheus.Desc
 	interfaceUnusable, probeHealthy, probeDuration, vipDegraded          *prometheus.Desc
-	vipRank, vipBehind, vipDuplicates, vipHeld, etcdUp                   *prometheus.Desc
+	vipRank, vipBehind, vipDuplicates, vipHeld, etcdUp, ownershipRefused *prometheus.Desc
+	drainConnections                                                     *prometheus.Desc
 	egressRoutes, egressLegs, egressStatic                               *prometheus.Desc
 	vipDamping, interfaceDamping                                         damping
 }
@@ -74,6 +76,8 @@ func NewCollector(store *Store, build Build) *Collector {
 		vipBehind:         d("vip_behind", "1 if the VIP is announced, or would be, as worse than any rank, because another host has taken over.", "vip"),
 		vipHeld:           d("vip_held", "1 if this host may announce the VIP by its lease; absent for a VIP without one owner.", "vip"),
 		etcdUp:            d("etcd_up", "1 if etcd answered the last time; absent without ownership."),
+		ownershipRefused:  d("ownership_refused", "1 if this host can own no VIP, because another machine has its name in etcd; absent without ownership."),
+		drainConnections:  d("vip_drain_connections", "TCP connections from elsewhere that a VIP still has that is drained or was handed over; absent for any other, and before they were counted.", "vip"),
 		vipDuplicates:     d("vip_duplicate_claims", "Other hosts that announce the VIP and must not.", "vip"),
 		egressRoutes:      d("egress_routes", "Routes learned from peers that have a leg in use."),
 		egressLegs:        d("egress_legs", "Legs in use of the route learned from peers, on the interface.", "prefix", "interface"),
@@ -99,7 +103,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		d.interfaceUsable, d.speakerUp, d.speakerRestarts, d.peerUp, d.peerTransitions,
 		d.checkHealthy, d.checkDuration, d.passes, d.lastPass, d.driftRepaired, d.netlinkResyncs, d.kernelProblems,
 		d.bfdUp, d.bfdDowns, d.bfdPackets, d.interfaceUnusable, d.probeHealthy, d.probeDuration, d.vipDegraded,
-		d.vipRank, d.vipBehind, d.vipDuplicates, d.vipHeld, d.etcdUp,
+		d.vipRank, d.vipBehind, d.vipDuplicates, d.vipHeld, d.etcdUp, d.ownershipRefused, d.drainConnections,
 		d.egressRoutes, d.egressLegs, d.egressStatic,
 		d.vipDamping.penalty, d.vipDamping.suppressed, d.vipDamping.flaps,
 		d.interfaceDamping.penalty, d.interfaceDamping.suppressed, d.interfaceDamping.flaps,
@@ -193,6 +197,9 @@ func (c *Collector) vip(m sink, s *Status, v *VIP) {
 	m.flag(d.vipDegraded, v.Degraded, v.Name)
 	m.damping(&d.vipDamping, v.Penalty, v.Name)
 	c.role(m, v)
+	if out := cmp.Or(v.Drain, v.Parted); out != nil && out.Connections != nil {
+		m.gauge(d.drainConnections, float64(*out.Connections), v.Name)
+	}
 	if !v.Announced && v.Reason != "" {
 		m.gauge(d.vipWithheld, 1, v.Name, string(v.Reason))
 	}

@@ -77,6 +77,21 @@ vipspeaker_vip_withheld{reason="check_failed",vip="web"} 1
 	}
 }
 
+// TestDrainMetric: of drained VIPs whose connections were counted.
+func TestDrainMetric(t *testing.T) {
+	store, reg := newRegistry(t)
+	three := 3
+	store.Publish(&Status{VIPs: []VIP{{Name: "a", Drain: &Drain{Connections: &three}}, {Name: "b", Drain: &Drain{}}, {Name: "c"}, {Name: "d", Parted: &Drain{Connections: &three}}}})
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP vipspeaker_vip_drain_connections TCP connections from elsewhere that a VIP still has that is drained or was handed over; absent for any other, and before they were counted.
+# TYPE vipspeaker_vip_drain_connections gauge
+vipspeaker_vip_drain_connections{vip="a"} 3
+vipspeaker_vip_drain_connections{vip="d"} 3
+`), "vipspeaker_vip_drain_connections"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFailureMetrics: probes, BFD and damping of a picture in which all of them
 // have something to tell.
 func TestFailureMetrics(t *testing.T) {
@@ -157,6 +172,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	store, reg := newRegistry(t)
 	all := withEgress(broken())
 	all.VIPs[0].Role = &Role{Rank: 1, Leased: true}
+	all.VIPs[0].Drain = &Drain{Connections: new(int)}
 	store.Publish(all)
 	families, err := reg.Gather()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Role is what a host is for a VIP that others announce, too, or must not.
@@ -21,15 +22,31 @@ type Role struct {
 	// host may announce it by that now.
 	Leased bool `json:"leased,omitempty"`
 	Held   bool `json:"held,omitempty"`
-	// Owner is the host that owns it, Next the one that it is handed over to.
-	Owner string `json:"owner,omitempty"`
-	Next  string `json:"next,omitempty"`
+	// Owns tells that this host is the owner, and not only the one that it is handed
+	// over to. Ceased is why it is not any more: handed_over, given_up, lease_ended or
+	// hold_gone; empty while it is, and if it never was.
+	Owns   bool   `json:"owns,omitempty"`
+	Ceased string `json:"ceased,omitempty"`
+	// Owner is the host that owns it, Next the one that it is handed over to, Former
+	// the one that handed it over and may still announce it.
+	Owner  string `json:"owner,omitempty"`
+	Next   string `json:"next,omitempty"`
+	Former string `json:"former,omitempty"`
 	// Epoch grows with every change of the owner.
 	Epoch int64 `json:"epoch,omitempty"`
+	// Revision grows with every order to the owner, too: it is the revision of etcd at
+	// which that changed last.
+	Revision int64 `json:"revision,omitempty"`
+	// KeptUntil is when this host gives it up at the latest although it does not announce
+	// it: until then a router may have it whose session was lost, and nobody else takes
+	// it. Zero if none may.
+	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Ready are the hosts that could own it, the preferred one first.
 	Ready []string `json:"ready,omitempty"`
 	// Trouble is why etcd could not be asked the last time.
 	Trouble string `json:"trouble,omitempty"`
+	// Refused is why this host can own nothing: another machine has its name.
+	Refused string `json:"refused,omitempty"`
 	// Others are the hosts that routers say announce it, each once.
 	Others []Other `json:"others,omitempty"`
 }
@@ -75,7 +92,7 @@ func (o Other) Text() string {
 }
 
 // ownerText tells who owns it and who could.
-func (r *Role) ownerText() string {
+func (r *Role) ownerText(now time.Time) string {
 	text := "nobody owns it"
 	if r.Owner != "" {
 		text = fmt.Sprintf("owned by %s (epoch %d)", r.Owner, r.Epoch)
@@ -83,11 +100,37 @@ func (r *Role) ownerText() string {
 	if r.Next != "" {
 		text += ", handed over to " + r.Next
 	}
+	if r.Former != "" {
+		text += ", handed over by " + r.Former
+	}
+	kept := ""
+	if now.Before(r.KeptUntil) {
+		kept = "kept for " + span(r.KeptUntil.Sub(now)) + " at most, as a router whose session was lost may still have it from here"
+	}
 	ready := "nobody is ready"
 	if len(r.Ready) > 0 {
 		ready = "ready: " + strings.Join(r.Ready, ", ")
 	}
-	return join("; ", text, ready, r.Trouble)
+	return join("; ", text, kept, ready, r.Refused, r.Trouble)
+}
+
+// leased is the role of a VIP that must have one owner, nil if there is none. What
+// it says about etcd and this host is so for all of them.
+func (s *Status) leased() *Role {
+	for i := range s.VIPs {
+		if r := s.VIPs[i].Role; r != nil && r.Leased {
+			return r
+		}
+	}
+	return nil
+}
+
+// Refused is why this host can own no VIP, empty if it can.
+func (s *Status) Refused() string {
+	if r := s.leased(); r != nil {
+		return r.Refused
+	}
+	return ""
 }
 
 // Duplicates are the hosts that must not announce the VIP.
@@ -99,7 +142,7 @@ func (v *VIP) Duplicates() []Other {
 }
 
 // role tells about rank and others; what has no role has no such gate.
-func (e *Explanation) role(v *VIP) {
+func (e *Explanation) role(v *VIP, now time.Time) {
 	r := v.Role
 	if r == nil {
 		return
@@ -123,9 +166,16 @@ func (e *Explanation) role(v *VIP) {
 		own = append(own, "behind all ranks")
 	}
 	if r.Leased {
-		own = append(own, r.ownerText())
+		own = append(own, r.ownerText(now))
 	}
-	e.add("role", "", len(v.Duplicates()) == 0, Duplicate, join("; ", append(own, seen)...))
+	if p := v.Parted; p != nil {
+		own = append(own, join(", ", "connections left from before the handover: "+p.left(), p.text(now)))
+	}
+	reason := Duplicate
+	if r.Refused != "" {
+		reason = NotOwner
+	}
+	e.add("role", "", len(v.Duplicates()) == 0 && r.Refused == "", reason, join("; ", append(own, seen)...))
 }
 
 // role are the metrics of a VIP that others announce, too, or must not.
@@ -143,12 +193,10 @@ func (c *Collector) role(m sink, v *VIP) {
 	m.gauge(c.descs.vipDuplicates, float64(len(v.Duplicates())), v.Name)
 }
 
-// etcd tells whether etcd answers, if a VIP needs it.
+// etcd tells whether etcd answers and takes this host, if a VIP needs it.
 func (c *Collector) etcd(m sink, s *Status) {
-	for i := range s.VIPs {
-		if r := s.VIPs[i].Role; r != nil && r.Leased {
-			m.flag(c.descs.etcdUp, r.Trouble == "")
-			return
-		}
+	if r := s.leased(); r != nil {
+		m.flag(c.descs.etcdUp, r.Trouble == "")
+		m.flag(c.descs.ownershipRefused, r.Refused != "")
 	}
 }

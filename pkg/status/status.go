@@ -119,6 +119,9 @@ type VIP struct {
 	Penalty  Penalty `json:"penalty"`
 	// Drain is nil for a VIP that nobody has taken out of use.
 	Drain *Drain `json:"drain,omitempty"`
+	// Parted is nil but for one that this host has handed over and of which it still
+	// serves connections; Drain tells that of one that is drained.
+	Parted *Drain `json:"parted,omitempty"`
 	// PreferredSource tells that the configuration wants it as source of all
 	// traffic, SourceRules of which parts, SourceAlways that it need not be
 	// announced for that, and Source on which interfaces it is in effect.
@@ -277,7 +280,10 @@ type BFD struct {
 	Received         uint64        `json:"received"`
 	Dropped          uint64        `json:"dropped"`
 	LastDrop         string        `json:"last_drop,omitempty"`
-	Error            string        `json:"error,omitempty"`
+	// Rotating tells that the session still has its former authentication, because
+	// the router has.
+	Rotating bool   `json:"rotating,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 // Kernel tells what the kernel holds of ours.

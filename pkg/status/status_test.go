@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -200,7 +201,7 @@ func TestLastErrorOfAPeer(t *testing.T) {
 func TestExplain(t *testing.T) {
 	unbound := sample()
 	unbound.VIPs[0].Bound, unbound.VIPs[0].Announced, unbound.VIPs[0].Source = false, false, nil
-	unbound.VIPs[0].Reason, unbound.VIPs[0].Detail = NotBound, "add address: operation not permitted"
+	unbound.VIPs[0].Reason, unbound.VIPs[0].Detail = NotBound, "the kernel does not hold it: add address: operation not permitted"
 	for i := range unbound.VIPs[0].Interfaces {
 		unbound.VIPs[0].Interfaces[i] = VIPInterface{Interface: unbound.VIPs[0].Interfaces[i].Interface, Wanted: true, Reason: NotBound}
 	}
@@ -233,7 +234,7 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	_, err := sample().Explain("vipb", noon)
-	if want := `no VIP "vipb": the configuration has vipa, web`; err == nil || err.Error() != want {
+	if want := `no VIP "vipb": the VIPs are vipa, web`; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
 	if _, err = (&Status{}).Explain("x", noon); err == nil {
@@ -268,6 +269,18 @@ func TestSpan(t *testing.T) {
 	for d, want := range tests {
 		if got := span(d); got != want {
 			t.Errorf("span(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestNamesAreFew(t *testing.T) {
+	for n, want := range map[int]string{0: "", 1: "v0", 10: "v0, v1, v2, v3, v4, v5, v6, v7, v8, v9", 3000: "v0, v1, v2, v3, v4, v5, v6, v7, v8, v9 and 2990 more"} {
+		names := make([]string, n)
+		for i := range names {
+			names[i] = fmt.Sprintf("v%d", i)
+		}
+		if got := Names(names); got != want {
+			t.Errorf("%d names: %q, want %q", n, got, want)
 		}
 	}
 }

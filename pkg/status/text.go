@@ -319,6 +319,17 @@ func join(sep string, parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), sep)
 }
 
+// fewNames bounds the names in an error: it is for somebody who mistyped one.
+const fewNames = 10
+
+// Names lists names for a message, the first ones if there are many.
+func Names(names []string) string {
+	if more := len(names) - fewNames; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:fewNames], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
 // joined lists values, "-" for none.
 func joined[T fmt.Stringer](values []T) string {
 	if len(values) == 0 {
