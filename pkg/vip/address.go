@@ -27,6 +27,16 @@ func (a address) ours() bool {
 	return a.proto == Protocol || a.proto == 0 && a.metric == metricMark
 }
 
+// vip is the prefix of the VIP that the address is. A device has an IPv6 address
+// once, whatever its length is; IPv4 with a network is another one than with a host
+// mask.
+func (a address) vip() netip.Prefix {
+	if a.prefix.Addr().Is6() {
+		return host(a.prefix.Addr())
+	}
+	return a.prefix
+}
+
 // usable tells whether the kernel accepts it as a source.
 func (a address) usable() bool {
 	return a.flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 || a.flags&unix.IFA_F_OPTIMISTIC != 0

@@ -32,8 +32,8 @@ func (p *pass) bind() bool {
 			return true
 		}
 		p.s.links = links
-		p.recordDevices(todo.names)
 	}
+	p.recordDevices(todo.names)
 	obstacles, ok := p.obstacles(todo)
 	if !ok {
 		return p.a.Writes > before
@@ -171,8 +171,8 @@ func (p *pass) usableAddresses() map[netip.Prefix]bool {
 	}
 	out := make(map[netip.Prefix]bool, len(p.s.addresses))
 	for _, a := range p.s.addresses {
-		if up[a.index] && a.usable() && a.prefix.IsSingleIP() {
-			out[a.prefix] = true
+		if v := a.vip(); up[a.index] && a.usable() && v.IsSingleIP() {
+			out[v] = true
 		}
 	}
 	p.dropUndelivered(out)

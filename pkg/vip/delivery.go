@@ -60,7 +60,7 @@ func (p *pass) dropUndelivered(usable map[netip.Prefix]bool) {
 
 // awaitDelivery waits until the kernel takes packets for all addresses.
 func (p *pass) awaitDelivery() {
-	bound := time.NewTimer(deliveryBound)
+	bound := time.NewTimer(p.m.deliveryBound)
 	defer bound.Stop()
 	tick := time.NewTicker(deliveryPoll)
 	defer tick.Stop()

@@ -69,6 +69,7 @@ func TestNotDeliveredIsNotBound(t *testing.T) {
 		l := newLab(t, ns)
 		m := l.manager(t)
 		converge(t, m, desired(vip4, vip6))
+		m.deliveryBound = deliveryBound // it is to run out
 		more := netip.MustParsePrefix("fd68:6::2/128")
 		l.IP("-6 route del local fd68:6::1 table local")
 		d := desired(vip4, vip6, more)

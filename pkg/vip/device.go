@@ -102,7 +102,11 @@ func (p *pass) ensureDevice(name string) (string, error) {
 	}
 	var changes []change
 	for _, op := range opsConfigureLink(name) {
-		changes = append(changes, change{operation: op, what: func() string { return "configure device " + name }})
+		changes = append(changes, change{
+			operation: op,
+			what:      func() string { return "configure device " + name },
+			tolerate:  []unix.Errno{unix.EAFNOSUPPORT}, // no IPv6, so no address of its own
+		})
 	}
 	if p.apply(changes) < len(changes) {
 		return name, nil // the errors are kept
@@ -172,7 +176,7 @@ func (p *pass) place() placement {
 	for _, a := range p.s.addresses {
 		i := slices.IndexFunc(current, func(l link) bool { return l.index == a.index })
 		if i >= 0 {
-			there[a.prefix] = true
+			there[a.vip()] = true
 			count[current[i].name]++
 		}
 	}

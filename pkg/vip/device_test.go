@@ -88,6 +88,36 @@ func TestGivenDevice(t *testing.T) {
 	}
 }
 
+// A VIP that the administrator gave a device with its network is used as it is: of
+// IPv6 the kernel takes no second one with a host mask.
+func TestGivenDeviceWithNetwork(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("link add any0 type bridge")
+		l.IP("addr add 10.80.0.1/24 dev any0")
+		l.IP("addr add fd80::1/64 dev any0 nodad")
+		l.IP("link set any0 up")
+		m := l.manager(t)
+		d := desired(netip.MustParsePrefix("10.80.0.1/32"), netip.MustParsePrefix("fd80::1/128"))
+		d.Device = Device{Name: "any0", Kind: KindExisting}
+		converge(t, m, d)
+		a := converge(t, m, d)
+		if !slices.Equal(a.Bound, d.VIPs) || a.Writes != 0 {
+			t.Errorf("bound %v, %d writes in a second pass", a.Bound, a.Writes)
+		}
+		if s := l.IP("-6 route get fd68:9::9"); !strings.Contains(s, "src fd80::1") {
+			t.Errorf("the IPv6 VIP is no source: %s", s)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s := l.IP("addr show dev any0"); !strings.Contains(s, "10.80.0.1/24") || strings.Contains(s, "10.80.0.1/32") || !strings.Contains(s, "fd80::1/64") {
+			t.Errorf("addresses of others after the end: %s", s)
+		}
+	})
+}
+
 func TestDeviceErrors(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
@@ -275,6 +305,33 @@ func TestDeviceOfTheSameName(t *testing.T) {
 	})
 }
 
+// A process that was stopped between the making of a device and the note of its
+// number leaves no claim on whatever has the name later: the next one notes it.
+func TestDeviceOfTheSameNameAfterACrash(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		converge(t, m, desired(vip4))
+		if err := m.state.setDevice("vi0", 0); err != nil {
+			t.Fatal(err)
+		}
+		next := l.manager(t)
+		converge(t, next, desired(vip4))
+		l.IP("link del vi0")
+		l.IP("link add vi0 type bridge")
+		if _, err := attempt(t.Context(), next, desired(vip4)); err == nil || !strings.Contains(err.Error(), "vi0 exists and is not ours") {
+			t.Errorf("somebody's vi0: %v", err)
+		}
+		if err := next.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s, err := l.TryIP("link show vi0"); err != nil {
+			t.Errorf("somebody's device is gone: %s", s)
+		}
+	})
+}
+
 // An address that is not usable yet is not bound.
 func TestTentativeIsNotBound(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
@@ -363,6 +420,26 @@ func TestFailedDeviceIsNotClaimed(t *testing.T) {
 		}
 		if out := l.IP("addr show dev vi0"); !strings.Contains(out, "10.55.0.1/24") {
 			t.Errorf("the administrator's device lost its address: %s", out)
+		}
+	})
+}
+
+// A device that knows no IPv6, as all of a host that was booted with
+// ipv6.disable=1, or one with an MTU below 1280, needs no mode for the link-local
+// address that it never gets.
+func TestDeviceWithoutIPv6(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		d := desired(vip4)
+		converge(t, m, d)
+		l.IP("link set vi0 mtu 1000 down")
+		if _, err := m.Bind(t.Context(), d); err != nil {
+			t.Errorf("bind: %v", err)
+		}
+		if a := converge(t, m, d); a.Writes != 0 || len(a.Bound) != 1 {
+			t.Errorf("%+v", a)
 		}
 	})
 }

@@ -115,6 +115,8 @@ func (l *lab) manager(tb testing.TB) *Manager {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(m.Close)
+	// A busy machine takes longer than the loop waits before it tries again.
+	m.deliveryBound = 10 * time.Second
 	return m
 }
 

@@ -240,13 +240,13 @@ func (p *pass) mayAdd(r *route) bool {
 // noteMain records which routes of main are ours from now on, before they are
 // written; those that are still to be deleted stay recorded until settleMain.
 func (p *pass) noteMain(want []*route) error {
-	keys := slices.Clone(p.m.state.Main)
+	var wanted []mainKey
 	for _, r := range want {
-		if r.table == unix.RT_TABLE_MAIN && !slices.Contains(keys, r.mainKey()) {
-			keys = append(keys, r.mainKey())
+		if r.table == unix.RT_TABLE_MAIN {
+			wanted = append(wanted, r.mainKey())
 		}
 	}
-	return p.m.state.setMain(keys)
+	return p.m.state.addMain(wanted)
 }
 
 // settleMain forgets the routes of main that are gone, and records what was
@@ -280,10 +280,26 @@ func (p *pass) inMain() []netip.Prefix {
 	return out
 }
 
+// addMain records routes of main beside those that are recorded.
+func (f *stateFile) addMain(wanted []mainKey) error {
+	missing := func(s *state) (list []mainKey) {
+		for _, k := range wanted {
+			if !slices.Contains(s.Main, k) {
+				list = append(list, k)
+			}
+		}
+		return list
+	}
+	if ok, err := f.has(func(s *state) bool { return missing(s) == nil }); ok || err != nil {
+		return err
+	}
+	return f.setMain(append(slices.Clone(f.Main), missing(&f.state)...))
+}
+
 // setMain records the routes of main that are ours.
 func (f *stateFile) setMain(keys []mainKey) error {
-	if slices.Equal(keys, f.Main) {
-		return nil
+	if ok, err := f.has(func(s *state) bool { return slices.Equal(keys, s.Main) }); ok || err != nil {
+		return err
 	}
 	next := f.state
 	next.Main = keys
@@ -295,8 +311,8 @@ func (f *stateFile) setLearned(list []Learned) error {
 	same := func(a, b Learned) bool {
 		return a.Prefix == b.Prefix && a.Static == b.Static && slices.Equal(a.Legs, b.Legs)
 	}
-	if slices.EqualFunc(list, f.Learned, same) {
-		return nil
+	if ok, err := f.has(func(s *state) bool { return slices.EqualFunc(list, s.Learned, same) }); ok || err != nil {
+		return err
 	}
 	next := f.state
 	next.Learned = list

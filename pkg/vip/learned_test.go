@@ -2,6 +2,8 @@ package vip
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -199,6 +201,83 @@ func TestLearnedInMain(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.same(t, before)
+	})
+}
+
+// Where the state file is damaged, the kernel tells what was learned and which
+// routes of main are ours. Others that have our number stay what they are.
+func TestLearnedInMainRecalled(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("route add 198.51.100.0/24 via 10.68.1.2 proto 68 metric 20")     // a destination that nobody told
+		l.IP("route add default via 10.68.5.2 proto 68 metric 21")             // another metric
+		l.IP("-6 route add default via fd68:5::2 proto 68 metric 20 mtu 1400") // one that keeps ours out
+		before := l.dump()
+		m := l.manager(t)
+		d := learnedBoth(desired(vip4, vip6))
+		d.Sysctls, d.MainMetric, d.Exclude = SysctlOff, 20, []netip.Prefix{netip.MustParsePrefix("10.98.0.0/16")}
+		if a := converge(t, m, d); !slices.Equal(a.Main, []netip.Prefix{any4}) {
+			t.Errorf("in main: %v", a.Main)
+		}
+		m.Close()
+		if err := os.WriteFile(filepath.Join(l.dir, stateName), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		next := l.manager(t)
+		learned := next.AdoptedLearned()
+		for _, want := range d.Learned {
+			if !slices.ContainsFunc(learned, func(l Learned) bool { return l.Prefix == want.Prefix && slices.Equal(l.Legs, want.Legs) }) {
+				t.Errorf("not recalled: %+v, but %+v", want, learned)
+			}
+		}
+		d.Learned = slices.DeleteFunc(learned, func(l Learned) bool { return l.Prefix.Bits() != 0 })
+		if a := converge(t, next, d); a.Writes != 0 || !slices.Equal(a.Main, []netip.Prefix{any4}) {
+			t.Errorf("adoption wrote %d changes; in main: %v, problems %q", a.Writes, a.Main, a.Problems)
+		}
+		// A leg goes, as it would have without the damage.
+		converge(t, next, d.usable(false, true))
+		if got := l.ofTable("main", "default metric 20"); got != "default via 10.68.5.77 dev en5 src 10.68.6.1" {
+			t.Errorf("main has %q", got)
+		}
+		if err := next.Restore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.same(t, before)
+	})
+}
+
+// So they do for a cleanup that knows the configuration.
+func TestLearnedInMainCleanedUp(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		l.IP("route add 198.51.100.0/24 via 10.68.1.2 proto 68 metric 20") // a destination that nobody told
+		l.IP("route add default via 10.68.5.2 proto 68 metric 21")         // another metric
+		before := l.dump()
+		m := l.manager(t)
+		d := learnedBoth(desired(vip4, vip6))
+		d.Sysctls, d.MainMetric, d.Exclude = SysctlOff, 20, []netip.Prefix{netip.MustParsePrefix("10.98.0.0/16")}
+		if a := converge(t, m, d); len(a.Main) == 0 {
+			t.Fatalf("in main: %v, problems %q", a.Main, a.Problems)
+		}
+		m.Close()
+		if err := os.WriteFile(filepath.Join(l.dir, stateName), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		next := l.manager(t)
+		if !next.Unclaimed() {
+			t.Error("nothing is unclaimed")
+		}
+		d.Learned = slices.DeleteFunc(next.AdoptedLearned(), func(l Learned) bool { return l.Prefix.Bits() != 0 })
+		d.Interfaces = append(d.Interfaces, Interface{Name: "en9"}) // gone by now
+		if err := next.RestoreFor(t.Context(), d); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
+		if _, err := os.Stat(filepath.Join(l.dir, stateName)); !os.IsNotExist(err) {
+			t.Errorf("state file: %v", err)
+		}
 	})
 }
 

@@ -46,6 +46,8 @@ type Manager struct {
 	placed  placed
 	// delivered are the usable IPv6 addresses for which the kernel takes packets.
 	delivered map[netip.Prefix]bool
+	// deliveryBound is how long Bind waits for the others.
+	deliveryBound time.Duration
 	// flush are the devices whose unresolved neighbours must still be deleted.
 	flush map[int]bool
 	// kinds of virtual devices, the preferred one first.
@@ -58,6 +60,9 @@ type Manager struct {
 	inMain []netip.Prefix
 	// learned are the routes that a former process had learned.
 	learned []Learned
+	// unclaimed are routes of main with our number that were there before us, and
+	// of which a damaged state file does not tell whose they are.
+	unclaimed []mainKey
 	// connections are those of drained VIPs as they were last counted.
 	connections map[netip.Prefix]int
 }
@@ -72,7 +77,7 @@ func New(o Options) (*Manager, error) {
 		o.BasePriority = DefaultBasePriority
 	}
 	m := &Manager{
-		log: o.Log, opts: o, turn: make(chan struct{}, 1), placed: newPlaced(), flush: map[int]bool{}, delivered: map[netip.Prefix]bool{},
+		log: o.Log, opts: o, turn: make(chan struct{}, 1), placed: newPlaced(), flush: map[int]bool{}, delivered: map[netip.Prefix]bool{}, deliveryBound: deliveryBound,
 		kinds: []string{string(KindDummy), string(KindBridge), "ifb"},
 	}
 	var err error
@@ -90,7 +95,7 @@ func New(o Options) (*Manager, error) {
 	m.state.allow = m.conn.allow
 	if m.adopted {
 		m.learned = m.state.Learned
-		m.adoptSources()
+		m.adopt(err != nil)
 	}
 	return m, nil
 }
@@ -100,13 +105,18 @@ func (m *Manager) Close() {
 	m.conn.close()
 }
 
-// adoptSources reads which sources a former process left in effect.
-func (m *Manager) adoptSources() {
+// adopt reads which sources a former process left in effect, and where its state
+// file is damaged also which routes.
+func (m *Manager) adopt(damaged bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), socketTimeout)
 	defer cancel()
 	s := &snapshot{}
-	if err := m.conn.readOwn(ctx, s); err != nil {
-		m.log.Warn("sources of a former process are not readable", "error", err)
+	err := m.conn.readOwn(ctx, s)
+	if err == nil && damaged {
+		err = m.recall(ctx, s)
+	}
+	if err != nil {
+		m.log.Warn("what a former process left is not readable", "error", err)
 		return
 	}
 	for i := range s.own {
@@ -131,6 +141,7 @@ func (m *Manager) AdoptedSources() []netip.Addr { return slices.Clone(m.sources)
 // traffic moves soonest.
 func (m *Manager) Steer(ctx context.Context, d Desired) (Actual, error) {
 	return m.run(ctx, d, readAll, func(p *pass) {
+		p.reclaim()
 		p.steer(p.servedVIPs())
 		p.sysctls()
 		p.inspect()

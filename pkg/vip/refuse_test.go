@@ -97,6 +97,25 @@ func TestVIPThatCutsTheHostOff(t *testing.T) {
 	})
 }
 
+// A VIP that was taken away by somebody else before it left the configuration is
+// judged anew when it comes back.
+func TestFormerVIPIsJudgedAnew(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		m := l.manager(t)
+		other := netip.MustParsePrefix("10.68.7.99/32")
+		converge(t, m, desired(vip4, other))
+		l.IP("addr del 10.68.7.99/32 dev vi0")
+		converge(t, m, desired(vip4))
+		l.IP("addr add 10.68.7.99/24 dev en7")
+		a, err := attempt(t.Context(), m, desired(vip4, other))
+		if err == nil || !strings.Contains(err.Error(), "vip 10.68.7.99 is not bound: it is an address of en7") || a.IsBound(other) {
+			t.Errorf("bound %v: %v", a.Bound, err)
+		}
+	})
+}
+
 // A wide route without a next hop, as into a tunnel, cuts nobody off from a VIP
 // inside it; the network of a given device is the VIPs' own.
 func TestPrefixVIPInsideWiderNetworks(t *testing.T) {

@@ -94,8 +94,10 @@ func (p *pass) returnRules(family uint8, returns []returnTable, unset bool) (out
 		return out, false
 	}
 	var row []rule
-	for i, s := range sections(family, all) {
-		at := u32(offsetSection + 2*i)
+	list := sections(family, all)
+	numbers := p.sectionNumbers(family, list)
+	for i, s := range list {
+		at := u32(offsetSection + 2*numbers[i])
 		for _, r := range s.rules {
 			out = append(out, lookup(at, r))
 		}
@@ -106,4 +108,39 @@ func (p *pass) returnRules(family uint8, returns []returnTable, unset bool) (out
 		row = append(row, jump(offsetLinkLocal, offsetExclude, host(netip.IPv4Unspecified())))
 	}
 	return append(out, row...), true
+}
+
+// sectionNumbers gives each section the number that it has already, else one that
+// no other has. If a section before it that comes or goes gave it another one, its
+// rule in the row would have another target, and the kernel takes two rules that
+// differ in nothing else for the same: it would refuse the new one.
+func (p *pass) sectionNumbers(family uint8, list []section) []int {
+	first := p.m.opts.BasePriority + offsetSection
+	held := map[netip.Prefix]uint32{}
+	for i := range p.s.rules {
+		r := &p.s.rules[i]
+		row := r.proto == Protocol && r.family == family && r.action == unix.FR_ACT_GOTO && r.pref == p.m.opts.BasePriority+offsetReturn
+		if row && r.target >= first && r.target < first+2*maxSections {
+			held[r.src] = (r.target - first) / 2
+		}
+	}
+	out := make([]int, len(list))
+	taken := [maxSections]bool{}
+	for i := range list {
+		n, ok := held[list[i].cover]
+		if out[i] = -1; ok && !taken[n] {
+			out[i], taken[n] = int(n), true
+		}
+	}
+	next := 0
+	for i := range out {
+		if out[i] >= 0 {
+			continue
+		}
+		for taken[next] {
+			next++
+		}
+		out[i], taken[next] = next, true
+	}
+	return out
 }

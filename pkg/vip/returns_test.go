@@ -2,6 +2,7 @@ package vip
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"vipspeaker/test/netnstest"
@@ -89,5 +90,35 @@ func TestScatteredVIPs(t *testing.T) {
 			t.Error(err)
 		}
 		l.same(t, before)
+	})
+}
+
+// A section that gets another number, because one before it was divided, keeps the
+// rule that leads to it: the kernel takes two rules that differ only in where they
+// jump to for the same.
+func TestSectionsRenumbered(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		newLab(t, ns)
+		m, err := New(Options{Log: discard(), StateDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		row := func(a byte, n int) (out []netip.Prefix) {
+			for i := range n {
+				out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, a, 0, byte(2 * i)}), 32))
+			}
+			return out
+		}
+		few := append(row(100, 60), row(200, 100)...)
+		more := append(slices.Clone(few), row(101, 60)...)
+		for _, vips := range [][]netip.Prefix{few, more, few} {
+			d := desired(vips...)
+			converge(t, m, d)
+			if a := converge(t, m, d); a.Writes != 0 || len(a.Repaired) != 0 {
+				t.Errorf("%d VIPs: a second pass wrote %d times, repaired %v", len(vips), a.Writes, a.Repaired)
+			}
+		}
 	})
 }

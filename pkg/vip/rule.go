@@ -25,6 +25,28 @@ type rule struct {
 	other bool  // selects by something that rules of ours never use
 }
 
+// ruleKey is the place of a rule, which several can share.
+type ruleKey struct {
+	family uint8
+	pref   uint32
+}
+
+func (r *rule) key() ruleKey { return ruleKey{r.family, r.pref} }
+
+// takenFor tells whether the kernel refuses a rule because o is there (rule_exists in
+// net/core/fib_rules.c): it does not compare where they jump to, nor an address by
+// which the new one does not select.
+func (r *rule) takenFor(o rule) bool {
+	o.target = r.target
+	if !r.src.IsValid() {
+		o.src = r.src
+	}
+	if !r.dst.IsValid() {
+		o.dst = r.dst
+	}
+	return *r == o
+}
+
 // rules dumps the policy rules of a family.
 func (c *conn) rules(ctx context.Context, family uint8) ([]rule, error) {
 	request := make([]byte, sizeofRule)

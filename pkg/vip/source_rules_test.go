@@ -180,3 +180,33 @@ func TestSourceRuleGoesAlone(t *testing.T) {
 		}
 	})
 }
+
+// A rule that takes the place of one that selects by more is in effect after one
+// pass: the kernel takes it for the one that is there.
+func TestSourceRuleSelectsByLess(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		newLab(t, ns)
+		m, err := New(Options{Log: discard(), StateDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		d := desired(vip4, vip6, netip.MustParsePrefix("10.68.6.11/32"), netip.MustParsePrefix("fd68:6::11/128"))
+		rules := func(far4, far6 netip.Prefix) []SourceRule {
+			both := []string{"en1", "en5"}
+			return []SourceRule{
+				{Source: netip.MustParseAddr("10.68.6.11"), Interfaces: both, Destination: far4, Mark: 1, Mask: ^uint32(0)},
+				{Source: netip.MustParseAddr("fd68:6::11"), Interfaces: both, Rank: 1, Destination: far6, Mark: 1, Mask: ^uint32(0)},
+			}
+		}
+		some := rules(netip.MustParsePrefix("10.70.0.0/16"), netip.MustParsePrefix("fd70::/16"))
+		for _, list := range [][]SourceRule{some, rules(netip.Prefix{}, netip.Prefix{}), some} {
+			d.SourceRules = list
+			converge(t, m, d)
+			if a := converge(t, m, d); a.Writes != 0 || len(a.Repaired) != 0 {
+				t.Errorf("a second pass with %+v: %d writes, repaired %v", list, a.Writes, a.Repaired)
+			}
+		}
+	})
+}

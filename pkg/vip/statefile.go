@@ -1,20 +1,27 @@
 package vip
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strings"
+	"time"
 )
 
 // stateName is the file in the state directory that exists from before our
 // first change of the host until after the last one is undone.
 const stateName = "vip.json"
 
-// stateVersion is that of the file's format.
+// stateVersion is that of the file's format. A new key that describes nothing
+// which has to be undone needs no other one: versions that do not know the key
+// keep what is in it. Everything else does, and older ones refuse to start over it.
 const stateVersion = 1
 
 // state is what cannot be marked in the kernel: which device is ours between
@@ -50,42 +57,192 @@ type sysctlRecord struct {
 }
 
 // stateFile is the state and its file. The file is never behind what we have
-// changed: it is written first.
+// changed: it is written first. So writing cannot be left to somebody beside the control
+// loop; but a disk that hangs is waited for only so long, and what was to be changed
+// then stays as it is.
 type stateFile struct {
 	path  string
 	allow func(n int) int
 	state
 	exists bool
+	// unknown are keys of other versions, which are kept.
+	unknown map[string]json.RawMessage
+	// hung is what the disk still does, nil for nothing: until that has ended, nobody
+	// knows what is in the file.
+	hung *diskWork
 }
 
-// openState reads what a former process left; found tells whether it left any.
+// diskWork is something that is done to the file.
+type diskWork struct {
+	next    state // what it says then
+	removes bool  // there is none then
+	ended   chan error
+}
+
+// diskBound is how long a pass waits for the disk, once: the watchdog ends the daemon
+// after a pass of ten seconds.
+const diskBound = time.Second
+
+// errDisk is the error of a disk that hangs.
+var errDisk = errors.New("the disk does not answer")
+
+// otherVersionError says that a state file is not damaged, but another version's.
+type otherVersionError struct{ path, what string }
+
+func (e *otherVersionError) Error() string {
+	return fmt.Sprintf("state file %s was written by another version of vipspeaker (%s) and stays as it is: "+
+		"start that version again, or have it take its state back ('vipspeaker cleanup') before this one starts", e.path, e.what)
+}
+
+// CheckState returns an error when a process of this version would not understand
+// what another one left in the state directory. New refuses a file of another
+// version, and does without one that is damaged.
+func CheckState(dir string) error {
+	_, err := newStateFile(dir).read()
+	return err
+}
+
+func newStateFile(dir string) *stateFile {
+	return &stateFile{path: filepath.Join(dir, stateName), state: state{Version: stateVersion}}
+}
+
+// openState reads what a former process left; found tells whether it left any. A
+// file that is damaged comes with an error.
 func openState(dir string) (f *stateFile, found bool, err error) {
 	//nolint:gosec // /run/vipspeaker also holds the control socket, which its group may reach
 	if err = os.MkdirAll(dir, 0o755); err != nil {
 		return nil, false, fmt.Errorf("make state directory %s: %w", dir, err)
 	}
-	f = &stateFile{path: filepath.Join(dir, stateName), state: state{Version: stateVersion}}
+	f = newStateFile(dir)
+	usable, err := f.read()
+	if !usable {
+		return nil, false, err
+	}
+	return f, f.exists, err
+}
+
+// read takes what is on disk. It is usable unless it may not be read or is another
+// version's; what a damaged file said is lost.
+func (f *stateFile) read() (usable bool, err error) {
 	data, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return f, false, nil
+		return true, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read state file: %w", err)
+		return false, fmt.Errorf("read state file: %w", err)
 	}
 	f.exists = true
-	if err = json.Unmarshal(data, &f.state); err != nil {
-		f.state = state{Version: stateVersion}
-		return f, true, fmt.Errorf("state file %s is damaged: %w", f.path, err)
+	err = f.decode(data)
+	_, other := errors.AsType[*otherVersionError](err)
+	if err != nil && !other {
+		f.state, f.unknown = state{Version: stateVersion}, nil
+		err = fmt.Errorf("state file %s is damaged: %w", f.path, err)
 	}
-	return f, true, nil
+	return !other, err
+}
+
+func (f *stateFile) decode(data []byte) error {
+	all := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	version := stateVersion
+	if text, ok := all["version"]; ok {
+		if err := json.Unmarshal(text, &version); err != nil {
+			return err
+		}
+	}
+	if version != stateVersion {
+		return &otherVersionError{f.path, fmt.Sprintf("its version is %d, this one knows %d", version, stateVersion)}
+	}
+	if err := json.Unmarshal(data, &f.state); err != nil {
+		return err
+	}
+	// Within a known key every field counts: one that is not understood may be what
+	// has to be undone.
+	known := map[string]json.RawMessage{}
+	for field := range reflect.TypeFor[state]().Fields() {
+		key, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if value, ok := all[key]; ok {
+			known[key] = value
+			delete(all, key)
+		}
+	}
+	text, err := json.Marshal(known)
+	if err != nil {
+		return err
+	}
+	strict := json.NewDecoder(bytes.NewReader(text))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&state{}); err != nil {
+		return &otherVersionError{f.path, err.Error()}
+	}
+	f.unknown = all
+	return nil
+}
+
+// has tells whether something is recorded. While the disk hangs it must be so both before
+// and after what that does: else nobody knows, which is an error.
+func (f *stateFile) has(is func(s *state) bool) (bool, error) {
+	f.poll()
+	if f.hung == nil {
+		return is(&f.state), nil
+	}
+	if is(&f.state) && is(&f.hung.next) {
+		return true, nil
+	}
+	return false, fmt.Errorf("state file %s: %w", f.path, errDisk)
+}
+
+// poll notes what the disk has done at last.
+func (f *stateFile) poll() {
+	if f.hung == nil {
+		return
+	}
+	select {
+	case err := <-f.hung.ended:
+		f.end(f.hung, err)
+		f.hung = nil
+	default:
+	}
+}
+
+// work does something to the file, in bounded time, and nothing beside it.
+func (f *stateFile) work(w *diskWork, do func() error) error {
+	if f.poll(); f.hung != nil {
+		return fmt.Errorf("state file %s: %w", f.path, errDisk)
+	}
+	w.ended = make(chan error, 1)
+	go func() { w.ended <- do() }()
+	timer := time.NewTimer(diskBound)
+	defer timer.Stop()
+	select {
+	case err := <-w.ended:
+		f.end(w, err)
+		return err
+	case <-timer.C:
+		f.hung = w
+		return fmt.Errorf("state file %s: %w within %s", f.path, errDisk, diskBound)
+	}
+}
+
+// end notes what is in the file once something has been done to it. With an error that
+// is what was there before.
+func (f *stateFile) end(w *diskWork, err error) {
+	if err != nil {
+		return
+	}
+	if f.state, f.exists = w.next, !w.removes; w.removes {
+		f.unknown = nil
+	}
 }
 
 // setDevice records that the device of that name is ours: with index 0 before it
 // is created, and with its index then.
 func (f *stateFile) setDevice(name string, index int) error {
 	r := deviceRecord{name, index}
-	if slices.Contains(f.Devices, r) && f.exists {
-		return nil
+	if ok, err := f.has(func(s *state) bool { return slices.Contains(s.Devices, r) }); ok || err != nil {
+		return err
 	}
 	next := f.state
 	next.Devices = append(f.otherDevices(name), r)
@@ -94,6 +251,7 @@ func (f *stateFile) setDevice(name string, index int) error {
 
 // dropDevice forgets a device that is gone.
 func (f *stateFile) dropDevice(name string) error {
+	f.poll()
 	rest := f.otherDevices(name)
 	if len(rest) == len(f.Devices) {
 		return nil
@@ -117,8 +275,8 @@ func (f *stateFile) made(l link) bool {
 
 // setSysctls records the sysctls that are about to be changed.
 func (f *stateFile) setSysctls(records []sysctlRecord) error {
-	if slices.Equal(records, f.Sysctls) {
-		return nil
+	if ok, err := f.has(func(s *state) bool { return slices.Equal(records, s.Sysctls) }); ok || err != nil {
+		return err
 	}
 	next := f.state
 	next.Sysctls = records
@@ -127,7 +285,8 @@ func (f *stateFile) setSysctls(records []sysctlRecord) error {
 
 // touch makes the file exist.
 func (f *stateFile) touch() error {
-	if f.exists {
+	f.poll()
+	if f.exists && (f.hung == nil || !f.hung.removes) {
 		return nil
 	}
 	return f.write(f.state)
@@ -138,18 +297,37 @@ func (f *stateFile) write(next state) error {
 	if f.allow(1) < 1 {
 		return errStopped
 	}
-	data, err := json.MarshalIndent(next, "", "  ")
+	data, err := f.encode(next)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
-	if err := os.WriteFile(f.draft(), append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("write state file: %w", err)
+	draft, path := f.draft(), f.path
+	return f.work(&diskWork{next: next}, func() error {
+		if err := os.WriteFile(draft, append(data, '\n'), 0o600); err != nil {
+			return fmt.Errorf("write state file: %w", err)
+		}
+		if err := os.Rename(draft, path); err != nil {
+			return fmt.Errorf("write state file: %w", err)
+		}
+		return nil
+	})
+}
+
+// encode is a state with what other versions had in the file beside it.
+func (f *stateFile) encode(s state) ([]byte, error) {
+	if len(f.unknown) == 0 {
+		return json.MarshalIndent(s, "", "  ")
 	}
-	if err := os.Rename(f.draft(), f.path); err != nil {
-		return fmt.Errorf("write state file: %w", err)
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
 	}
-	f.state, f.exists = next, true
-	return nil
+	all := map[string]json.RawMessage{}
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, err
+	}
+	maps.Copy(all, f.unknown)
+	return json.MarshalIndent(all, "", "  ")
 }
 
 // draft is where the next version is written before it takes the file's place.
@@ -160,11 +338,13 @@ func (f *stateFile) remove() error {
 	if f.allow(1) < 1 {
 		return errStopped
 	}
-	for _, name := range []string{f.draft(), f.path} {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove state file: %w", err)
+	names := []string{f.draft(), f.path}
+	return f.work(&diskWork{next: state{Version: stateVersion}, removes: true}, func() error {
+		for _, name := range names {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("remove state file: %w", err)
+			}
 		}
-	}
-	f.state, f.exists = state{Version: stateVersion}, false
-	return nil
+		return nil
+	})
 }

@@ -14,39 +14,43 @@ import (
 var errForeignTable = errors.New("routing table holds routes of another owner")
 
 // steer makes tables and rules right for the VIPs that are bound. New routes
-// come first and rules that use them next; rules go before their routes.
-func (p *pass) steer(bound []netip.Prefix) {
+// come first and rules that use them next; rules go before their routes. It tells
+// whether nothing is left of what had to go.
+func (p *pass) steer(bound []netip.Prefix) bool {
 	plan, err := p.plan(bound)
 	if err != nil {
 		p.fail(err)
-		return
+		return false
 	}
 	leaving, lost := p.leaving(), p.lostLegs(plan.routes)
 	upserts, deletes := p.diffRoutes(plan.routes)
 	ruleAdds, ruleDeletes := p.diffRules(plan.rules)
-	changes := slices.Concat(upserts, ruleAdds, ruleDeletes, deletes)
-	if len(changes) > 0 {
+	puts, removals := slices.Concat(upserts, ruleAdds), slices.Concat(ruleDeletes, deletes)
+	changes, gone := len(puts)+len(removals), true
+	if changes > 0 {
 		if err := p.m.state.touch(); err != nil {
 			p.fail(err)
-			return
+			return false
 		}
 		if err := p.noteMain(plan.routes); err != nil {
 			p.fail(err)
-			return
+			return false
 		}
-		p.apply(changes)
+		p.apply(puts)
+		gone = p.apply(removals) == len(removals)
 	}
 	p.flushNeighbours(append(lost, leaving...))
 	if len(leaving) > 0 {
 		p.refreshSockets6()
 	}
-	if len(changes) > 0 {
+	if changes > 0 {
 		if err := p.m.conn.readOwn(p.ctx, p.s); err != nil {
 			p.fail(err)
-			return
+			return gone
 		}
 	}
 	p.settleMain(plan.routes)
+	return gone
 }
 
 // ours tells whether a route of protocol 68 is one of ours: we write to tables
@@ -135,14 +139,31 @@ func (p *pass) diffRules(want []rule) (adds, deletes []change) {
 	wanted := make(map[rule]bool, len(want))
 	for _, r := range want {
 		wanted[r] = true
+	}
+	obsolete := map[ruleKey][]rule{}
+	for _, r := range p.s.rules {
+		if r.proto == Protocol && !wanted[r] {
+			obsolete[r.key()] = append(obsolete[r.key()], r)
+		}
+	}
+	for _, r := range want {
 		if have[r] {
 			p.m.placed.rules[r] = true
 			continue
 		}
+		// The new one would be refused beside one that it is taken for.
+		key := r.key()
+		obsolete[key] = slices.DeleteFunc(obsolete[key], func(o rule) bool {
+			if r.takenFor(o) {
+				adds = append(adds, p.deleteRule(o))
+				return true
+			}
+			return false
+		})
 		adds = append(adds, p.addRule(r))
 	}
 	for _, r := range p.s.rules {
-		if r.proto == Protocol && !wanted[r] {
+		if slices.Contains(obsolete[r.key()], r) {
 			deletes = append(deletes, p.deleteRule(r))
 		}
 	}

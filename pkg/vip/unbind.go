@@ -2,6 +2,7 @@ package vip
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -20,7 +21,9 @@ func (p *pass) unbind() bool {
 	if !p.reread() {
 		return true
 	}
-	p.steer(p.remaining(addresses, prefixes))
+	if !p.steer(p.remaining(addresses, prefixes)) {
+		return true // the addresses stay until nothing uses them
+	}
 	p.remove(addresses, prefixes, devices)
 	p.forget()
 	return true
@@ -42,11 +45,13 @@ func (p *pass) surplus() (addresses []address, prefixes []route, devices []link)
 	for _, v := range p.d.VIPs {
 		wanted[v.Masked()] = true
 	}
+	// What somebody else took away is not unbound by us; it is forgotten all the same.
+	maps.DeleteFunc(p.m.placed.addresses, func(v netip.Prefix, _ bool) bool { return !wanted[v] })
 	current, former := p.devices()
 	here, elsewhere := map[netip.Prefix]bool{}, map[int]bool{}
 	for _, a := range p.s.addresses {
 		if slices.ContainsFunc(current, func(l link) bool { return l.index == a.index }) {
-			here[a.prefix] = true
+			here[a.vip()] = true
 		} else {
 			elsewhere[a.index] = true
 		}
@@ -202,6 +207,23 @@ func (p *pass) stays(a netip.Addr, addresses []address, devices []link) bool {
 	})
 }
 
+// allOurs are the addresses and devices of ours that can be removed.
+func (p *pass) allOurs() ([]address, []link) {
+	var addresses []address
+	for _, a := range p.s.addresses {
+		if a.ours() {
+			addresses = append(addresses, a)
+		}
+	}
+	var devices []link
+	for _, l := range p.s.links {
+		if p.ourDevice(l) {
+			devices = append(devices, l)
+		}
+	}
+	return p.removable(addresses, devices)
+}
+
 // restore removes all of ours, in the order rules, routes, addresses, devices,
 // sysctls, state file. The file stays when something is left to be done; else it
 // is not written any more, so that a full disk does not matter.
@@ -221,21 +243,10 @@ func (p *pass) restore() {
 			prefixes = append(prefixes, *r)
 		}
 	}
-	p.apply(changes)
-	var addresses []address
-	for _, a := range p.s.addresses {
-		if a.ours() {
-			addresses = append(addresses, a)
-		}
+	if p.apply(changes) == len(changes) { // else the addresses may still be the source of something
+		addresses, devices := p.allOurs()
+		p.remove(addresses, prefixes, devices)
 	}
-	var devices []link
-	for _, l := range p.s.links {
-		if p.ourDevice(l) {
-			devices = append(devices, l)
-		}
-	}
-	addresses, devices = p.removable(addresses, devices)
-	p.remove(addresses, prefixes, devices)
 	for _, text := range p.a.Problems { // nobody reads Actual any more
 		p.fail(errors.New(text + ", then run vipspeaker cleanup"))
 	}

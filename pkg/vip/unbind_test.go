@@ -2,6 +2,7 @@ package vip
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -49,6 +50,46 @@ func TestUnbindNeverCostsARoute(t *testing.T) {
 		if s, err := l.TryIP("link show vi0"); err == nil {
 			t.Errorf("left: %s", s)
 		}
+	})
+}
+
+// When the kernel refuses to take a rule or a route back, the VIP stays: without it,
+// what names no source would not leave the host any more.
+func TestUnbindAfterItsSource(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		t.Helper()
+		l := newLab(t, ns)
+		before := l.dump()
+		m := l.manager(t)
+		d := desired(vip4)
+		converge(t, m, d)
+		for name, call := range map[string]func() error{
+			"unbind":  func() error { _, err := m.Unbind(t.Context(), d); return err },
+			"restore": func() error { return m.Restore(t.Context()) },
+		} {
+			d.VIPs = nil
+			calls := 0
+			m.conn.gate = func(n int) int { // the first write fails
+				if calls++; calls == 1 {
+					return 0
+				}
+				return n
+			}
+			if err := call(); !errors.Is(err, errStopped) {
+				t.Errorf("%s: %v", name, err)
+			}
+			m.conn.gate = nil
+			if s := l.IP("-br addr show dev vi0"); !strings.Contains(s, "10.68.6.1/32") {
+				t.Errorf("%s: the VIP is gone: %s", name, s)
+			}
+			sourcesTo(t, map[string]string{"10.68.9.9:53": "10.68.6.1"})
+			d.VIPs = []netip.Prefix{vip4}
+			converge(t, m, d)
+		}
+		if err := m.Restore(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.same(t, before)
 	})
 }
 
