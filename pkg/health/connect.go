@@ -2,81 +2,112 @@ package health
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A VIP is an address of this host, and so are most targets of checks: by the
-// time that connect(2) returns, the loopback interface has carried the handshake to
-// its end. So one look at the socket saves the poller, a goroutine and a timer,
-// which net.Dialer needs for each connection; a target that takes its time is
-// waited for as there.
-
 // touch connects by TCP and closes in order. The address and the source, if one
 // is given, are of one family.
-func touch(ctx context.Context, source netip.Addr, a netip.AddrPort) error {
-	fd, connected, err := startConnect(ctx, source, a)
+func touch(ctx context.Context, source netip.Addr, a netip.AddrPort, p *pace) error {
+	w, err := open(ctx, unix.SOCK_STREAM, source, a, p)
 	if err != nil {
 		return err
 	}
-	if connected {
-		_ = unix.Close(fd) // the connection was made, which is all that was asked
-		return nil
-	}
-	f, err := awaitConnect(ctx, fd)
-	if err == nil {
-		_ = f.Close()
+	defer func() { _ = w.Close() }()
+	connected, err := isConnected(w.fd)
+	for err == nil && !connected {
+		if err = w.wait(unix.POLLOUT); err == nil {
+			connected, err = isConnected(w.fd)
+		}
 	}
 	return err
 }
 
-// connect connects by TCP. The address and the source, if one is given, are of
-// one family.
-func connect(ctx context.Context, source netip.Addr, a netip.AddrPort) (*os.File, error) {
-	fd, connected, err := startConnect(ctx, source, a)
-	switch {
-	case err != nil:
+// open returns a socket of a kind, SOCK_STREAM for TCP or SOCK_DGRAM for UDP, whose
+// connection is made or on its way: who writes waits for it. The address and the
+// source, if one is given, are of one family.
+func open(ctx context.Context, kind int, source netip.Addr, a netip.AddrPort, p *pace) (*wire, error) {
+	if err := ctx.Err(); err != nil {
 		return nil, err
-	case !connected:
-		return awaitConnect(ctx, fd)
 	}
-	return os.NewFile(uintptr(fd), "tcp"), nil
-}
-
-// startConnect returns a socket whose connection is made or on its way. It never
-// waits.
-func startConnect(ctx context.Context, source netip.Addr, a netip.AddrPort) (fd int, connected bool, err error) {
-	if err = ctx.Err(); err != nil {
-		return 0, false, err
-	}
-	to, family, err := tcpAddress(a)
+	to, family, err := socketAddress(a)
 	if err != nil {
-		return 0, false, err
+		return nil, err
 	}
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, false, os.NewSyscallError("socket", err)
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if kind == unix.SOCK_STREAM {
+		// What we say first, or the end, carries the last packet of the handshake
+		// along: one packet less, and the server wakes once (tcp(7)).
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 	}
 	if err = bindSource(fd, source); err == nil {
 		err = unix.Connect(fd, to)
-		if err == nil || errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EINTR) { // a signal does not stop it
-			connected, err = isConnected(fd)
-		} else {
-			err = os.NewSyscallError("connect", err)
+		if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EINTR) { // a signal does not stop it
+			err = nil
 		}
+		err = os.NewSyscallError("connect", err)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return 0, false, err
+		return nil, err
 	}
-	return fd, connected, nil
+	return &wire{ctx: ctx, fd: fd, datagrams: kind == unix.SOCK_DGRAM, pace: p}, nil
 }
+
+// stream is a connection by TCP for a conversation, by TLS if that is configured.
+// Its end waits for nobody.
+type stream struct {
+	io.ReadWriter
+
+	wire *wire
+}
+
+// openStream opens a stream. The end of the context ends all waiting on it.
+func openStream(ctx context.Context, source netip.Addr, a netip.AddrPort, secure *tls.Config, p *pace) (*stream, error) {
+	w, err := open(ctx, unix.SOCK_STREAM, source, a, p)
+	if err != nil {
+		return nil, err
+	}
+	if secure == nil {
+		return &stream{w, w}, nil
+	}
+	conn := tls.Client(tlsWire{wire: w}, secure)
+	// Of another context it would wait in a goroutine of its own.
+	if err = conn.HandshakeContext(context.WithoutCancel(ctx)); err != nil {
+		_ = w.Close()
+		return nil, err
+	}
+	return &stream{conn, w}, nil
+}
+
+// Close implements io.Closer.
+func (s *stream) Close() error { return s.wire.Close() }
+
+// tlsWire is a wire with what package tls uses of a net.Conn.
+type tlsWire struct {
+	net.Conn
+
+	wire *wire
+}
+
+// Read implements net.Conn.
+func (t tlsWire) Read(b []byte) (int, error) { return t.wire.Read(b) }
+
+// Write implements net.Conn.
+func (t tlsWire) Write(b []byte) (int, error) { return t.wire.Write(b) }
+
+// Close implements net.Conn.
+func (t tlsWire) Close() error { return t.wire.Close() }
 
 // isConnected tells whether the attempt has come to its end, and to which.
 func isConnected(fd int) (bool, error) {
@@ -98,34 +129,6 @@ func isConnected(fd int) (bool, error) {
 	return err == nil, os.NewSyscallError("connect", err)
 }
 
-// awaitConnect waits for an attempt that is on its way. It owns the socket.
-func awaitConnect(ctx context.Context, fd int) (*os.File, error) {
-	f := os.NewFile(uintptr(fd), "tcp")
-	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
-	raw, err := f.SyscallConn()
-	if err == nil {
-		var outcome error
-		err = raw.Write(func(uintptr) (done bool) {
-			done, outcome = isConnected(fd)
-			return done || outcome != nil
-		})
-		if err == nil {
-			err = outcome
-		}
-	}
-	if !stop() && err == nil {
-		err = ctx.Err() // or the connection would be one that cannot be used
-	}
-	if err != nil {
-		_ = f.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, err
-	}
-	return f, nil
-}
-
 // bindSource binds to the source if one is given. The port is chosen by connect,
 // which knows the peer: bind would take one that no other socket of that address
 // has, so many checks could use them up (ip(7), IP_BIND_ADDRESS_NO_PORT).
@@ -136,15 +139,15 @@ func bindSource(fd int, source netip.Addr) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}
-	from, _, err := tcpAddress(netip.AddrPortFrom(source, 0))
+	from, _, err := socketAddress(netip.AddrPortFrom(source, 0))
 	if err != nil {
 		return err
 	}
 	return sourceError(source, os.NewSyscallError("bind", unix.Bind(fd, from)))
 }
 
-// tcpAddress is the address for the kernel.
-func tcpAddress(a netip.AddrPort) (sa unix.Sockaddr, family int, err error) {
+// socketAddress is the address for the kernel.
+func socketAddress(a netip.AddrPort) (sa unix.Sockaddr, family int, err error) {
 	address := a.Addr().Unmap()
 	if address.Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: address.As4()}, unix.AF_INET, nil

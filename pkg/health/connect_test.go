@@ -95,7 +95,7 @@ func TestConnect(t *testing.T) {
 			if tc.source != "" {
 				source = netip.MustParseAddr(tc.source)
 			}
-			err := touch(tc.ctx, source, tc.to)
+			err := touch(tc.ctx, source, tc.to, &pace{})
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}
@@ -103,20 +103,15 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-// fill takes all the room of a listener, so that it answers no more.
+// fill takes the room that a listener with a backlog of 0 has, so that it answers
+// no more.
 func fill(t *testing.T, a netip.AddrPort) {
 	t.Helper()
-	for range 10 {
-		fd, connected, err := startConnect(t.Context(), netip.Addr{}, a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = unix.Close(fd) })
-		if !connected {
-			return
-		}
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(t.Context(), "tcp4", a.String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("the listener takes all connections")
+	t.Cleanup(func() { _ = conn.Close() })
 }
 
 // A target that does not answer is waited for until time is up or the check is
@@ -128,13 +123,13 @@ func TestConnectWaits(t *testing.T) {
 	noDescriptors(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := touch(ctx, netip.Addr{}, a); !errors.Is(err, context.DeadlineExceeded) {
+	if err := touch(ctx, netip.Addr{}, a, &pace{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want that time is up", err)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
 	defer time.AfterFunc(50*time.Millisecond, cancel).Stop()
-	if err := touch(ctx, netip.Addr{}, a); !errors.Is(err, context.Canceled) {
+	if err := touch(ctx, netip.Addr{}, a, &pace{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want that it is cancelled", err)
 	}
 }
@@ -159,7 +154,7 @@ func TestConnectLate(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			defer time.AfterFunc(50*time.Millisecond, func() { tc.then(fd) }).Stop()
-			if err := touch(ctx, netip.Addr{}, a); !errors.Is(err, tc.want) {
+			if err := touch(ctx, netip.Addr{}, a, &pace{}); !errors.Is(err, tc.want) {
 				t.Errorf("error %v, want %v", err, tc.want)
 			}
 		})

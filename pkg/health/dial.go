@@ -16,26 +16,15 @@ import (
 // is given and else from the address of the kernel's choice. The end of the
 // context ends the attempt, not the connection.
 func dial(ctx context.Context, source netip.Addr, a netip.AddrPort) (net.Conn, error) {
-	return dialOn(ctx, "tcp", source, a)
-}
-
-// dialOn is dial by tcp or udp.
-func dialOn(ctx context.Context, network string, source netip.Addr, a netip.AddrPort) (net.Conn, error) {
 	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	d := net.Dialer{KeepAlive: -1}
 	if source.IsValid() {
-		from := netip.AddrPortFrom(source.Unmap(), 0)
-		if network == "udp" {
-			d.LocalAddr = net.UDPAddrFromAddrPort(from)
-		} else {
-			d.LocalAddr = net.TCPAddrFromAddrPort(from)
-		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source.Unmap(), 0))
 		d.ControlContext = portAtConnect
 	}
+	network := "tcp6"
 	if a.Addr().Is4() {
-		network += "4"
-	} else {
-		network += "6"
+		network = "tcp4"
 	}
 	conn, err := d.DialContext(ctx, network, a.String())
 	return conn, sourceError(source, err)

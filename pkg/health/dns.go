@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -50,6 +51,7 @@ type dnsCheck struct {
 	rcode  int
 	expect []expectation
 	target string
+	pace   pace
 }
 
 // expectation is the data of a record that must be in the answer.
@@ -173,13 +175,15 @@ func (c *dnsCheck) question() *dns.Msg {
 // Check implements Checker.
 func (c *dnsCheck) Check(ctx context.Context) error {
 	start := time.Now()
-	conn, err := dialOn(ctx, c.config.Transport, c.config.Source, c.config.Server)
+	kind := unix.SOCK_DGRAM
+	if c.config.Transport == "tcp" {
+		kind = unix.SOCK_STREAM
+	}
+	conn, err := open(ctx, kind, c.config.Source, c.config.Server, &c.pace)
 	if err != nil {
 		return failure(ctx, start, c.target, err)
 	}
 	defer func() { _ = conn.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
 	x := exchange{conn: conn, question: c.question()}
 	if c.config.Transport == "tcp" {
 		err = x.byTCP()
@@ -201,7 +205,7 @@ func (c *dnsCheck) Check(ctx context.Context) error {
 
 // exchange is one question and its answer.
 type exchange struct {
-	conn             net.Conn
+	conn             io.ReadWriter
 	question, answer *dns.Msg
 	// stray says what was wrong with the last message that is no answer to the
 	// question; empty if there was none.
@@ -316,10 +320,8 @@ func (c *dnsCheck) judge(answer *dns.Msg) error {
 		return fmt.Errorf("%s %s, want %s", kind, got, dns.RcodeToString[c.rcode])
 	}
 	var records []dns.RR
-	var data []string
 	for _, r := range answer.Answer {
 		if h := r.Header(); h.Rrtype == c.qtype && h.Class == dns.ClassINET {
-			data = append(data, strings.TrimPrefix(r.String(), h.String()))
 			h.Name = "." // it may be that at the end of a chain of CNAMEs
 			records = append(records, r)
 		}
@@ -333,8 +335,17 @@ func (c *dnsCheck) judge(answer *dns.Msg) error {
 			found = found || e.match(r)
 		}
 		if !found {
-			return fmt.Errorf("no %s in the %s: %s", firstLine(e.text, lineBytes), kind, firstLine(strings.Join(data, ", "), lineBytes))
+			return fmt.Errorf("no %s in the %s: %s", firstLine(e.text, lineBytes), kind, firstLine(dataOf(records), lineBytes))
 		}
 	}
 	return nil
+}
+
+// dataOf is the data of records whose owner is the root, as in a zone file.
+func dataOf(records []dns.RR) string {
+	data := make([]string, len(records))
+	for i, r := range records {
+		data[i] = strings.TrimPrefix(r.String(), r.Header().String())
+	}
+	return strings.Join(data, ", ")
 }

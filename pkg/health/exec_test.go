@@ -63,13 +63,13 @@ func TestExec(t *testing.T) {
 		{"garbage", `printf '\377\376\000ok'; exit 1`, "exec /bin/sh: exit status 1: ? ok"},
 		{"signal", "kill -SEGV $$", "exec /bin/sh: signal: segmentation fault…"},
 	} {
-		t.Run(tc.name, func(t *testing.T) { want(t, shell(t, tc.script), 5*time.Second, tc.want) })
+		t.Run(tc.name, func(t *testing.T) { want(t, shell(t, tc.script), 5*patient, tc.want) })
 	}
 	absent, err := NewExec(ExecConfig{Command: []string{"/nonexistent/check"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want(t, absent, time.Second, "exec /nonexistent/check: no such file or directory")
+	want(t, absent, patient, "exec /nonexistent/check: no such file or directory")
 	if _, err := NewExec(ExecConfig{}); err == nil {
 		t.Error("NewExec without a command gives no error")
 	}
@@ -105,15 +105,15 @@ func TestExecTimeout(t *testing.T) {
 func TestExecLeftBehind(t *testing.T) {
 	noGoroutines(t)
 	command := marked(10)
-	if took := want(t, shell(t, command+" & exit 0"), 5*time.Second, ""); took > time.Second {
+	if took := want(t, shell(t, command+" & exit 0"), 5*patient, ""); took > time.Second {
 		t.Errorf("took %s, want at once", took)
 	}
 	dead(t, command)
 	command = marked(11)
-	want(t, shell(t, command+" & echo broken; exit 1"), 5*time.Second, "exec /bin/sh: exit status 1: broken")
+	want(t, shell(t, command+" & echo broken; exit 1"), 5*patient, "exec /bin/sh: exit status 1: broken")
 	dead(t, command)
 	// One in a session of its own is out of reach, but does not hang us.
-	if took := want(t, shell(t, "setsid sleep 1.5 & exit 0"), 5*time.Second, ""); took > time.Second {
+	if took := want(t, shell(t, "setsid sleep 1.5 & exit 0"), 5*patient, ""); took > time.Second {
 		t.Errorf("took %s with the output held open, want at once", took)
 	}
 }

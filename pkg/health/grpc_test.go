@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -104,10 +105,25 @@ func grpcChecker(t *testing.T, c GRPCConfig) Checker {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if w, ok := checker.(Watcher); ok {
+		calls, _ := watch(t, w)
+		hear(t, calls, "the beginning")
+	}
 	return checker
 }
 
-func TestGRPC(t *testing.T) {
+// heldAndNot runs a test for checks of both kinds.
+func heldAndNot(t *testing.T, fn func(t *testing.T, hold bool)) {
+	t.Helper()
+	for _, hold := range []bool{false, true} {
+		t.Run(fmt.Sprintf("hold %t", hold), func(t *testing.T) { fn(t, hold) })
+	}
+}
+
+func TestGRPC(t *testing.T) { heldAndNot(t, testGRPC) }
+
+func testGRPC(t *testing.T, hold bool) {
+	t.Helper()
 	noGoroutines(t)
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // must not be used
 	t.Setenv("https_proxy", "http://127.0.0.1:1")
@@ -132,7 +148,7 @@ func TestGRPC(t *testing.T) {
 			if tc.want != "" {
 				tc.want = "grpc " + a.String() + ": " + tc.want
 			}
-			want(t, grpcChecker(t, GRPCConfig{Address: a, Service: tc.service}), 300*time.Millisecond, tc.want)
+			want(t, grpcChecker(t, GRPCConfig{Address: a, Service: tc.service, Hold: hold}), 300*time.Millisecond, tc.want)
 		})
 	}
 	for _, tc := range []struct {
@@ -144,23 +160,31 @@ func TestGRPC(t *testing.T) {
 		{"127.0.0.7", "api.test", a, "127.0.0.7 for api.test"},
 		{"::1", "", grpcServer(t, "[::1]:0", h), "::1 for [::1]:"},
 	} {
-		c := GRPCConfig{Address: tc.address, Service: "who", ServerName: tc.name}
+		c := GRPCConfig{Address: tc.address, Service: "who", ServerName: tc.name, Hold: hold}
 		if tc.source != "" {
 			c.Source = netip.MustParseAddr(tc.source)
 		}
-		want(t, grpcChecker(t, c), time.Second, "")
+		want(t, grpcChecker(t, c), patient, "")
 		if got := <-h.from; !strings.HasPrefix(got, tc.want) || !strings.Contains(got, " by vipspeaker grpc-go/") {
 			t.Errorf("the server was asked from %q, want %q… by vipspeaker", got, tc.want)
 		}
 	}
 }
 
-func TestGRPCConnection(t *testing.T) {
+func TestGRPCConnection(t *testing.T) { heldAndNot(t, testGRPCConnection) }
+
+func testGRPCConnection(t *testing.T, hold bool) {
+	t.Helper()
 	noGoroutines(t)
-	const timeout = 200 * time.Millisecond
+	within := func(reason string) time.Duration {
+		if reason == "timeout after …" {
+			return 200 * time.Millisecond
+		}
+		return patient
+	}
 	check := func(a netip.AddrPort, reason string) {
 		t.Helper()
-		want(t, grpcChecker(t, GRPCConfig{Address: a}), timeout, "grpc "+a.String()+": "+reason)
+		want(t, grpcChecker(t, GRPCConfig{Address: a, Hold: hold}), within(reason), "grpc "+a.String()+": "+reason)
 	}
 	check(closed(t), "connection refused")
 	check(deaf(t), "timeout after …")
@@ -213,12 +237,15 @@ func TestGRPCConnection(t *testing.T) {
 			s.Start()
 			defer s.Close()
 			a := netip.MustParseAddrPort(s.Listener.Addr().String())
-			want(t, grpcChecker(t, GRPCConfig{Address: a}), timeout, "grpc "+a.String()+": "+tc.reason)
+			want(t, grpcChecker(t, GRPCConfig{Address: a, Hold: hold}), within(tc.reason), "grpc "+a.String()+": "+tc.reason)
 		})
 	}
 }
 
-func TestGRPCTLS(t *testing.T) {
+func TestGRPCTLS(t *testing.T) { heldAndNot(t, testGRPCTLS) }
+
+func testGRPCTLS(t *testing.T, hold bool) {
+	t.Helper()
 	noGoroutines(t)
 	web := httptest.NewTLSServer(nil) // for its certificate, of example.com and 127.0.0.1
 	certificate := web.TLS.Certificates[0]
@@ -248,18 +275,18 @@ func TestGRPCTLS(t *testing.T) {
 		{"no TLS", GRPCConfig{Address: plain, CAFile: ca}, "tls: first record does not look like a TLS handshake"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			tc.config.TLS = true
+			tc.config.TLS, tc.config.Hold = true, hold
 			if tc.want != "" {
 				tc.want = "grpc " + tc.config.Address.String() + ": " + tc.want
 			}
-			want(t, grpcChecker(t, tc.config), time.Second, tc.want)
+			want(t, grpcChecker(t, tc.config), patient, tc.want)
 		})
 	}
-	want(t, grpcChecker(t, GRPCConfig{Address: a, TLS: true, CAFile: ca, Service: "who", ServerName: "example.com"}), time.Second, "")
+	want(t, grpcChecker(t, GRPCConfig{Address: a, TLS: true, CAFile: ca, Service: "who", ServerName: "example.com", Hold: hold}), patient, "")
 	if got := <-h.from; !strings.HasPrefix(got, "127.0.0.1 for example.com by") {
 		t.Errorf("the server was asked %q, want for example.com", got)
 	}
-	want(t, grpcChecker(t, GRPCConfig{Address: a}), time.Second, "grpc "+a.String()+": server ended the connection without an answer") // no TLS
+	want(t, grpcChecker(t, GRPCConfig{Address: a, Hold: hold}), patient, "grpc "+a.String()+": server ended the connection without an answer") // no TLS
 }
 
 func TestNewGRPC(t *testing.T) {

@@ -63,14 +63,14 @@ func TestHold(t *testing.T) {
 	noGoroutines(t)
 	a, conns, end := accepting(t, "127.0.0.1:0")
 	c := hold(t, TCPConfig{Address: a, Source: netip.MustParseAddr("127.0.0.2")})
-	want(t, c, time.Second, "") // nobody watches: not held
+	want(t, c, patient, "") // nobody watches: not held
 	if _, err := taken(t, conns).Read(make([]byte, 1)); err == nil || err.Error() != "EOF" {
 		t.Errorf("a connection that nobody watches ended with %v, want EOF", err)
 	}
 	calls, stop := watch(t, c)
 	hear(t, calls, "the beginning")
 	for range 5 {
-		want(t, c, time.Second, "")
+		want(t, c, patient, "")
 	}
 	conn := taken(t, conns)
 	if from := conn.RemoteAddr().(*net.TCPAddr).IP.String(); from != "127.0.0.2" {
@@ -85,12 +85,12 @@ func TestHold(t *testing.T) {
 	// In order, then by reset: another is made.
 	_ = conn.Close()
 	hear(t, calls, "the end")
-	want(t, c, time.Second, "")
+	want(t, c, patient, "")
 	conn = taken(t, conns)
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 	hear(t, calls, "the reset")
-	want(t, c, time.Second, "")
+	want(t, c, patient, "")
 	conn = taken(t, conns)
 	quiet(t, calls, "nothing")
 
@@ -103,15 +103,15 @@ func TestHold(t *testing.T) {
 	// A server that is gone.
 	calls, _ = watch(t, c)
 	hear(t, calls, "the beginning")
-	want(t, c, time.Second, "")
+	want(t, c, patient, "")
 	conn = taken(t, conns)
 	end()
 	quiet(t, calls, "a listener's end")
 	start := time.Now()
 	_ = conn.Close()
 	t.Logf("heard %s after the end", hear(t, calls, "the end of the server").Sub(start))
-	want(t, c, time.Second, "tcp "+a.String()+": connection refused")
-	want(t, c, time.Second, "tcp "+a.String()+": connection refused")
+	want(t, c, patient, "tcp "+a.String()+": connection refused")
+	want(t, c, patient, "tcp "+a.String()+": connection refused")
 }
 
 func TestHoldHangs(t *testing.T) {
@@ -169,7 +169,7 @@ func TestHoldGarbage(t *testing.T) {
 	c := hold(t, TCPConfig{Address: a})
 	calls, _ := watch(t, c)
 	hear(t, calls, "the beginning")
-	want(t, c, time.Second, "")
+	want(t, c, patient, "")
 	conn := taken(t, conns)
 	_ = conn.SetWriteBuffer(16 << 10)
 	_ = conn.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
@@ -186,7 +186,7 @@ func TestHoldGarbage(t *testing.T) {
 	}
 	_ = conn.Close()
 	hear(t, calls, "the end")
-	want(t, c, time.Second, "")
+	want(t, c, patient, "")
 }
 
 // A host that is gone is noticed by keepalive.
@@ -200,18 +200,35 @@ func TestHoldHostGone(t *testing.T) {
 			a, conns, _ = accepting(t, "10.68.1.2:80")
 			return nil
 		})
-		c := hold(t, TCPConfig{Address: a})
-		calls, _ := watch(t, c)
-		hear(t, calls, "the beginning")
-		want(t, c, time.Second, "")
+		var s *servedGRPC
+		l.gw.Do(func() error {
+			s = serveHealth(t, "10.68.1.2:81", nil)
+			return nil
+		})
+		var told *toldHTTP
+		l.gw.Do(func() error {
+			told = tellHTTP(t, "10.68.1.2:82", nil, saying(wellAnswer))
+			return nil
+		})
+		held := []Watcher{hold(t, TCPConfig{Address: a}), holdGRPC(t, GRPCConfig{Address: s.address}), holdHTTP(t, told.url, nil)}
+		var heard []<-chan time.Time
+		for _, c := range held {
+			calls, _ := watch(t, c)
+			hear(t, calls, "the beginning")
+			want(t, c, patient, "")
+			heard = append(heard, calls)
+		}
 		taken(t, conns)
+		s.watched(t, 1)
 		l.cut()
 		start := time.Now()
-		t.Logf("heard %s after the cut", hear(t, calls, "the silence").Sub(start))
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		if err := c.Check(ctx); err == nil {
-			t.Error("passes without a way to the host")
+		for i, c := range held {
+			t.Logf("heard %s after the cut", hear(t, heard[i], "the silence").Sub(start))
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if err := c.Check(ctx); err == nil {
+				t.Error("passes without a way to the host")
+			}
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +54,9 @@ type HTTPConfig struct {
 	// SNI. If empty it is that of the Host header, which is the service's, else
 	// the address in the URL. It does not change the Host header.
 	ServerName string
+	// Hold keeps the connection open between runs, so that its end is seen at once.
+	// See NewHTTP.
+	Hold bool
 	// Source is the address to connect from; zero for the kernel's choice.
 	Source netip.Addr
 }
@@ -75,6 +79,7 @@ type httpCheck struct {
 	target  string        // the URL without its password
 	request *http.Request // what is asked, for who reads the answer
 	wire    []byte        // the request as it is sent: it is the same in each run
+	pace    pace
 }
 
 // NewHTTP returns a check that passes when the answer has a good status and the
@@ -82,6 +87,16 @@ type httpCheck struct {
 // address in the URL: proxies of the environment are not used, and redirects
 // are answers like any other and not followed. It fails for a URL or a method that
 // it cannot ask for and a CAFile that it cannot use.
+//
+// With Hold it is a Watcher. The connection stays open (keep-alive), and each run asks
+// on it. Its end, in order or not, brings a run at once. A run whose connection has
+// ended, or ends instead of an answer, asks on another, and only that answer counts: so
+// a killed server is seen in milliseconds, one that hangs by the next run, and one that
+// closes idle connections or those of many answers is healthy. Verdicts are those of a
+// check without Hold. But the answer is read to its end, for half of the time that is
+// left: a connection is held only after a whole answer with nothing behind it, and one
+// with "Connection: close" is not. A host that is gone is seen as by NewTCP, and ends
+// of connections bring as many runs.
 func NewHTTP(c HTTPConfig) (Checker, error) {
 	if c.URL == nil || (c.URL.Scheme != "http" && c.URL.Scheme != "https") {
 		return nil, fmt.Errorf("http check: url %v: neither http nor https", c.URL)
@@ -111,6 +126,9 @@ func NewHTTP(c HTTPConfig) (Checker, error) {
 		if check.tls, err = tlsConfig(c.serverName(), c.CAFile, c.Insecure); err != nil {
 			return nil, fmt.Errorf("http check: %w", err)
 		}
+	}
+	if c.Hold {
+		return &heldHTTP{holder: newHolder[*httpLine](), httpCheck: check}, nil
 	}
 	return check, nil
 }
@@ -172,69 +190,68 @@ func roots(file string) (*x509.CertPool, error) {
 // not by http.Client, whose attempts to connect outlive their request.
 func (c *httpCheck) Check(ctx context.Context) error {
 	start := time.Now()
-	conn, err := c.connect(ctx)
+	conn, err := openStream(ctx, c.config.Source, c.address, c.tls, &c.pace)
 	if err != nil {
 		return failure(ctx, start, c.target, err)
 	}
 	defer func() { _ = conn.Close() }()
-	// Time is up, or the check is not wanted any more.
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	var wire io.ReadWriter = conn
-	if raw, ok := conn.(net.Conn); ok && c.tls != nil {
-		wire = tls.Client(raw, c.tls)
-	}
-	answer, err := c.ask(wire)
-	if err != nil {
+	if err = c.converse(conn); err != nil {
 		return failure(ctx, start, c.target, err)
+	}
+	return nil
+}
+
+// converse asks and says what is wrong with the answer. It closes the connection.
+func (c *httpCheck) converse(conn io.ReadWriteCloser) error {
+	in := bufio.NewReaderSize(io.LimitReader(conn, headerBytes+bodyBytes), answerBytes)
+	answer, err := c.ask(conn, in)
+	if err != nil {
+		return err
 	}
 	defer func() {
 		_ = conn.Close() // first, or closing the body would wait for the rest of it
 		_ = answer.Body.Close()
 	}()
+	wrong, err := c.judge(answer)
+	if err != nil {
+		return err
+	}
+	return wrong
+}
+
+// judge says what is wrong with the answer; err is that of one that ends too early.
+func (c *httpCheck) judge(answer *http.Response) (wrong, err error) {
 	if !c.good(answer.StatusCode) {
-		return fmt.Errorf("%s: status %d, want %s", c.target, answer.StatusCode, c.wanted())
+		return fmt.Errorf("status %d, want %s", answer.StatusCode, c.wanted()), nil
 	}
 	if c.config.Body == "" {
-		return nil
+		return nil, nil
 	}
 	body, err := readUntil(answer.Body, c.config.Body)
-	switch {
-	case err == nil:
-		return nil
-	case !errors.Is(err, io.EOF):
-		return failure(ctx, start, c.target, err)
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("body without %q, begins with %q", c.config.Body, firstLine(string(body), lineBytes)), nil
 	}
-	return fmt.Errorf("%s: body without %q, begins with %q", c.target, c.config.Body, firstLine(string(body), lineBytes))
+	return nil, err
 }
 
 // readUntil reads until the text was seen, so that a server may hold or cut the
 // rest as it likes. It returns io.EOF if the text is not within bodyBytes.
 func readUntil(r io.Reader, text string) (body []byte, err error) {
 	r = io.LimitReader(r, bodyBytes)
-	chunk := make([]byte, answerBytes)
+	body = make([]byte, 0, answerBytes)
 	for err == nil {
+		if len(body) == cap(body) {
+			body = slices.Grow(body, 16<<10) // it is a long one
+		}
 		var n int
-		n, err = r.Read(chunk)
+		n, err = r.Read(body[len(body):cap(body)])
 		from := max(0, len(body)-len(text)) // it may straddle two reads
-		body = append(body, chunk[:n]...)
+		body = body[:len(body)+n]
 		if bytes.Contains(body[from:], []byte(text)) {
 			return body, nil
 		}
-		if len(body) >= answerBytes && len(chunk) == answerBytes {
-			chunk = make([]byte, 16<<10) // it is a long one
-		}
 	}
 	return body, err
-}
-
-// connect makes a connection for one run. TLS wants a net.Conn; what needs none
-// is made cheaper.
-func (c *httpCheck) connect(ctx context.Context) (io.ReadWriteCloser, error) {
-	if c.tls != nil {
-		return dial(ctx, c.config.Source, c.address)
-	}
-	return connect(ctx, c.config.Source, c.address)
 }
 
 // request is what is asked, and as it is on the wire.
@@ -243,7 +260,7 @@ func (c *HTTPConfig) request() (*http.Request, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	req.Close = true
+	req.Close = !c.Hold
 	req.Header.Set("User-Agent", "vipspeaker")
 	for name, values := range c.Header {
 		req.Header[http.CanonicalHeaderKey(name)] = values
@@ -263,11 +280,10 @@ func (c *HTTPConfig) request() (*http.Request, []byte, error) {
 }
 
 // ask sends the request and returns the final answer.
-func (c *httpCheck) ask(conn io.ReadWriter) (*http.Response, error) {
-	if _, err := conn.Write(c.wire); err != nil {
+func (c *httpCheck) ask(out io.Writer, in *bufio.Reader) (*http.Response, error) {
+	if _, err := out.Write(c.wire); err != nil {
 		return nil, err
 	}
-	in := bufio.NewReaderSize(io.LimitReader(conn, headerBytes+bodyBytes), answerBytes)
 	for range interimAnswers {
 		answer, err := http.ReadResponse(in, c.request)
 		if err != nil || answer.StatusCode >= http.StatusOK || answer.StatusCode == http.StatusSwitchingProtocols {

@@ -87,6 +87,8 @@ func (c *neighbourCheck) Check(ctx context.Context) error {
 	case errors.Is(err, errSilent):
 		c.misses.Add(1)
 		return fmt.Errorf("%s does not answer neighbour probes on %s", c.address, c.link)
+	case ctx.Err() != nil: // before the question was out
+		return ctx.Err()
 	}
 	return err
 }

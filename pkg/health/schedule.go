@@ -13,6 +13,10 @@ const (
 	// extraInterval is the least between two runs that a Watcher asks for, so that
 	// a storm of events is none of runs.
 	extraInterval = 5 * time.Millisecond
+	// groupApart is between the points of two groups of checks that run in step.
+	groupApart = 25 * time.Millisecond
+	// leastGroups is how many groups an interval that is short has.
+	leastGroups = 40
 )
 
 // schedule is when one check runs: on a grid with one point in each interval,
@@ -109,11 +113,13 @@ func (m *Manager) pointAfter(s *Spec, now time.Time) time.Time {
 }
 
 // splay is where in the interval the points of a check are, by its ID so that
-// checks do not run in step: more than zero and at most the interval. In small
-// groups they do, which costs a fifth of the wake-ups of the process.
+// checks do not run in step: more than zero and at most the interval. It is a whole
+// number of groupApart, so that few wake-ups of the process serve many checks: at
+// one a millisecond they cost as much as the checks themselves.
 func splay(id string, interval time.Duration) time.Duration {
-	const steps = 200
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id))
-	return interval * time.Duration(h.Sum32()%steps+1) / steps
+	apart := max(min(groupApart, interval/leastGroups), 1)
+	groups := max(int64(interval/apart), 1)
+	return apart * time.Duration(int64(h.Sum32())%groups+1)
 }

@@ -44,7 +44,7 @@ func TestFirstRunsAreSpread(t *testing.T) {
 		time.Sleep(quickInterval)
 		synctest.Wait()
 		most := slices.Max(slices.Collect(maps.Values(at)))
-		if len(begun) != len(specs) || most > len(specs)/50 {
+		if len(begun) != len(specs) || most > len(specs)/20 {
 			t.Errorf("%d first runs within %s, %d of them at one time", len(begun), quickInterval, most)
 		}
 	})

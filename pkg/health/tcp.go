@@ -19,7 +19,10 @@ type TCPConfig struct {
 	Source netip.Addr
 }
 
-type tcpCheck struct{ config TCPConfig }
+type tcpCheck struct {
+	config TCPConfig
+	pace   pace
+}
 
 // NewTCP returns a check that passes when a connection can be made. It is
 // closed in order, not reset, since servers log resets. It fails for an address
@@ -42,15 +45,15 @@ func NewTCP(c TCPConfig) (Checker, error) {
 		return nil, fmt.Errorf("tcp check: %w", err)
 	}
 	if c.Hold {
-		return newHeldTCP(tcpCheck{c}), nil
+		return newHeldTCP(c), nil
 	}
-	return tcpCheck{c}, nil
+	return &tcpCheck{config: c}, nil
 }
 
 // Check implements Checker.
-func (c tcpCheck) Check(ctx context.Context) error {
+func (c *tcpCheck) Check(ctx context.Context) error {
 	start := time.Now()
-	if err := touch(ctx, c.config.Source, c.config.Address); err != nil {
+	if err := touch(ctx, c.config.Source, c.config.Address, &c.pace); err != nil {
 		return failure(ctx, start, "tcp "+c.config.Address.String(), err)
 	}
 	return nil

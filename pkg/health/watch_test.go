@@ -129,7 +129,9 @@ func TestWatchStorm(t *testing.T) {
 		web := spec("web", &watched{storm.check, events(&again)})
 		web.Interval, web.Rise = time.Hour, 1
 		runManager(t, web)
+		time.Sleep(firstRun("web", web.Interval))
 		synctest.Wait()
+		begin := len(storm.ran())
 		for range 10_000 {
 			time.Sleep(100 * time.Microsecond)
 			again()
@@ -137,7 +139,7 @@ func TestWatchStorm(t *testing.T) {
 		end := time.Since(storm.begin)
 		time.Sleep(time.Minute)
 		starts := storm.ran()
-		runs, last := len(starts), starts[len(starts)-1]
+		runs, last := len(starts)-begin, starts[len(starts)-1]
 		if most := int(time.Second/extraInterval) + 2; runs > most || runs < most-3 {
 			t.Errorf("%d runs in a second of events, want at most one in %s", runs, extraInterval)
 		}
@@ -178,7 +180,8 @@ func TestWatchEndsEarly(t *testing.T) {
 					t.Errorf("starts of the watch (-want +got):\n%s", d)
 				}
 				grid := splay("web", time.Second)
-				if d := cmp.Diff([]time.Duration{firstRun("web", time.Second), 100 * time.Millisecond, grid, 300 * time.Millisecond, 700 * time.Millisecond, grid + time.Second, 1500 * time.Millisecond}, checks.ran()); d != "" {
+				runs := slices.Sorted(slices.Values(append([]time.Duration{firstRun("web", time.Second), grid, grid + time.Second}, want[1:]...)))
+				if d := cmp.Diff(runs, checks.ran()); d != "" {
 					t.Errorf("starts of runs (-want +got):\n%s", d)
 				}
 				time.Sleep(time.Hour)
