@@ -37,7 +37,7 @@ vips:
         tcp: {address: "10.68.6.1:8080"}
         interval: 1s
         timeout: 500ms
-http: {listen: ""}
+http: {listen: "off"}
 `
 
 // daemon is a running "vipspeaker run" on the host.

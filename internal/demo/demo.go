@@ -80,6 +80,9 @@ func isolation(uid, gid int) *syscall.SysProcAttr {
 	return attr
 }
 
+// ErrNotWritten is the error of a stage whose output nobody got.
+var ErrNotWritten = errors.New("write the output")
+
 // Stage is the demo itself, inside its namespaces.
 func Stage(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -96,9 +99,14 @@ func Stage(ctx context.Context, o Options) error {
 	}
 	// Ctrl-C at a terminal reaches all processes of the demo. The command takes
 	// it and ends the stage, which itself goes on until then.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// That nobody reads any more is an error of the output.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	p := &play{screen: newScreen(o.Out, o.In, o.Pause), executable: executable}
+	p.screen.end = cancel
 	err = p.run(ctx)
+	if p.screen.failed != nil {
+		return fmt.Errorf("%w: %w", ErrNotWritten, p.screen.failed)
+	}
 	if err != nil {
 		p.screen.event("FAILED: %v", err)
 		if p.daemon != nil {

@@ -24,6 +24,9 @@ type screen struct {
 	chapters int
 	// blank is set after an empty line, so that two never follow each other.
 	blank bool
+	// failed is why the output could not be written, after which end is called.
+	failed error
+	end    func()
 }
 
 func newScreen(out io.Writer, in io.Reader, pause bool) *screen {
@@ -33,6 +36,7 @@ func newScreen(out io.Writer, in io.Reader, pause bool) *screen {
 		start:    time.Now(),
 		emphasis: isTerminal(out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 		pause:    pause,
+		end:      func() {},
 	}
 }
 
@@ -101,8 +105,13 @@ func (s *screen) bold(text string) string {
 	return "\x1b[1m" + text + "\x1b[0m"
 }
 
-// print ignores errors: a reader who went away is noticed by SIGPIPE.
+// print ends the demo when nobody can see it any more.
 func (s *screen) print(text string) {
 	s.blank = false
-	_, _ = io.WriteString(s.out, text)
+	if s.failed != nil {
+		return
+	}
+	if _, s.failed = io.WriteString(s.out, text); s.failed != nil {
+		s.end()
+	}
 }

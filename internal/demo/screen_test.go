@@ -27,6 +27,21 @@ func TestScreen(t *testing.T) {
 	}
 }
 
+// The demo ends when its output cannot be written.
+func TestScreenNotWritten(t *testing.T) {
+	t.Parallel()
+	in, out := io.Pipe()
+	s := newScreen(out, nil, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.end = cancel
+	_ = in.Close()
+	s.print("title\n")
+	s.print("more\n")
+	if ctx.Err() == nil || s.failed == nil {
+		t.Errorf("the demo goes on: %v, %v", ctx.Err(), s.failed)
+	}
+}
+
 // With pause each chapter but the first waits for Enter, and for no longer than
 // the demo runs.
 func TestScreenPause(t *testing.T) {

@@ -67,7 +67,7 @@ func (n *namespace) routeLines() ([]string, error) {
 		for i := range routes {
 			lines = append(lines, "route "+routes[i].String())
 		}
-		rules, err := n.nl.RuleList(family)
+		rules, err := n.rules(family)
 		if err != nil {
 			return nil, err
 		}
@@ -76,6 +76,16 @@ func (n *namespace) routeLines() ([]string, error) {
 		}
 	}
 	return lines, nil
+}
+
+// rules lists those of a family, none of one that the kernel does not have
+// (ipv6.disable=1).
+func (n *namespace) rules(family int) ([]netlink.Rule, error) {
+	list, err := n.nl.RuleList(family)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil, nil
+	}
+	return list, err
 }
 
 // settingLines lists the settings of each interface that can be read.

@@ -1,6 +1,7 @@
 // Package privilege holds what lets an ordinary user run the daemon: the
 // capabilities that the executable file carries in the container image, and
-// the step that makes them effective. It is called by commands only.
+// the step that makes them effective. Commands call that. And it confines the
+// processes that the daemon starts for one task each.
 //
 // The file grants its capabilities as permitted, not as effective: a container
 // that was started without them can then still execute the file and be told
@@ -14,8 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,10 +67,8 @@ func Raise() error {
 	for i := range data {
 		data[i].Effective = data[i].Permitted
 	}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET,
-		uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0) //nolint:gosec // the kernel's interface for it
-	if errno != 0 {
-		return fmt.Errorf("raise own capabilities: %w", errno)
+	if err := capset(&header, &data); err != nil {
+		return fmt.Errorf("raise own capabilities: %w", err)
 	}
 	return nil
 }

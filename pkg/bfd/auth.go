@@ -40,7 +40,7 @@ type authenticator struct {
 // sequence number to send.
 func newAuthenticator(a *Auth, seq uint32) authenticator {
 	if a == nil {
-		return authenticator{}
+		return authenticator{xmitSeq: seq} // for one that may follow
 	}
 	out := authenticator{keyID: a.KeyID, xmitSeq: seq}
 	out.keyLen = copy(out.key[:], a.Key)
@@ -107,7 +107,7 @@ func digest(b []byte, n int) (sum [sha1.Size]byte) {
 }
 
 // verify tells why a packet is not authentic. raw is the packet in its own
-// length; the digest in it is overwritten.
+// length, and is as it was afterwards.
 func (a *authenticator) verify(p *packet, raw []byte) drop {
 	switch {
 	case a.kind == 0 && p.auth:
@@ -155,6 +155,7 @@ func (a *authenticator) verifyDigest(p *packet, raw, sec []byte, n int) drop {
 	copy(got[:], sec[digestHeadLen:])
 	copy(sec[digestHeadLen:], a.key[:n-digestHeadLen])
 	want := digest(raw, n)
+	copy(sec[digestHeadLen:], got[:n-digestHeadLen])
 	if subtle.ConstantTimeCompare(got[:n-digestHeadLen], want[:n-digestHeadLen]) != 1 {
 		return dropAuthDigest
 	}

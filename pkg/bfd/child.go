@@ -50,7 +50,7 @@ func startChild(ctx context.Context, cmd *exec.Cmd, log *slog.Logger) (*child, e
 		defer in.Close() //nolint:errcheck // the process has its own
 	}
 	if err = errors.Join(err, pipeErr); err == nil {
-		cmd.ExtraFiles, cmd.Stderr, cmd.SysProcAttr = []*os.File{theirs}, in, processAttributes()
+		cmd.ExtraFiles, cmd.Stderr, cmd.SysProcAttr = []*os.File{theirs}, in, confinement().Attributes()
 		err = cmd.Start()
 	}
 	if err != nil {

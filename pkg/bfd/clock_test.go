@@ -14,7 +14,8 @@ import (
 // would move is not in the message, and the daemon can tell from each how long
 // ago it was, whatever its own wall clock did.
 func TestTimesCrossByTheMonotonicClock(t *testing.T) {
-	since, down := time.Now().Add(-time.Minute), time.Now().Add(-time.Hour)
+	// Nothing was before the host's start, which may have been a minute ago.
+	since, down := time.Now().Add(-5*time.Second), time.Now().Add(-15*time.Second)
 	told := []SessionState{{Status: Up, Since: since, DownSince: down}}
 	theirs := newClock()
 	c := netConfig()

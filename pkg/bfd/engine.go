@@ -131,9 +131,10 @@ func (e *engine) delay() time.Duration {
 
 // serve does what is due for one session and puts it back into the queue.
 func (e *engine) serve(en *entry) {
-	before := en.state
+	before, rotating := en.state, en.rotation != nil
 	en.advance(e.now, e.heard)
 	e.note(en, before)
+	en.dirty = en.dirty || rotating != (en.rotation != nil)
 	if !e.now.Before(en.nextCheck) {
 		e.check(en)
 	}

@@ -156,14 +156,16 @@ func TestInteropSilentFailure(t *testing.T) {
 		o.mult = urgent
 		r.configure(o.remote())
 		us := w.up(r, o)
-		for n := range uint64(2) {
+		for range 2 {
+			// A busy machine may have held the router up before, too.
+			before := us.state().Downs
 			began := w.cut()
 			s := us.awaitStatus(Down)
 			took := s.DownSince.Sub(began)
 			w.awaitTheirStatus(r, o, Down)
 			w.t.Logf("%s after the cut, of %s: %s; theirs seen after %s", took, o.detection(), s.Diagnostic, time.Since(began))
 			// Room for a busy machine, and far below what a missed timer costs.
-			if took > 5*o.detection() || s.Downs != n+1 || s.Diagnostic != "control detection time expired" {
+			if took > 5*o.detection() || took < 0 || s.Downs <= before || s.Diagnostic != "control detection time expired" {
 				w.t.Errorf("after %s: %+v", took, s)
 			}
 			w.heal()

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
+
+	"vipspeaker/internal/privilege"
 )
 
 // processVariable makes the test binary a BFD process, ordinaryVariable one that
@@ -31,7 +33,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	if os.Getenv(ordinaryVariable) != "" {
-		if err := setCapabilities(0); err != nil {
+		if err := privilege.DropAll(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -77,8 +77,9 @@ func New(o Options) *Manager {
 }
 
 // Set makes the sessions the wanted ones. A session that is wanted already goes
-// on; timers and multiplier change without leaving Up, another authentication
-// starts it anew. One that is no longer wanted tells the other end so
+// on; timers and multiplier change without leaving Up. So does the authentication,
+// if the other end's does within five minutes: until then both count, and what is
+// sent has the former. One that is no longer wanted tells the other end so
 // (AdminDown) and goes. A session that is invalid, or equal to one before it,
 // does not run and has an Error. Set never waits for the network and may be
 // called before Run.

@@ -57,6 +57,7 @@ func (s *slot) publish(en *entry) bool {
 		Status: en.state.status(), Since: en.since, Diagnostic: en.diag.words(),
 		WasUp: en.wasUp, DownSince: en.downSince, Downs: en.downs,
 		TxInterval: en.txInterval(), DetectionTime: en.detection, Error: en.err,
+		Rotating: en.rotation != nil,
 	}
 	if !en.heardAt.IsZero() {
 		v.RemoteStatus, v.RemoteDiagnostic = en.remoteState.status(), en.remoteDiag.words()
@@ -66,7 +67,7 @@ func (s *slot) publish(en *entry) bool {
 
 // differs tells whether there is something to poke about.
 func differs(old, v *SessionState) bool {
-	return old.Status != v.Status || old.RemoteStatus != v.RemoteStatus || old.Error != v.Error
+	return old.Status != v.Status || old.RemoteStatus != v.RemoteStatus || old.Error != v.Error || old.Rotating != v.Rotating
 }
 
 // accept makes visible what a process reports, over what former ones did, and
@@ -119,7 +120,7 @@ func (s *slot) lose(text string) bool {
 		return false
 	}
 	v := *old
-	v.Error, v.Diagnostic, v.RemoteStatus, v.RemoteDiagnostic = text, "", "", ""
+	v.Error, v.Diagnostic, v.RemoteStatus, v.RemoteDiagnostic, v.Rotating = text, "", "", "", false
 	v.TxInterval, v.DetectionTime = 0, 0
 	if v.Status != Down {
 		v.Status, v.Since = Down, time.Now()
@@ -137,12 +138,12 @@ type shown struct {
 	state, remoteState    state
 	diag, remoteDiag      diagnostic
 	txInterval, detection time.Duration
-	heard                 bool
+	heard, rotating       bool
 }
 
 func (s *session) shown() shown {
 	return shown{
 		state: s.state, remoteState: s.remoteState, diag: s.diag, remoteDiag: s.remoteDiag,
-		txInterval: s.txInterval(), detection: s.detection, heard: !s.heardAt.IsZero(),
+		txInterval: s.txInterval(), detection: s.detection, heard: !s.heardAt.IsZero(), rotating: s.rotation != nil,
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"vipspeaker/internal/privilege"
 )
 
 // InheritedFD is the file descriptor of the connection to the daemon in a BFD
@@ -48,7 +50,7 @@ func ServeInherited(ctx context.Context) error {
 	defer context.AfterFunc(gone, func() { outlive(ctx, cancel) })()
 	level := new(slog.LevelVar)
 	logger := newProcessLog(os.Stderr, level)
-	able, err := restrict(logger)
+	able, err := confinement().Enter(logger)
 	if err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
@@ -73,7 +75,7 @@ func ServeInherited(ctx context.Context) error {
 		if !able {
 			return nil
 		}
-		return dropLast()
+		return privilege.DropAll()
 	}
 	return s.serve(ctx)
 }

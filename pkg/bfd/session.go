@@ -41,6 +41,10 @@ type session struct {
 	remoteMult               uint8
 	remoteDemand             bool
 	auth                     authenticator
+	// inUse is what auth was made of; rotation is what is to take its place, nil for
+	// nothing.
+	inUse    *Auth
+	rotation *rotation
 
 	// A Poll Sequence runs, and another has to follow it. The intervals in force
 	// differ from the wanted ones until it ends.
@@ -74,7 +78,7 @@ func newSession(cfg *SessionConfig, discr uint32, rnd *rand.Rand, now time.Time)
 	s := &session{
 		cfg: *cfg, rnd: rnd, state: stateDown, remoteState: stateDown, localDiscr: discr,
 		desiredMinTx: max(cfg.MinTx, slowTx), requiredMinRx: cfg.MinRx,
-		remoteMinRx: initialMinRx, auth: newAuthenticator(cfg.Auth, rnd.Uint32()),
+		remoteMinRx: initialMinRx, auth: newAuthenticator(cfg.Auth, rnd.Uint32()), inUse: cfg.Auth,
 		since: now, nextTx: now,
 	}
 	s.txInForce, s.rxInForce = s.desiredMinTx, s.requiredMinRx
@@ -88,7 +92,7 @@ func (s *session) take(p *packet, raw []byte, at, now time.Time) drop {
 	if p.my == s.localDiscr {
 		return dropReflected
 	}
-	if why := s.auth.verify(p, raw); why != dropNone {
+	if why := s.verify(p, raw); why != dropNone {
 		return why
 	}
 	before := s.txInterval()
@@ -140,6 +144,7 @@ func (s *session) enter(to state, diag diagnostic, now time.Time) {
 		if s.remoteState != stateAdminDown {
 			s.downs++
 		}
+		s.rotate() // there is nothing to lose any more
 	}
 	s.state, s.diag, s.since = to, diag, now
 	s.sendNow = true
@@ -184,6 +189,9 @@ func (s *session) advance(now, heard time.Time) {
 	}
 	if t := s.authExpiry(); !t.IsZero() && !heard.Before(t) {
 		s.auth.seqKnown = false
+	}
+	if s.rotation != nil && !now.Before(s.rotation.until) {
+		s.rotate()
 	}
 	expiry := s.expiry()
 	if expiry.IsZero() || heard.Before(expiry) {

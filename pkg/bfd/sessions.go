@@ -16,21 +16,18 @@ func (e *engine) apply(list []wanted) {
 	for i := range list {
 		w := &list[i]
 		en := e.all[w.slot.key]
-		switch {
-		case en == nil:
+		if en == nil {
 			e.add(w)
-		case !sameAuth(en.cfg.Auth, w.cfg.Auth):
-			e.restart(en, w)
-		default:
-			en.slot, en.dirty = w.slot, true
-			en.reconfigure(&w.cfg, e.now)
-			e.settle(en)
+			continue
 		}
+		en.slot, en.dirty = w.slot, true
+		en.reconfigure(&w.cfg, e.now)
+		e.settle(en)
 	}
 }
 
 // add starts a session, which opens its path when it is served.
-func (e *engine) add(w *wanted) *entry {
+func (e *engine) add(w *wanted) {
 	if old := e.leaving[w.slot.key]; old != nil {
 		e.drop(old) // the new one's packets speak for themselves
 	}
@@ -45,18 +42,6 @@ func (e *engine) add(w *wanted) *entry {
 	e.all[w.slot.key] = en
 	e.byDiscr[discr] = en
 	e.queue.add(en)
-	return en
-}
-
-// restart replaces a session by one with another authentication. The other end
-// hears that it was by order.
-func (e *engine) restart(old *entry, w *wanted) {
-	e.end(old, false)
-	if old.remoteDiscr != 0 {
-		e.send(old)
-	}
-	en := e.add(w)
-	en.wasUp, en.downSince, en.downs = old.wasUp, old.downSince, old.downs
 }
 
 // end takes a session out of the wanted ones and has it say goodbye.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 )
 
 // A process that hangs and cannot be killed does not hold up the daemon for ever.
@@ -46,18 +45,6 @@ func TestProcessThatDoesNotDie(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-func TestMaySwitchUsers(t *testing.T) {
-	all := []uint32{1 << unix.CAP_SETUID, 1 << unix.CAP_SETGID, 1 << unix.CAP_KILL}
-	if !maySwitch(all[0] | all[1] | all[2]) {
-		t.Error("not with all that it takes")
-	}
-	for _, missing := range all {
-		if maySwitch(^missing) {
-			t.Errorf("without capability %b", missing)
-		}
 	}
 }
 

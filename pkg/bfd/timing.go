@@ -33,11 +33,14 @@ func (s *session) endPoll() {
 	s.txInForce, s.rxInForce = s.desiredMinTx, s.requiredMinRx
 }
 
-// reconfigure takes new timers, multiplier, TTL or role without leaving the
-// state. The rest of cfg is what it was.
+// reconfigure takes new timers, multiplier, TTL, role or authentication without
+// leaving the state. The rest of cfg is what it was.
 func (s *session) reconfigure(cfg *SessionConfig, now time.Time) {
 	if cfg.Multiplier != s.cfg.Multiplier {
 		s.sendNow = true
+	}
+	if !sameAuth(cfg.Auth, s.cfg.Auth) {
+		s.rekey(cfg.Auth, now)
 	}
 	s.cfg = *cfg
 	s.setTimers()
@@ -133,6 +136,9 @@ func (s *session) next(now time.Time) time.Time {
 	earlier(s.expiry())
 	earlier(s.authExpiry())
 	earlier(s.hailEnd)
+	if s.rotation != nil {
+		earlier(s.rotation.until)
+	}
 	if s.state == stateAdminDown {
 		earlier(s.lingerEnd)
 	}

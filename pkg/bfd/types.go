@@ -134,6 +134,9 @@ type SessionState struct {
 	// drops them before they are seen.
 	Sent, Received, Dropped uint64
 	LastDrop                string
+	// Rotating tells that another authentication is wanted, and that the session
+	// still uses the one before, because the other end does.
+	Rotating bool
 	// Error is why the session cannot run, such as a socket that cannot be
 	// opened; empty if it can.
 	Error string

@@ -31,10 +31,14 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 		}
 	}
 	errs = append(errs, s.removePeers(ctx, srv, have, gone, want.downReason, s.timing.ceaseWait))
-	errs = append(errs, s.reconcileImports(ctx, srv, want.Import), s.reconcilePaths(ctx, srv, want))
-	errs = append(errs, guardListeners(want, s.listening))
-	if ctx.Err() == nil { // peers come only when all paths are in
-		for _, p := range want.Peers {
+	errs = append(errs, s.raiseLimits(ctx, srv, have, want.Peers))
+	errs = append(errs, s.reconcileImports(ctx, srv, want.Import))
+	complete, err := s.reconcilePaths(ctx, srv, want)
+	errs = append(errs, err, guardListeners(want, s.listening))
+	for _, p := range want.Peers {
+		// Peers come only when all paths are in, but then also if something has to go
+		// again, as it may have to all the time.
+		if _, there := have[p.Address]; ctx.Err() == nil || complete && !there {
 			errs = append(errs, s.reconcilePeer(ctx, srv, have, p, want.GracefulRestart))
 		}
 	}
@@ -43,8 +47,8 @@ func (s *Speaker) reconcile(ctx context.Context, want SpeakerConfig) error {
 
 // reconcilePaths deletes before it adds, and stops between two paths when ctx
 // ends. What the last listing showed is deleted before the next one, which takes
-// a tenth of a second for ten thousand paths.
-func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, want SpeakerConfig) error {
+// a tenth of a second for ten thousand paths. It tells whether all are in.
+func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, want SpeakerConfig) (complete bool, err error) {
 	wanted := make(map[pathKey]Path, len(want.Paths))
 	for _, p := range want.Paths {
 		wanted[p.key()] = p
@@ -57,7 +61,7 @@ func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, wan
 	}
 	have, err := listOwn(ctx, srv)
 	if err != nil {
-		return errors.Join(append(errs, err)...)
+		return false, errors.Join(append(errs, err)...)
 	}
 	for k, old := range have {
 		// GoBGP does not withdraw one of several paths of a prefix that the export
@@ -84,7 +88,11 @@ func (s *Speaker) reconcilePaths(ctx context.Context, srv *server.BgpServer, wan
 	}
 	errs = append(errs, s.addPaths(ctx, srv, want, add, have), s.sendAdmitted(ctx, srv))
 	s.setAnnounced(have)
-	return errors.Join(errs...)
+	complete = !slices.ContainsFunc(add, func(p Path) bool {
+		now, ok := have[p.key()]
+		return !ok || !samePath(now, p)
+	})
+	return complete, errors.Join(errs...)
 }
 
 func (s *Speaker) setAnnounced(have map[pathKey]Path) {

@@ -157,7 +157,7 @@ func TestAttributesOfAnInternalPeer(t *testing.T) {
 // that are up, and with and without ADD-PATH; a peer that comes up meanwhile
 // gets all.
 func TestManyChangesArePacked(t *testing.T) {
-	const n = 10000
+	const n = 3000
 	for _, addPath := range []bool{false, true} {
 		t.Run(fmt.Sprintf("ADD-PATH %t", addPath), func(t *testing.T) {
 			host, one, two, late := addr(t), addr(t), addr(t), addr(t)

@@ -15,6 +15,11 @@ import (
 // packs UPDATEs only when it sends its whole RIB.
 const bulkFrom = 200
 
+// addAnyway is how many paths are added although ctx has ended, in a few
+// milliseconds: a path that has to go ends the context, and where one always has
+// to, the others would never come. Those whose own time may be over wait.
+const addAnyway = 100
+
 // addPaths announces paths, and stops between two of them when ctx ends.
 func (s *Speaker) addPaths(ctx context.Context, srv *server.BgpServer, want SpeakerConfig, add []Path, have map[pathKey]Path) error {
 	if len(add) < bulkFrom {
@@ -30,16 +35,20 @@ func (s *Speaker) addPaths(ctx context.Context, srv *server.BgpServer, want Spea
 
 func (s *Speaker) addEach(ctx context.Context, srv *server.BgpServer, asn uint32, add []Path, have map[pathKey]Path) error {
 	var errs []error
-	for _, p := range add {
-		if ctx.Err() != nil {
-			errs = append(errs, fmt.Errorf("announce: %w", context.Cause(ctx)))
-			break
+	cut := false
+	for i, p := range add {
+		if ctx.Err() != nil && (i >= addAnyway || p.Fenced) {
+			cut = true
+			continue
 		}
-		if err := s.addPath(ctx, srv, p, asn); err != nil {
+		if err := s.addPath(context.WithoutCancel(ctx), srv, p, asn); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		have[p.key()] = p
+	}
+	if cut {
+		errs = append(errs, fmt.Errorf("announce: %w", context.Cause(ctx)))
 	}
 	return errors.Join(errs...)
 }

@@ -56,16 +56,20 @@ func (w *worker) setFence(until time.Duration) {
 	}
 }
 
-// standing are the wanted paths whose time is not over. The caller holds mu.
-func (w *worker) standing() []Path {
-	over := bootTime() >= w.fence
-	list := make([]Path, 0, len(w.paths))
+// standing are the wanted paths whose time is not over, and the fence if it is
+// over, else 0. Both are of one moment: a list with fenced paths must never count
+// as one without. The caller holds mu.
+func (w *worker) standing(now time.Duration) (list []Path, over time.Duration) {
+	if now >= w.fence {
+		over = w.fence
+	}
+	list = make([]Path, 0, len(w.paths))
 	for _, p := range w.paths {
-		if !p.Fenced || !over {
+		if !p.Fenced || now < w.fence {
 			list = append(list, p)
 		}
 	}
-	return list
+	return list, over
 }
 
 // holdsFenced tells whether the RIB has a fenced path. The caller holds mu.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // fencedPair is a speaker process with a fenced and another path, and its router.
@@ -69,6 +70,10 @@ func TestFenceStopped(t *testing.T) {
 	if err := syscall.Kill(proc.cmd.Process.Pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	// Its threads run on until each of them has seen the signal.
+	if err := unix.Waitid(unix.P_PID, proc.cmd.Process.Pid, nil, unix.WSTOPPED, nil); err != nil {
+		t.Fatal(err)
+	}
 	// What the daemon wants meanwhile comes after it.
 	tell(t, proc, message{Paths: &pathsMessage{Seq: 3, Set: []Path{path4(3)}}})
 	if got := p.quiet(500 * time.Millisecond); got != nil {
@@ -123,6 +128,23 @@ func TestFenceOverAgain(t *testing.T) {
 	w.setFence(1)
 	if w.swept == w.fence {
 		t.Error("the guard is off before all was withdrawn")
+	}
+}
+
+// Whether the fence is over is judged once for the paths and for what is noted of
+// them: if it ended in between, nobody would take them back.
+func TestFenceOneMoment(t *testing.T) {
+	t.Parallel()
+	fenced := path4(1)
+	fenced.Fenced = true
+	w := &worker{fence: 100, paths: map[pathKey]Path{fenced.key(): fenced}}
+	for now, want := range map[time.Duration]struct {
+		paths int
+		over  time.Duration
+	}{99: {1, 0}, 100: {0, 100}, 101: {0, 100}} {
+		if list, over := w.standing(now); len(list) != want.paths || over != want.over {
+			t.Errorf("at %d: %d paths, over %d, want %d and %d", now, len(list), over, want.paths, want.over)
+		}
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 const (
 	// maxFaults bounds how many different faults are remembered.
 	maxFaults = 8
+	// fromPeer begins the reason of a session that the peer has ended.
+	fromPeer = "received "
 	// refusalHolds is how long a refused OPEN is taken for the cause of
 	// connections that are closed.
 	refusalHolds = time.Minute
@@ -49,6 +51,7 @@ type fault struct{ key, text string }
 type lastFall struct {
 	text string
 	at   time.Time
+	told bool // by the peer, with a NOTIFICATION
 }
 
 func newLogAdapter(log *slog.Logger, wake chan struct{}) *logAdapter {
@@ -66,6 +69,14 @@ func (l *logAdapter) lastError(peer string) (string, time.Time) {
 	return e.text, e.at
 }
 
+// peerEnded tells whether the peer has ended the last session with a NOTIFICATION,
+// and it has not come up since.
+func (l *logAdapter) peerEnded(peer string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ends[peer].told
+}
+
 // explain replaces a reason that begins as given by one that says more, and tells
 // whether it did.
 func (l *logAdapter) explain(peer, begin, text string) bool {
@@ -73,7 +84,7 @@ func (l *logAdapter) explain(peer, begin, text string) bool {
 	defer l.mu.Unlock()
 	e, ok := l.errs[peer]
 	if ok = ok && strings.HasPrefix(e.text, begin); ok {
-		l.errs[peer] = lastFall{text, e.at}
+		l.errs[peer] = lastFall{text, e.at, e.told}
 		if l.ends[peer] == e {
 			l.ends[peer] = l.errs[peer]
 		}
@@ -151,7 +162,7 @@ func (l *logAdapter) Warn(msg string, fields gobgplog.Fields) {
 	key := fieldText(fields["Key"])
 	switch msg {
 	case "received notification":
-		l.note(key, "received "+notificationOf(fields))
+		l.note(key, fromPeer+notificationOf(fields))
 	case "sent notification":
 		l.note(key, "sent "+notificationOf(fields))
 	case "failed to send":
@@ -232,7 +243,7 @@ func (l *logAdapter) fell(peer, text string, wasUp bool) {
 	if e := l.errs[peer]; text == closedEarly && strings.Contains(e.text, openError) && now.Sub(e.at) < refusalHolds {
 		return
 	}
-	l.errs[peer] = lastFall{text, now}
+	l.errs[peer] = lastFall{text, now, strings.HasPrefix(text, fromPeer)}
 	if wasUp && !strings.Contains(text, openError) { // one that we refused was never up
 		l.ends[peer] = l.errs[peer]
 	}
@@ -247,7 +258,8 @@ func (l *logAdapter) cameUp(peer string) {
 	delete(l.errs, peer)
 	delete(l.restarts, peer)
 	if e, ok := l.ends[peer]; ok {
-		l.errs[peer] = e
+		e.told = false // the next end may be one that nobody gives a reason for
+		l.ends[peer], l.errs[peer] = e, e
 	}
 	poke(l.wake)
 }

@@ -227,8 +227,8 @@ type told struct {
 }
 
 // next returns the next message on the way to cfg, whose revision is rev: peers
-// that must go, paths that must go, paths that must come, at last everything
-// else.
+// that must go, paths that must go, higher limits for what the coming paths bring
+// back, paths that must come, at last everything else.
 func (t *told) next(cfg SpeakerConfig, rev uint64) (message, bool) {
 	if rev != t.rev {
 		t.rev = rev
@@ -253,6 +253,11 @@ func (t *told) next(cfg SpeakerConfig, rev uint64) (message, bool) {
 	if cfg.Fence != t.fence {
 		t.fence = cfg.Fence
 		return message{Fence: &fenceMessage{Until: cfg.Fence}}, true
+	}
+	if t.sessions.Name != "" && cfg.Reflected > t.sessions.Reflected {
+		more := t.sessions
+		more.Reflected = cfg.Reflected
+		return t.tell(more), true
 	}
 	if n := min(pathChunk, len(t.set)); n > 0 {
 		t.seq++
@@ -307,6 +312,6 @@ func (t *told) kept(cfg SpeakerConfig) []Peer {
 // go are told.
 func sameSessions(a, b SpeakerConfig) bool {
 	return a.Name == b.Name && a.ASN == b.ASN && a.RouterID == b.RouterID && a.ListenPort == b.ListenPort &&
-		a.GracefulRestart == b.GracefulRestart && slices.Equal(a.Watch, b.Watch) && slices.Equal(a.Import, b.Import) &&
+		a.GracefulRestart == b.GracefulRestart && a.Reflected == b.Reflected && slices.Equal(a.Watch, b.Watch) && slices.Equal(a.Import, b.Import) &&
 		slices.Equal(a.ListenAddresses, b.ListenAddresses) && slices.EqualFunc(a.Peers, b.Peers, samePeer)
 }

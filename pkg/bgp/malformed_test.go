@@ -223,10 +223,9 @@ func TestStrangeButHarmless(t *testing.T) {
 	}
 }
 
-// A thousand connections, of the peer and of strangers, disturb nobody, and the
-// peer is served afterwards.
-func TestManyConnections(t *testing.T) {
-	l := newHostileLab(t, 1)
+// flood opens a thousand connections, of a peer and of a stranger by turns.
+func (l *hostileLab) flood(t *testing.T) []net.Conn {
+	t.Helper()
 	stranger := addr(t)
 	var open []net.Conn
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -243,6 +242,14 @@ func TestManyConnections(t *testing.T) {
 	if len(open) < 500 {
 		t.Errorf("%d connections were made", len(open))
 	}
+	return open
+}
+
+// A thousand connections, of the peer and of strangers, disturb nobody, and the
+// peer is served afterwards.
+func TestManyConnections(t *testing.T) {
+	l := newHostileLab(t, 1)
+	open := l.flood(t)
 	for _, conn := range open {
 		_ = conn.Close()
 	}

@@ -262,16 +262,18 @@ func TestWithdrawOvertakesAnnounce(t *testing.T) {
 		cfg.Paths = append(cfg.Paths, path4(i))
 	}
 	announce(m, cfg)
-	p.await(5*time.Second, hasPrefix("[+"))
+	p.await(15*time.Second, hasPrefix("[+"))
 	down := conf("en1", 65010, host)
 	down.DownReason = "link down"
 	start := time.Now()
 	m.Withdraw(Desired{Speakers: []SpeakerConfig{down}})
 	// With the text, unless so much is queued for the router that it would wait.
-	all := p.await(5*time.Second, hasPrefix("notification 6/"))
-	t.Logf("%q %s after the call, when %d of 20000 paths were out", all[len(all)-1], time.Since(start), len(all))
-	if d := time.Since(start); d > 500*time.Millisecond {
-		t.Errorf("Cease after %s", d)
+	all := p.await(15*time.Second, hasPrefix("notification 6/"))
+	d, paths := time.Since(start), strings.Count(strings.Join(all, ""), "+10.")
+	t.Logf("%q %s after the call, when %d of 20000 paths were out", all[len(all)-1], d, paths)
+	// A busy machine makes all of it slow, but the list does not come first.
+	if d > 500*time.Millisecond && paths > 10000 {
+		t.Errorf("Cease after %s, behind %d of 20000 paths", d, paths)
 	}
 }
 

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -25,6 +26,17 @@ func (s *Speaker) reconcilePeer(ctx context.Context, srv *server.BgpServer, have
 	why := sessionChanges(given, want, oldGR, gr)
 	if up && known && len(why) == 0 {
 		return s.changeInPlace(ctx, srv, given, want, gr)
+	}
+	peer.MaxPrefixes = want.MaxPrefixes
+	if !up && known && oldGR == gr && samePeer(peer, want) && old.GetState().GetAdminState() != api.PeerState_PFX_CT {
+		// It changes with every VIP, and what is connecting must not begin anew
+		// each time. One that sent too many gets another chance.
+		given.MaxPrefixes = want.MaxPrefixes
+		if err := s.updatePeer(ctx, srv, given, gr); err != nil {
+			return err
+		}
+		s.remember(want, given, gr, false)
+		return nil
 	}
 	if up {
 		reason := strings.Join(why, ", ") + " changed"
@@ -81,6 +93,28 @@ func (s *Speaker) changeInPlace(ctx context.Context, srv *server.BgpServer, give
 		s.refuse(*refused)
 	}
 	return nil
+}
+
+// raiseLimits lets the peers that are up send more prefixes, where more are
+// wanted. It comes before any path: a router sends back what it learns by another
+// session as soon as it has it, which is before the last of many paths is in.
+func (s *Speaker) raiseLimits(ctx context.Context, srv *server.BgpServer, have map[netip.Addr]*api.Peer, wanted []Peer) error {
+	var errs []error
+	for i := range wanted {
+		peer, given, gr, known := s.told(wanted[i].Address)
+		limit := wanted[i].MaxPrefixes // 0 is none
+		up := stateFromAPI(have[wanted[i].Address].GetState().GetSessionState()) == Established
+		if !up || !known || given.MaxPrefixes == 0 || limit != 0 && limit <= given.MaxPrefixes {
+			continue
+		}
+		peer.MaxPrefixes, given.MaxPrefixes = limit, limit
+		if err := s.updatePeer(ctx, srv, given, gr); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s.remember(peer, given, gr, false)
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Speaker) updatePeer(ctx context.Context, srv *server.BgpServer, p Peer, gr GracefulRestart) error {

@@ -51,7 +51,7 @@ func startProcess(ctx context.Context, cmd *exec.Cmd, log *slog.Logger) (*proces
 	defer in.Close() //nolint:errcheck // the process has its own
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = in
-	cmd.SysProcAttr = processAttributes()
+	cmd.SysProcAttr = confinement().Attributes()
 	p := &process{conn: ours, cmd: cmd, exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {

@@ -70,6 +70,7 @@ func (s *Speaker) peerState(rec *session, p *api.Peer) PeerState {
 		State: rec.state, Since: rec.since, Transitions: rec.transitions,
 	}
 	out.LastError, out.LastErrorAt = s.adapter.lastError(rec.peer.Address.String())
+	out.PeerEnded = rec.state != Established && s.adapter.peerEnded(rec.peer.Address.String())
 	hint(&out, &rec.peer, time.Now())
 	for _, af := range p.GetAfiSafis() {
 		out.Received += af.GetState().GetReceived()

@@ -116,12 +116,26 @@ func TestLastError(t *testing.T) {
 			t.Fatal(err)
 		}
 		awaitError(t, s, router, time.Second, "Administrative Reset")
+		ended := func(want bool) {
+			t.Helper()
+			if got := peerState(s.State(), router); got.PeerEnded != want {
+				t.Errorf("ended by the peer: %t in %+v", got.PeerEnded, got)
+			}
+		}
+		eventually(t, time.Second, func() string { return "idle" }, func() bool { return peerState(s.State(), router).State != Established })
+		ended(true)
 		awaitListening(t, s, router)
 		_ = connectSoon(t, router, host).Close()
 		awaitError(t, s, router, time.Second, "connection closed by the peer during OPEN")
-		dialRaw(t, router, host, 65001, rawOptions{})
+		ended(true)
+		p = dialRaw(t, router, host, 65001, rawOptions{})
 		awaitEstablished(t, s, router)
 		awaitError(t, s, router, time.Second, "Administrative Reset")
+		ended(false)
+		// A connection that only ends leaves the router what it has.
+		_ = p.conn.Close()
+		eventually(t, time.Second, func() string { return "idle" }, func() bool { return peerState(s.State(), router).State != Established })
+		ended(false)
 	})
 	t.Run("peer closes", func(t *testing.T) {
 		host, router := addr(t), addr(t)

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -251,5 +252,65 @@ func TestMD5KeyIsDeleted(t *testing.T) {
 	}
 	if e := s.State().Error; e != "" {
 		t.Errorf("error: %s", e)
+	}
+}
+
+// VIPs that come and go change the limit of prefixes all the time. That keeps no
+// session from coming up, for which this end may have to dial: it then waits for a
+// second or two, and must not begin to do so again.
+func TestLimitsWhileConnecting(t *testing.T) {
+	host, router := addr(t), addr(t)
+	r := startSpeaker(t, SpeakerOptions{})
+	waits := peer(host, 65010)
+	waits.Passive = true
+	apply(t, r, conf("r1", 65001, router, waits))
+	s := startSpeaker(t, SpeakerOptions{})
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	cfg.Peers[0].MaxPrefixes = 16
+	changed := time.NewTicker(100 * time.Millisecond)
+	defer changed.Stop()
+	for end := time.Now().Add(5 * time.Second); peerState(s.State(), router).State != Established; <-changed.C {
+		if time.Now().After(end) {
+			t.Fatalf("not up after %d changes: %+v", cfg.Reflected, s.State())
+		}
+		cfg.Reflected++
+		apply(t, s, cfg)
+	}
+	have, err := s.listPeers(t.Context(), s.server.Load())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, af := range have[router].GetAfiSafis() {
+		if got := af.GetPrefixLimits().GetMaxPrefixes(); got != 16+cfg.Reflected {
+			t.Errorf("limit is %d, want %d", got, 16+cfg.Reflected)
+		}
+	}
+}
+
+// What has to go cuts an Apply short, and may do so each time: what has to come
+// still comes, the paths before the peers. Only paths whose time may be over do not.
+func TestCutShortEachTime(t *testing.T) {
+	host, router := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	cfg := conf("en1", 65010, host)
+	apply(t, s, cfg)
+	cfg.Peers = conf("en1", 65010, host, peer(router, 65001)).Peers
+	for i := range 2*addAnyway + 1 {
+		cfg.Paths = append(cfg.Paths, path4(i))
+	}
+	cut, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, want := range []struct{ paths, peers int }{{addAnyway, 0}, {2 * addAnyway, 0}, {2*addAnyway + 1, 1}} {
+		err := s.Apply(cut, cfg)
+		st := s.State()
+		if len(st.Announced) != want.paths || len(st.Peers) != want.peers || (err == nil) != (want.peers > 0) {
+			t.Errorf("%d paths and %d peers, %v, want %d and %d", len(st.Announced), len(st.Peers), err, want.paths, want.peers)
+		}
+	}
+	fenced := path4(3 * addAnyway)
+	fenced.Fenced = true
+	cfg.Paths = append(cfg.Paths, fenced, path4(4*addAnyway))
+	if err := s.Apply(cut, cfg); !errors.Is(err, context.Canceled) || len(s.State().Announced) != 2*addAnyway+2 {
+		t.Errorf("with a fenced path: %d paths, %v", len(s.State().Announced), err)
 	}
 }

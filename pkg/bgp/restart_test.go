@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -174,6 +175,46 @@ func TestFreshSessionIsNoLostRestart(t *testing.T) {
 				t.Errorf("%v, flag %t: lost is %t", state, flag, got)
 			}
 		}
+	}
+}
+
+// A process that is replaced for its listeners before any session came up leaves
+// its successor the word for the routers, which still keep the routes of the
+// process before both. One that withdrew leaves nothing.
+func TestReplacedProcessStillRestarts(t *testing.T) {
+	for name, withdraws := range map[string]bool{"listeners": false, "router id": true} {
+		t.Run(name, func(t *testing.T) {
+			host, other, router := addr(t), addr(t), addr(t)
+			taken, err := net.ListenTCP("tcp", tcpAddr(other, testPort))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer taken.Close() //nolint:errcheck // closed below, or the test has failed
+			m := startManager(t, Options{Restarting: true}, nil)
+			cfg := graceful(conf("en1", 65010, host))
+			cfg.Paths = []Path{path4(1)}
+			if !withdraws {
+				cfg.ListenAddresses = append(cfg.ListenAddresses, other)
+			}
+			announce(m, cfg)
+			// It has the path only once it listens.
+			first := awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Phase == Running && len(s.Announced) == 1 })
+			if err := taken.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if withdraws {
+				cfg.RouterID = other
+				announce(m, cfg)
+			}
+			awaitPhase(t, m, "en1", func(s SpeakerState) bool { return s.Phase == Running && s.PID != first.PID })
+			cfg.Peers = conf("en1", 65010, host, peer(router, 65001)).Peers
+			announce(m, cfg)
+			p := dialRaw(t, router, host, 65001, rawOptions{restart: 120, waits: true})
+			want := openBits{Restart: !withdraws, Forwarding: !withdraws, Seconds: 20}
+			if diff := cmp.Diff(want, bits(p)); diff != "" {
+				t.Errorf("OPEN (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,11 +51,16 @@ func newRunner(m *Manager, cfg SpeakerConfig) *runner {
 	return r
 }
 
+// maxGone bounds how many peers that are gone are remembered: a router may change its
+// link-local address again and again.
+const maxGone = 64
+
 // count carries a peer's transitions on when it is added anew, in the same
 // process or in the next.
 type count struct {
 	base, last uint64
 	up         bool
+	gone       time.Time // since when nobody tells of it; zero if somebody does
 }
 
 // fold closes the books of a peer that is gone, which ended its session.
@@ -81,13 +87,26 @@ func (r *runner) tally(peers []PeerState) {
 		if p.Transitions < c.last {
 			c.fold()
 		}
-		c.last, c.up = p.Transitions, p.State == Established
+		c.last, c.up, c.gone = p.Transitions, p.State == Established, time.Time{}
 		p.Transitions += c.base
 	}
+	var gone []netip.Addr
 	for a, c := range r.counts {
-		if !told[a] {
-			c.fold()
+		if told[a] {
+			continue
 		}
+		c.fold()
+		if c.gone.IsZero() {
+			c.gone = time.Now()
+		}
+		gone = append(gone, a)
+	}
+	if len(gone) <= maxGone {
+		return
+	}
+	slices.SortFunc(gone, func(a, b netip.Addr) int { return r.counts[b].gone.Compare(r.counts[a].gone) })
+	for _, a := range gone[maxGone:] {
+		delete(r.counts, a)
 	}
 }
 
@@ -139,7 +158,6 @@ func (r *runner) run(ctx context.Context) {
 			})
 			return
 		case replaced:
-			r.restarting = false
 			continue
 		case crashed:
 			r.restarting = true
@@ -208,6 +226,11 @@ func (r *runner) live(ctx context.Context) (ending, string) {
 	how, reason := l.supervise(ctx)
 	_ = p.conn.Close()
 	l.wg.Wait()
+	if o := l.stop.Load(); how == replaced {
+		// Routers may still hold the routes of a process before this one, unless it
+		// withdrew or lived for longer than they keep them.
+		r.restarting = r.restarting && o.mode == StopRestart && time.Since(p.started) < cfg.GracefulRestart.RestartTime
+	}
 	if reason == "" {
 		reason = p.reason
 	}

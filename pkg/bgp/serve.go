@@ -59,7 +59,7 @@ func ServeInherited(ctx context.Context) error {
 func Serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
 	// Whoever stops the daemon may signal the whole group. The daemon decides.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	if err := dropPrivileges(log); err != nil {
+	if _, err := confinement().Enter(log); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
 	return serve(ctx, conn, log)
@@ -236,11 +236,8 @@ func (w *worker) applyOnce(ctx context.Context) error {
 	w.mu.Lock()
 	w.cancel = cancel
 	cfg, seq := w.cfg, w.seq
-	cfg.Paths = w.standing()
-	over := w.fence
-	if bootTime() < over {
-		over = 0
-	}
+	var over time.Duration
+	cfg.Paths, over = w.standing(bootTime())
 	w.mu.Unlock()
 	if cfg.Name == "" {
 		return nil // paths come before the rest
@@ -321,6 +318,10 @@ func (w *worker) watch(ctx context.Context) error {
 	defer frozen.Stop()
 	tick := time.NewTicker(listenRecheck)
 	defer tick.Stop()
+	looked := time.Now()
+	// Without a look for this long the process itself did not run, as when it was
+	// frozen with its whole container: that is no silence of the daemon.
+	stood := func() bool { return time.Since(looked) > 2*listenRecheck }
 	for {
 		select {
 		case <-ctx.Done():
@@ -328,10 +329,19 @@ func (w *worker) watch(ctx context.Context) error {
 		case <-w.pinged:
 			frozen.Reset(w.timeout)
 		case <-frozen.C:
+			if stood() {
+				looked = time.Now()
+				frozen.Reset(w.timeout)
+				continue
+			}
 			w.log.Error("daemon is frozen, all is withdrawn", "timeout", w.timeout)
 			return w.stop(ctx, StopDrain, "announcing daemon does not answer")
 		case <-tick.C:
+			if stood() {
+				frozen.Reset(w.timeout)
+			}
 			w.recheck(ctx)
+			looked = time.Now()
 		}
 	}
 }

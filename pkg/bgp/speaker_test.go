@@ -194,8 +194,6 @@ func TestHoldTime(t *testing.T) {
 		func() bool { return strings.Contains(peerState(s.State(), router).LastError, "Hold Timer Expired") })
 }
 
-// A router that sends more than allowed gets Cease 6/1, changes nothing and is
-// asked again after a pause; nothing of it reaches another peer.
 // A router that has our paths by another session sends them back, however many
 // there are; and a limit that rises with them is no reason to end a session.
 func TestPrefixLimitLeavesOutWhatIsReflected(t *testing.T) {
@@ -218,6 +216,47 @@ func TestPrefixLimitLeavesOutWhatIsReflected(t *testing.T) {
 	p1.await(2*time.Second, hasPrefix("notification 6/1"))
 }
 
+// A router that hears of new paths by another session sends them back while the
+// speaker is still taking them in: the limit must have risen by then.
+func TestPrefixLimitRisesBeforePathsGo(t *testing.T) {
+	host, r1 := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	limited := peer(r1, 65001)
+	limited.MaxPrefixes = 100
+	cfg := conf("en1", 65010, host, limited)
+	apply(t, s, cfg)
+	p1 := dialRaw(t, r1, host, 65001, rawOptions{})
+	awaitEstablished(t, s, r1)
+	srv := s.server.Load()
+	const paths = 3000
+	var want []Path
+	for i := range paths {
+		want = append(want, path4(i))
+	}
+	cfg.Paths, cfg.Reflected = want, paths
+	done := make(chan error, 1)
+	go func() { done <- s.Apply(t.Context(), cfg) }()
+	eventually(t, 5*time.Second, func() string { return "no path taken in" }, func() bool {
+		own, err := listOwn(t.Context(), srv)
+		return err == nil && len(own) > 0
+	})
+	if len(done) > 0 {
+		t.Fatal("all paths were in before the router could answer: the test shows nothing")
+	}
+	push(t, p1, r1, 65001, 0, paths)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	p1.await(2*time.Second, hasPrefix("[+"))
+	eventually(t, 5*time.Second, func() string { return fmt.Sprintf("%+v", s.State()) },
+		func() bool { return peerState(s.State(), r1).Received >= paths })
+	if got := peerState(s.State(), r1); got.Transitions != 1 {
+		t.Errorf("the session flapped: %+v", got)
+	}
+}
+
+// A router that sends more than allowed gets Cease 6/1, changes nothing and is
+// asked again after a pause; nothing of it reaches another peer.
 func TestPrefixLimitAndNoTransit(t *testing.T) {
 	host, r1, r2 := addr(t), addr(t), addr(t)
 	s := startSpeaker(t, SpeakerOptions{})

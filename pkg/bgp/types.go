@@ -315,6 +315,10 @@ type PeerState struct {
 	// socket's error. Empty if nothing went wrong.
 	LastError   string
 	LastErrorAt time.Time
+	// PeerEnded tells that the peer has ended the last session with a NOTIFICATION: it
+	// has no path of it any more (RFC 4271 section 6), unless graceful restart keeps
+	// them. False while a session is established.
+	PeerEnded bool
 	// IPv4 and IPv6 tell which unicast families the session negotiated.
 	IPv4, IPv6 bool
 	// AddPath tells that the peer takes several paths of a prefix,
