@@ -18,7 +18,7 @@ func newBFDProcessCommand() *cobra.Command {
 		Use:    bfdCommand,
 		Short:  "Be the process of all BFD sessions; started by run",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   takes(0, 0),
 		RunE:   does(func(cmd *cobra.Command, _ []string) error { return bfd.ServeInherited(cmd.Context()) }),
 	}
 }

@@ -38,7 +38,7 @@ func (k *checkers) check(c config.Check) (health.Checker, error) {
 	case c.GRPC != nil:
 		return health.NewGRPC(health.GRPCConfig{
 			Address: c.GRPC.Address, Service: c.GRPC.Service, TLS: c.GRPC.TLS, Insecure: c.GRPC.Insecure,
-			CAFile: c.GRPC.CAFile, ServerName: c.GRPC.ServerName, Source: c.Source,
+			CAFile: c.GRPC.CAFile, ServerName: c.GRPC.ServerName, Hold: c.GRPC.Hold, Source: c.Source,
 		})
 	case c.ICMP != nil:
 		return health.NewICMP(health.ICMPConfig{Address: c.ICMP.Address, Source: c.Source})
@@ -60,7 +60,7 @@ func httpConfig(check *config.Check) health.HTTPConfig {
 	c := check.HTTP
 	out := health.HTTPConfig{
 		URL: c.URL, Method: c.Method, Header: http.Header{}, Body: c.ExpectBody,
-		Insecure: c.Insecure, CAFile: c.CAFile, ServerName: c.ServerName, Source: check.Source,
+		Insecure: c.Insecure, CAFile: c.CAFile, ServerName: c.ServerName, Hold: c.Hold, Source: check.Source,
 	}
 	for _, h := range c.Headers {
 		out.Header.Add(h.Name, string(h.Value))

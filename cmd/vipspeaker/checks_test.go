@@ -152,6 +152,7 @@ func TestServersAreAskedAsConfigured(t *testing.T) {
 			"grpc, good service":   {config.Check{GRPC: &config.GRPCCheck{Address: at, Service: "good"}}, true},
 			"grpc, other service":  {config.Check{GRPC: &config.GRPCCheck{Address: at, Service: "bad"}}, false},
 			"grpc, TLS":            {config.Check{GRPC: &config.GRPCCheck{Address: at, TLS: true, Insecure: true}}, false},
+			"grpc, held":           {config.Check{GRPC: &config.GRPCCheck{Address: at, Hold: true}}, true},
 			"listen":               {config.Check{Listen: &config.ListenCheck{Port: 5301, Protocol: "tcp", Address: one}}, true},
 			"listen, udp":          {config.Check{Listen: &config.ListenCheck{Port: 5300, Protocol: "udp", Address: one}}, true},
 			"listen, other port":   {config.Check{Listen: &config.ListenCheck{Port: 5302, Protocol: "tcp", Address: one}}, false},
@@ -159,6 +160,7 @@ func TestServersAreAskedAsConfigured(t *testing.T) {
 			"icmp":                 {config.Check{ICMP: &config.ICMPCheck{Address: one}}, true},
 			"icmp, from a source":  {config.Check{ICMP: &config.ICMPCheck{Address: one}, Source: netip.MustParseAddr("127.0.0.9")}, true},
 			"icmp, not our source": {config.Check{ICMP: &config.ICMPCheck{Address: one}, Source: netip.MustParseAddr("192.0.2.1")}, false},
+			"http, held":           {config.Check{HTTP: &config.HTTPCheck{URL: &url.URL{Scheme: "http", Host: "127.0.0.1:5301"}, Method: "GET", Hold: true}}, false},
 			"tcp, held":            {config.Check{TCP: &config.TCPCheck{Address: at, Hold: true}}, true},
 			"tcp, not our source":  {config.Check{TCP: &config.TCPCheck{Address: at}, Source: netip.MustParseAddr("192.0.2.1")}, false},
 		} {
@@ -166,7 +168,7 @@ func TestServersAreAskedAsConfigured(t *testing.T) {
 			if err = asked(t, checker, err); (err == nil) != tt.pass {
 				t.Errorf("%s: %v, want a pass: %t", name, err, tt.pass)
 			}
-			if _, watches := checker.(health.Watcher); watches != (tt.check.Listen != nil || tt.check.TCP != nil && tt.check.TCP.Hold) {
+			if _, watches := checker.(health.Watcher); watches != (tt.check.Listen != nil || strings.HasSuffix(name, ", held")) {
 				t.Errorf("%s: hears of changes between runs: %t", name, watches)
 			}
 		}

@@ -62,18 +62,17 @@ type daemon struct {
 	owners   *owner.Manager // nil without ownership
 	loop     *speaker.Loop
 	reloader *reloader
+	keeper   *keeper
 
 	control net.Listener
 	http    net.Listener // nil if http.listen is off
 	server  *http.Server
 
+	ordered      atomic.Pointer[string]        // how the end was ordered, nil before
 	config       atomic.Pointer[config.Config] // in force
 	configStatus atomic.Pointer[status.Config]
 	first        sync.Once
 	chosen       netip.Addr                 // the router id in the state directory at the start
-	written      netip.Addr                 // the one there now; belongs to publish
-	fronts       []netip.Prefix             // those in the state directory; belongs to publish
-	frontsFail   bool                       // they could not be written; belongs to publish
 	given        atomic.Pointer[netip.Addr] // the one in the configuration, zero if it leaves the choice
 }
 
@@ -99,10 +98,12 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 	if d.chosen, err = readRouterID(d.stateDir); err != nil {
 		return err
 	}
-	d.written = d.chosen
-	if d.fronts, err = readFronts(d.stateDir, cfg.BGP.GracefulRestart.RestartTime, time.Now()); err != nil {
+	fronts, err := readFronts(d.stateDir, cfg.BGP.GracefulRestart.RestartTime, time.Now())
+	if err != nil {
 		return err
 	}
+	d.keeper = newKeeper(d.stateDir, d.log)
+	d.keeper.adopt(d.chosen, fronts)
 	d.given.Store(&cfg.BGP.RouterID)
 	d.hooks = hook.New(hook.Options{Log: d.log})
 	d.orders = orders.Open(orders.Options{Log: d.log, Dir: f.dataDir, Changed: d.ordersChanged, Expired: d.expired})
@@ -133,7 +134,7 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 		Network: d.network, Checks: d.checks, Kernel: d.kernel, Sessions: d.sessions, BFD: d.bfd, Routers: d.routers,
 		NewChecker: makes.check, NewProbe: makes.probe, Orders: d.orders.Orders, Publish: d.publish, Record: d.record, HostProblems: d.doctor.Problems, ConfigStatus: func() status.Config { return *d.configStatus.Load() },
 		Version: v.Version, Adopted: d.kernel.Adopted(), AdoptedSources: d.kernel.AdoptedSources(), AdoptedLearned: d.kernel.AdoptedLearned(),
-		Fronts: d.fronts,
+		Fronts: fronts,
 	})
 	if err != nil {
 		return err
@@ -144,9 +145,9 @@ func (d *daemon) build(ctx context.Context, f *flags, cfg *config.Config) (err e
 
 // listen opens the control socket and the port for metrics.
 func (d *daemon) listen(ctx context.Context, f *flags, cfg *config.Config, v versions) (err error) {
-	socket := f.socket
-	if socket == "" {
-		socket = cfg.Control.Socket
+	socket, err := f.socketOf(cfg)
+	if err != nil {
+		return err
 	}
 	if d.control, err = control.Listen(ctx, socket); err != nil {
 		return err
@@ -207,10 +208,12 @@ func (d *daemon) serve(ctx context.Context) error {
 	p.start("doctor", d.doctor.Run)
 	p.start("orders", d.orders.Run)
 	p.start("hooks", d.hooks.Run)
+	p.start("state directory", d.keeper.run)
 	p.start("service manager", func(ctx context.Context) error { return d.notify.watchdog(ctx, d.loop.Healthy) })
 	p.start("control", func(ctx context.Context) error {
 		return control.Serve(ctx, d.control, control.Options{
 			Log: d.log, Status: d.store.Load, Reload: d.reload, Events: d.events, Operator: &operator{d}, Failback: d.failback, Move: d.move,
+			Handover: d.handOver,
 		})
 	})
 	if d.http != nil {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,7 +59,7 @@ func TestStopRestoresTheHost(t *testing.T) {
 		}
 		for _, args := range [][]string{{"run", "--config", l.config}, {"cleanup"}, {"cleanup", "--if-stopped"}} {
 			got := start(t, nil, nil, args...)
-			want := fmt.Sprintf("vipspeaker: another vipspeaker (process %d) uses the state directory /run/vipspeaker\n", d.cmd.Process.Pid)
+			want := fmt.Sprintf("vipspeaker: another vipspeaker (process %d) uses the state directory /run/vipspeaker: stop that one first\n", d.cmd.Process.Pid)
 			if code := got.wait(t); code != exitBad || got.log.String() != want {
 				t.Errorf("%q beside a daemon: code %d, %s", args, code, &got.log)
 			}
@@ -220,6 +222,95 @@ func TestReloadOfARunningDaemon(t *testing.T) {
 	})
 }
 
+// TestStopDuringReload: a reload whose disk does not answer holds up no order to
+// stop.
+func TestStopDuringReload(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig)
+		d := l.daemon(t)
+		_ = reloadAndHang(t, l, d)
+		if code := d.signal(t, syscall.SIGTERM); code != exitGood {
+			t.Errorf("exit code %d", code)
+		}
+		l.same(t)
+	})
+}
+
+// reloadAndHang orders a reload and returns when it reads the file, which does not
+// answer until the function that it returns is called, or the test has ended.
+func reloadAndHang(t *testing.T, l *lab, d *program) (answer func()) {
+	t.Helper()
+	// Whoever opens a file waits for its lease to be given back (fcntl(2)).
+	file, err := os.OpenFile(l.config, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	lease := func(cmd, arg int) int {
+		kind, leaseErr := unix.FcntlInt(file.Fd(), cmd, arg)
+		if leaseErr != nil {
+			t.Fatal(leaseErr)
+		}
+		return kind
+	}
+	lease(unix.F_SETLEASE, unix.F_WRLCK)
+	if err = d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	netnstest.Until(t, 5*time.Second, func() error {
+		if lease(unix.F_GETLEASE, 0) == unix.F_WRLCK {
+			return errors.New("nobody reads the file again")
+		}
+		return nil
+	})
+	return func() { lease(unix.F_SETLEASE, unix.F_UNLCK) }
+}
+
+// pending is an error while a signal waits to be taken by a process, proc_pid_status(5).
+func pending(pid int, s syscall.Signal) error {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		if mask, ok := strings.CutPrefix(line, "ShdPnd:"); ok {
+			set, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			if err == nil && set&(1<<(s-1)) != 0 {
+				err = fmt.Errorf("%s is pending", s)
+			}
+			return err
+		}
+	}
+	return errors.New("no line ShdPnd")
+}
+
+// TestStopAfterReload: an order to stop is carried out as the file says that an
+// order just before it was to reload.
+func TestStopAfterReload(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig)
+		d := l.daemon(t)
+		if err := os.WriteFile(l.config, []byte(labConfig+"shutdown: {mode: restart}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		answer := reloadAndHang(t, l, d)
+		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		netnstest.Until(t, 5*time.Second, func() error { // it is heard before the reload is done
+			return pending(d.cmd.Process.Pid, syscall.SIGTERM)
+		})
+		answer()
+		if code := d.wait(t); code != exitGood || !l.holds() {
+			t.Errorf("exit code %d, VIPs held: %t, want them left for the next process", code, l.holds())
+		}
+		if got := call(t, "cleanup"); got.Code != exitGood {
+			t.Errorf("cleanup: %+v", got)
+		}
+		l.same(t)
+	})
+}
+
 // TestOrdinaryUser: the daemon needs no root, only two capabilities, as the
 // systemd unit gives them.
 func TestOrdinaryUser(t *testing.T) {
@@ -279,6 +370,10 @@ func TestRouterIDLivesAsLongAsTheState(t *testing.T) {
 				s, err := picture(t)
 				if err == nil && s.RouterID.String() != r.want {
 					err = fmt.Errorf("%s: router id %v, want %s", r.name, s.RouterID, r.want)
+				}
+				// It is written beside the control loop, so a moment later.
+				if kept, _ := os.ReadFile(filepath.Join(defaultStateDir, routerIDName)); err == nil && r.end == syscall.SIGKILL && string(kept) != r.kept {
+					err = fmt.Errorf("%s: %q is kept", r.name, kept)
 				}
 				return err
 			})
@@ -366,18 +461,90 @@ func TestSecondSignal(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		d := l.daemon(t)
+		// A process that does not answer is waited for.
+		pid := 0
+		netnstest.Until(t, 5*time.Second, func() error {
+			st, err := picture(t)
+			if err != nil {
+				return err
+			}
+			if pid = st.Interfaces[0].Speaker.PID; pid == 0 {
+				return errors.New("no speaker process runs")
+			}
+			return nil
+		})
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		// The first is the order, those that follow at once are the same, and then comes one
+		// that is another.
+		begin := time.Now()
+		netnstest.Until(t, 10*echoes, func() error {
+			if err := d.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+				return nil
+			}
+			return errors.New("it has not ended")
+		})
+		if took := time.Since(begin); took < echoes {
+			t.Errorf("ended after %s, want the echoes of %s ignored", took, echoes)
+		}
+		if code := d.wait(t); code != exitBad || !strings.Contains(d.log.String(), "ended at once by a second signal") {
+			t.Errorf("code %d:\n%s", code, &d.log)
+		}
+		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood {
+			t.Errorf("cleanup: %+v", got)
+		}
+		l.same(t)
+	})
+}
+
+// TestEchoOfASignal: two signals at once are one order, which is carried out.
+func TestEchoOfASignal(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig)
+		d := l.daemon(t)
 		// Both are there when it goes on.
 		for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGINT} {
 			if err := d.cmd.Process.Signal(s); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if code := d.signal(t, syscall.SIGCONT); code != exitBad || !strings.Contains(d.log.String(), "ended at once by a second signal") {
-			t.Errorf("code %d", code)
-		}
-		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood {
-			t.Errorf("cleanup: %+v", got)
+		if code := d.signal(t, syscall.SIGCONT); code != exitGood {
+			t.Errorf("code %d:\n%s", code, &d.log)
 		}
 		l.same(t)
+	})
+}
+
+// TestCleanupWithADamagedStateFile: with the configuration the routes of the main
+// table are known that are ours, and nobody else's with the same number are taken.
+func TestCleanupWithADamagedStateFile(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig+"egress: {import: [0.0.0.0/0], install: main}\n")
+		ns.IP("route add 198.51.100.0/24 via 10.68.1.2 proto 68 metric 20")
+		before := ns.IP("route show")
+		ns.IP("route add default via 10.68.1.2 table 6801 proto 68")
+		ns.IP("route add default via 10.68.1.2 proto 68 metric 20")
+		if err := os.MkdirAll(defaultStateDir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		damage := func() {
+			if err := os.WriteFile(filepath.Join(defaultStateDir, "vip.json"), []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		damage()
+		got := call(t, "cleanup", "--config", "/run/nowhere.yaml")
+		if got.Code != exitGood || !strings.Contains(got.Stderr, "without the configuration") || !strings.Contains(got.Stderr, "route=0.0.0.0/0 metric=20") {
+			t.Errorf("without a configuration: %+v", got)
+		}
+		ns.IP("route add default via 10.68.1.2 table 6801 proto 68")
+		damage()
+		if got := call(t, "cleanup", "--config", l.config); got.Code != exitGood || !strings.Contains(got.Stderr, "route=198.51.100.0/24 metric=20") {
+			t.Errorf("with it: %+v", got)
+		}
+		if after := ns.IP("route show"); after != before {
+			t.Errorf("main table:\n%s\nwant:\n%s", after, before)
+		}
 	})
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"vipspeaker/internal/demo"
@@ -17,7 +19,7 @@ what a client sees. It takes less than a minute and leaves nothing behind. It
 needs root, or a kernel that lets users make user namespaces.
 
 Exit code 1 if anything was not as the text claims.`,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			return demo.Run(cmd.Context(), demoOptions(cmd, pause), cmd.ErrOrStderr())
 		}),
@@ -32,12 +34,13 @@ func newDemoStageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    demo.StageCommand,
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   takes(0, 0),
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
-			if err := demo.Stage(cmd.Context(), demoOptions(cmd, pause)); err != nil {
+			err := demo.Stage(cmd.Context(), demoOptions(cmd, pause))
+			if err != nil && !errors.Is(err, demo.ErrNotWritten) {
 				return &badEnd{} // the stage has told it
 			}
-			return nil
+			return err
 		}),
 	}
 	cmd.Flags().BoolVar(&pause, "pause", false, "")

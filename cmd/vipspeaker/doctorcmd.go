@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"vipspeaker/internal/privilege"
@@ -23,19 +24,21 @@ func newDoctorCommand(f *flags) *cobra.Command {
 	var fix bool
 	cmd := &cobra.Command{
 		Use:   "doctor [CONDITION...]",
-		Short: "Find what of the host and its network breaks the promise; --fix cures some of it",
+		Short: "Find what of the host breaks the promise; --fix cures some",
 		Long: `Look for conditions of the host and its network that break what the daemon
-promises, and tell for each what was found, why it breaks, and the command that
-cures it. With names of conditions look for those only; docs/doctor.md lists all.
+promises, and tell for each what was found, why it breaks, and the command
+that cures it. With names of conditions look for those only; docs/doctor.md
+lists all.
 
-The daemon may run or not. What needs a privilege or a program that is not here is
-said to be not seen. Without --fix nothing is changed.
+The daemon may run or not. What needs a privilege or a program that is not
+here is said to be not seen. Without --fix nothing is changed.
 
 --fix does what is safe and looks again. What reaches into a firewall or into
 routes of others it does only for conditions that are named, and it prints what
 takes it back. Settings of interfaces are left alone unless host.sysctls is set.
 
-Exit codes: 0 nothing bad (notes do not count), 1 findings, 2 wrong usage.`,
+Exit codes: 0 nothing bad (notes do not count), 1 findings, or a cure that
+failed, 2 wrong usage.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := doctor.Known(args); err != nil {
 				return err
@@ -114,6 +117,9 @@ func addStatus(in *doctor.Input, cfg *config.Config, s *status.Status) {
 	if s.TopLevel != nil {
 		in.Daemon.Speakers = append(in.Daemon.Speakers, s.TopLevel.PID)
 	}
+	for i := range in.VIPs {
+		in.VIPs[i].Away = away(&cfg.VIPs[i], s)
+	}
 	for i := range in.Interfaces {
 		n := &in.Interfaces[i]
 		addFound(n, &cfg.Interfaces[i], s)
@@ -124,6 +130,16 @@ func addStatus(in *doctor.Input, cfg *config.Config, s *status.Status) {
 	for i := range in.Peers {
 		in.Peers[i].Has = negotiated(s, status.TopLevel, &in.Peers[i])
 	}
+}
+
+// away tells whether the daemon does not bind a VIP on purpose.
+func away(c *config.VIP, s *status.Status) bool {
+	i := slices.IndexFunc(s.VIPs, func(v status.VIP) bool { return v.Prefix == c.Prefix })
+	if i < 0 || s.VIPs[i].Bound {
+		return false
+	}
+	v := &s.VIPs[i]
+	return c.Drain.Unbind && v.Drain != nil && v.Drain.Phase == status.DrainDone || v.Role != nil && v.Role.Leased && !v.Role.Held
 }
 
 // addFound replaces the peers of an interface that are found by themselves with

@@ -3,13 +3,16 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/doctor"
+	"vipspeaker/pkg/status"
 	"vipspeaker/test/netnstest"
 )
 
@@ -27,7 +30,7 @@ func TestDoctorCommand(t *testing.T) {
   why:   where it applies no VIP becomes the source, and traffic does not move with a failure
   fix:   ip rule add pref 32710 from all to 10.99.0.0/16 lookup 200 && ip rule del pref 31000 from all to 10.99.0.0/16 lookup 200
          (by hand)
-0 bad, 1 warnings, 0 notes
+0 bad, 1 warning, 0 notes
 `
 		if r := call(t, "doctor", "--config", l.config, "foreign-rule"); r != (result{exitBad, want, ""}) {
 			t.Errorf("with a finding: %+v", r)
@@ -48,6 +51,36 @@ func TestDoctorCommand(t *testing.T) {
 			t.Errorf("no configuration: %+v", r)
 		}
 	})
+}
+
+// A VIP that another host owns, or that was drained for good, is not bound and need
+// not be.
+func TestDoctorAway(t *testing.T) {
+	prefix := netip.MustParsePrefix("10.68.6.1/32")
+	done := &status.Drain{Phase: status.DrainDone}
+	for name, tt := range map[string]struct {
+		unbind bool
+		vip    status.VIP
+		want   bool
+	}{
+		"missing":                {false, status.VIP{}, false},
+		"owned by another host":  {false, status.VIP{Role: &status.Role{Leased: true}}, true},
+		"owned":                  {false, status.VIP{Role: &status.Role{Leased: true, Held: true}}, false},
+		"not to be owned":        {false, status.VIP{Role: &status.Role{Rank: 1}}, false},
+		"drained, stays bound":   {false, status.VIP{Drain: done}, false},
+		"drained and unbound":    {true, status.VIP{Drain: done}, true},
+		"draining, bound so far": {true, status.VIP{Drain: &status.Drain{Phase: status.DrainWaiting}}, false},
+		"bound":                  {true, status.VIP{Drain: done, Bound: true}, false},
+	} {
+		cfg := &config.Config{VIPs: []config.VIP{{Name: "vipa", Prefix: prefix, Drain: config.Drain{Unbind: tt.unbind}}}}
+		tt.vip.Prefix = prefix
+		in := doctorInput(cfg)
+		in.Daemon = &doctor.Daemon{}
+		addStatus(in, cfg, &status.Status{VIPs: []status.VIP{tt.vip}})
+		if got := in.VIPs[0].Away; got != tt.want {
+			t.Errorf("%s: away %t, want %t", name, got, tt.want)
+		}
+	}
 }
 
 // A daemon says at its start what is wrong with the host, one line each, and

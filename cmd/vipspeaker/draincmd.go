@@ -16,15 +16,18 @@ import (
 func newDrainCommand(f *flags) *cobra.Command {
 	var r control.DrainRequest
 	var lasts time.Duration
-	cmd := drainCommand(f, &r, "drain {VIP | --all}", "Take a VIP out of use without breaking its connections", `Take a VIP (its name or address), or all of them, out of use: announce it as about
-to go (GRACEFUL_SHUTDOWN) for drain.time, withdraw it, and keep its address for the
-connections that are left, until they end or drain.connections_timeout is over.
-Then the rest is reset. Sessions stay up.
+	var cmd *cobra.Command
+	cmd = drainCommand(f, &r, "drain {VIP | --all}", "Take a VIP out of use without breaking its connections", `Take a VIP (its name or address), or all of them, out of use: announce it as
+about to go (GRACEFUL_SHUTDOWN) for drain.time, withdraw it, and keep its
+address for the connections that are left, until they end or
+drain.connections_timeout is over. Then the rest is reset. Sessions stay up. A
+VIP that this host owns (ownership) is handed over first, if another host is
+ready for it.
 
-The order outlives reloads and restarts. It ends with 'vipspeaker undrain', or by
-itself after the time of --for.`,
+The order outlives reloads and restarts. It ends with 'vipspeaker undrain', or
+by itself after the time of --for.`,
 		func(ctx context.Context, c *control.Client) (*control.DrainResult, error) {
-			if lasts != 0 {
+			if cmd.Flags().Changed("for") { // 0s too, which is refused
 				r.For = lasts.String()
 			}
 			return c.Drain(ctx, r)

@@ -19,6 +19,8 @@ type eventsView struct {
 	form        output
 	table       *status.EventWriter
 	iface, vip  string // empty for all
+	// alias is the name of the VIP whose address vip is, empty if it is none.
+	alias string
 	// last is the number of the last event, counted whether or not it was shown.
 	// Gaps after it are reported if known is set.
 	last  uint64
@@ -30,20 +32,28 @@ func newEventsCommand(f *flags) *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Show what changed: what became worse or well again, when and why",
+		Short: "Show what became worse or well again, when and why",
 		Long: `Show the last events of the daemon, the oldest first, one line each: every
 change of a VIP, a check, an interface, a probe, a peer, a BFD session and the
 like, with its time and cause. The daemon keeps the last 1,000 in memory. Each
 has a number, seq in -o json, that --since takes.
 
+What is gone is known by its events for as long as they are kept. A VIP or an
+interface that is not known at all is an error, with --follow a hint.
+
 With --follow it goes on until interrupted; when the daemon stops it says so and
 ends with exit code 1.`,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			v.client, v.out, v.stderr = f.client(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			defer v.client.Close()
 			v.table = status.NewEventWriter(v.out, styleOf(v.out, os.Getenv))
 			v.known = cmd.Flags().Changed("since")
+			for _, name := range []string{"vip", "interface"} {
+				if flag := cmd.Flags().Lookup(name); flag.Changed && flag.Value.String() == "" {
+					return fmt.Errorf("--%s: %q: must be a name", name, "") // and not all events
+				}
+			}
 			return v.show(cmd.Context(), follow)
 		}),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -51,7 +61,7 @@ ends with exit code 1.`,
 	addOutputFlag(cmd, &v.form)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with the events to come")
 	cmd.Flags().Uint64Var(&v.last, "since", 0, "only events after the one with this `number`")
-	cmd.Flags().StringVar(&v.vip, "vip", "", "only events of the VIP with this `name`")
+	cmd.Flags().StringVar(&v.vip, "vip", "", "only events of the VIP with this `name` or address")
 	cmd.Flags().StringVar(&v.iface, "interface", "", "only events on the interface with this `name`")
 	completeNames(cmd, f, "vip", func(s *status.Status) (names []string) {
 		for i := range s.VIPs {
@@ -92,6 +102,7 @@ func completeNames(cmd *cobra.Command, f *flags, flag string, names func(*status
 // then, to follow, one after the other. The end of ctx is a good end.
 func (v *eventsView) show(ctx context.Context, follow bool) error {
 	var list []status.Event
+	v.resolve(ctx)
 	err := v.client.Events(ctx, v.last, false, func(e status.Event) error {
 		if v.takes(e) {
 			list = append(list, e)
@@ -100,6 +111,12 @@ func (v *eventsView) show(ctx context.Context, follow bool) error {
 	})
 	if err == nil {
 		err = v.print(list)
+	}
+	if err == nil && len(list) == 0 {
+		if err = v.unknown(ctx); err != nil && follow && ctx.Err() == nil {
+			_, _ = fmt.Fprintf(v.stderr, "vipspeaker: %v; waiting for one\n", err)
+			err = nil
+		}
 	}
 	if err == nil && follow {
 		v.known = true
@@ -124,7 +141,7 @@ func (v *eventsView) takes(e status.Event) bool {
 			e.Seq-v.last-1, e.Seq, status.KeptEvents)
 	}
 	v.last, v.known = e.Seq, true
-	return e.About(v.iface, v.vip)
+	return e.About(v.iface, v.vip) || v.alias != "" && e.About(v.iface, v.alias)
 }
 
 func (v *eventsView) print(list []status.Event) error {

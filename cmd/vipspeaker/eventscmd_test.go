@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -78,9 +79,20 @@ func TestEventsCommand(t *testing.T) {
 			[]string{"-o", "json", "--since", "2"},
 			result{exitGood, `{"seq":3,"time":"2026-08-01T12:00:01Z","level":"info","kind":"config","subject":"/etc/c\u001b[2J","message":"config reloaded"}` + "\n", ""},
 		},
-		"none newer":   {[]string{"--since", "3"}, result{exitGood, "", ""}},
-		"of nothing":   {[]string{"--interface", "en5"}, result{exitGood, "", ""}},
-		"of a VIP":     {[]string{"--vip", "vipa"}, result{exitGood, vipa, ""}},
+		"none newer": {[]string{"--since", "3"}, result{exitGood, "", ""}},
+		"of a VIP":   {[]string{"--vip", "vipa"}, result{exitGood, vipa, ""}},
+		"by address": {[]string{"--vip", "10.68.6.1"}, result{exitGood, vipa, ""}},
+		"of none":    {[]string{"--vip", "vipx"}, result{exitBad, "", `vipspeaker: no VIP "vipx": the VIPs are vipa` + "\n"}},
+		"of nowhere": {[]string{"--interface", "en5"}, result{exitBad, "", `vipspeaker: no interface "en5": the interfaces are en1` + "\n"}},
+		"of one":     {[]string{"--vip", "vipa", "--interface", "en5"}, result{exitBad, "", `vipspeaker: no interface "en5": the interfaces are en1` + "\n"}},
+		"of neither": {
+			[]string{"--vip", "vipx", "--interface", "en5", "-o", "json"},
+			result{exitBad, "", `vipspeaker: no VIP "vipx": the VIPs are vipa` + "\n" + `no interface "en5": the interfaces are en1` + "\n"},
+		},
+		"of no name":   {[]string{"--vip", ""}, result{exitBad, "", `vipspeaker: --vip: "": must be a name` + "\n"}},
+		"no interface": {[]string{"--interface", "", "-f"}, result{exitBad, "", `vipspeaker: --interface: "": must be a name` + "\n"}},
+		"of both":      {[]string{"--vip", "vipa", "--interface", "en1"}, result{exitGood, "", ""}},
+		"not since":    {[]string{"--vip", "vipa", "--since", "3"}, result{exitGood, "", ""}},
 		"all":          {nil, result{exitGood, all, ""}},
 		"not yet":      {[]string{"--since", "4"}, result{exitBad, "", "vipspeaker: since: 4: the last event is 3; has the daemon been started again?\n"}},
 		"not a number": {[]string{"--since", "-1"}, result{exitUsage, "", ""}},
@@ -186,5 +198,72 @@ func TestEventsFollow(t *testing.T) {
 		if form == "table" && (len(seen) != 2 || seen[0] != seen[1]) {
 			t.Errorf("not aligned: %q", seen)
 		}
+	}
+}
+
+// TestEventsOfWhatIsGone: a VIP or an interface that is gone is known by its events;
+// without any, and before the first pass, nothing is.
+func TestEventsOfWhatIsGone(t *testing.T) {
+	events := status.NewEvents(3)
+	socket, _ := eventDaemon(t, events)
+	events.Add(status.Event{Kind: "vip", Subject: allVIPs, Message: "drain ordered"})
+	events.Add(status.Event{Kind: "source", Subject: "10.68.7.1", VIP: "gone", Interface: "en7", Message: "source off"})
+	events.Add(status.Event{Kind: "vip", Subject: "vipz", Message: "vip removed"})
+	of := func(args ...string) result {
+		return call(t, append([]string{"--socket", socket, "events"}, args...)...)
+	}
+	for _, args := range [][]string{{"--vip", "gone"}, {"--vip", "vipz"}, {"--interface", "en7"}} {
+		if got := of(args...); got.Code != exitGood || strings.Count(got.Stdout, "\n") != 1 || got.Stderr != "" {
+			t.Errorf("%q: %+v", args, got)
+		}
+		// It is known, though what is asked for is newer.
+		if got := of(append(args, "--since", "3")...); got != (result{}) {
+			t.Errorf("%q since 3: %+v", args, got)
+		}
+	}
+	for flag, want := range map[string]string{
+		"--vip":       `vipspeaker: no VIP "x": the VIPs are vipa, and events tell of gone, vipz` + "\n",
+		"--interface": `vipspeaker: no interface "x": the interfaces are en1, and events tell of en7` + "\n",
+	} {
+		if got := of(flag, "x"); got != (result{exitBad, "", want}) {
+			t.Errorf("%s x: %+v", flag, got)
+		}
+	}
+	// The ring holds three.
+	events.Add(status.Event{Kind: "daemon", Subject: "vipspeaker", Message: "x"})
+	events.Add(status.Event{Kind: "daemon", Subject: "vipspeaker", Message: "x"})
+	if got := of("--vip", "gone"); got.Code != exitBad || !strings.HasSuffix(got.Stderr, "and events tell of vipz\n") {
+		t.Errorf("forgotten: %+v", got)
+	}
+}
+
+// TestEventsFollowUnknown: who follows what is not known is told so once, and gets
+// its events when they come.
+func TestEventsFollowUnknown(t *testing.T) {
+	events := status.NewEvents(10)
+	socket, _ := eventDaemon(t, events)
+	ctx, cancel := context.WithCancel(t.Context())
+	stdout, stderr, done := &safeBuffer{}, &safeBuffer{}, make(chan int, 1)
+	go func() {
+		done <- run(ctx, []string{"vipspeaker", "--socket", socket, "events", "-f", "--vip", "later"}, &bytes.Buffer{}, stdout, stderr)
+	}()
+	const hint = `vipspeaker: no VIP "later": the VIPs are vipa; waiting for one` + "\n"
+	netnstest.Until(t, 5*time.Second, func() error {
+		if stderr.String() != hint {
+			return errors.New(stderr.String())
+		}
+		return nil
+	})
+	threeEvents(events)
+	events.Add(status.Event{Kind: "vip", Subject: "later", Message: "run-time vip added"})
+	netnstest.Until(t, 5*time.Second, func() error {
+		if text := stdout.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "later") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	cancel()
+	if code := <-done; code != exitGood || stderr.String() != hint {
+		t.Errorf("code %d: %s", code, stderr)
 	}
 }

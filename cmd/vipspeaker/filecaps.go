@@ -12,7 +12,7 @@ func newFileCapabilitiesCommand() *cobra.Command {
 		Use:    "file-capabilities FILE",
 		Short:  "Give an executable file the capabilities that the daemon needs",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   takes(1, 1),
 		RunE:   does(func(_ *cobra.Command, args []string) error { return privilege.MarkFile(args[0]) }),
 	}
 }

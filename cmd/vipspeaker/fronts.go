@@ -1,17 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/status"
 )
 
@@ -65,21 +64,16 @@ func fronts(s *status.Status) []netip.Prefix {
 	return list
 }
 
-// keepFronts writes the file. Without such VIPs there is none.
-func (d *daemon) keepFronts(s *status.Status) error {
-	list := fronts(s)
-	if s.Stopping || len(list) == 0 && len(d.fronts) == 0 {
-		return nil // what was there before the stop counts
-	}
-	d.fronts = list
+// writeFronts keeps the VIPs for the next process. Without any there is no file.
+func writeFronts(stateDir string, list []netip.Prefix) error {
 	if len(list) == 0 {
-		return forgetFronts(d.stateDir)
+		return forgetFronts(stateDir)
 	}
 	lines := make([]string, len(list))
 	for i, p := range list {
 		lines[i] = p.String() + "\n"
 	}
-	path := filepath.Join(d.stateDir, frontsName)
+	path := filepath.Join(stateDir, frontsName)
 	if err := os.WriteFile(path+".new", []byte(strings.Join(lines, "")), 0o644); err != nil { //nolint:gosec // no secret
 		return fmt.Errorf("roles: %w", err)
 	}
@@ -87,18 +81,6 @@ func (d *daemon) keepFronts(s *status.Status) error {
 		return fmt.Errorf("roles: %w", err)
 	}
 	return nil
-}
-
-// tellFronts logs once that the file cannot be written, and that it can again:
-// there are passes all the time.
-func (d *daemon) tellFronts(err error) {
-	switch {
-	case err != nil && !d.frontsFail:
-		d.log.Warn("roles not kept for the next start", "error", err)
-	case err == nil && d.frontsFail:
-		d.log.Info("roles kept for the next start again")
-	}
-	d.frontsFail = err != nil
 }
 
 // forgetFronts removes the file, if there is one.
@@ -110,19 +92,13 @@ func forgetFronts(stateDir string) error {
 }
 
 // failback carries an operator's order out, or tells why there is nothing to do.
-func (d *daemon) failback(name string) error {
-	s := d.store.Load()
-	if s == nil {
-		return errors.New("the daemon has just started: no pass has ended yet")
-	}
-	e, err := s.Explain(name, time.Now())
+func (d *daemon) failback(ctx context.Context, name string) error {
+	c, v, err := d.vipOf(name)
 	if err != nil {
 		return err
 	}
-	v := &e.VIP
-	configured := slices.ContainsFunc(d.config.Load().VIPs, func(c config.VIP) bool { return c.Prefix == v.Prefix && c.Role != nil })
 	switch {
-	case !configured || v.Role == nil || v.Role.Rank == 0:
+	case c.Role == nil || v.Role == nil || v.Role.Rank == 0:
 		return fmt.Errorf("%s has no role.rank, so there is nothing to take back", v.Name)
 	case !v.Announced:
 		return fmt.Errorf("%s is not announced by this host (%s), so it can take nothing back", v.Name, v.Reason)
@@ -130,5 +106,6 @@ func (d *daemon) failback(name string) error {
 		return fmt.Errorf("%s is announced with its rank already", v.Name)
 	}
 	d.loop.Failback(v.Prefix)
+	d.shown(ctx)
 	return nil
 }

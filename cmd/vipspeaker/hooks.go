@@ -26,7 +26,11 @@ func hookStates(s *status.Status, c *config.Config) []hook.State {
 			Reason: string(v.Reason), Detail: v.Detail, Timeout: on.Timeout,
 			Commands: map[string][]string{
 				hook.Announced: on.Announced, hook.Withdrawn: on.Withdrawn, hook.Bound: on.Bound, hook.Unbound: on.Unbound,
+				hook.Owner: on.Owner, hook.Lost: on.Lost,
 			},
+		}
+		if r := v.Role; r != nil {
+			state.Owns, state.Ceased, state.Owner, state.Epoch = r.Owns, r.Ceased, r.Owner, r.Epoch
 		}
 		for j := range v.Interfaces {
 			if v.Interfaces[j].Announced {
@@ -42,7 +46,7 @@ func hookStates(s *status.Status, c *config.Config) []hook.State {
 // which no pass tells any more.
 func (d *daemon) runLoop(ctx context.Context) error {
 	err := d.loop.Run(ctx)
-	if d.config.Load().Shutdown.Mode == modeDrain {
+	if d.endMode() == modeDrain {
 		d.hooks.Set(nil)
 	}
 	return err

@@ -19,17 +19,19 @@ import (
 
 func TestHookStates(t *testing.T) {
 	up := []string{"/bin/true", "up"}
-	c := &config.Config{VIPs: []config.VIP{{Name: "vipa", On: config.Hooks{Announced: up, Timeout: time.Second}}}}
+	c := &config.Config{VIPs: []config.VIP{{Name: "vipa", On: config.Hooks{Announced: up, Lost: up, Timeout: time.Second}}}}
 	s := &status.Status{VIPs: []status.VIP{
 		{
 			Name: "vipa", Prefix: netip.MustParsePrefix("10.68.6.1/32"), Bound: true, Announced: true, Reason: "", Detail: "d",
 			Interfaces: []status.VIPInterface{{Interface: "en1", Announced: true}, {Interface: "en5"}},
+			Role:       &status.Role{Owns: true, Ceased: "c", Owner: "a", Epoch: 7},
 		},
 		{Name: "gone", Bound: true},
 	}}
 	want := []hook.State{{
 		Name: "vipa", Address: "10.68.6.1/32", Announced: true, Bound: true, Detail: "d", Interfaces: []string{"en1"}, Timeout: time.Second,
-		Commands: map[string][]string{hook.Announced: up, hook.Withdrawn: nil, hook.Bound: nil, hook.Unbound: nil},
+		Owns: true, Ceased: "c", Owner: "a", Epoch: 7,
+		Commands: map[string][]string{hook.Announced: up, hook.Withdrawn: nil, hook.Bound: nil, hook.Unbound: nil, hook.Owner: nil, hook.Lost: up},
 	}}
 	if diff := cmp.Diff(want, hookStates(s, c)); diff != "" {
 		t.Error(diff)

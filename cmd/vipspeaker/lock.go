@@ -19,21 +19,30 @@ import (
 // it ends, so it never has to be broken by hand.
 const lockName = "lock"
 
-// record is the text in the lock file: whose it is, and which order to stop
-// that process has had. What it says outlives the process.
+// record is the text in the lock file: whose it is, which order to stop that
+// process has had, and where it listens. What it says outlives the process.
+//
+// It has no version: what another one does not know it does not read.
 type record struct {
 	pid int
 	// stop is "" (none), "drain" or "restart".
 	stop string
+	// socket is the absolute path of its control socket, http the address of its
+	// metrics or "off"; "" if that is not known.
+	socket, http string
 }
 
-// String writes the record as one line.
-func (r record) String() string { return strings.TrimSpace(fmt.Sprintf("%d %s", r.pid, r.stop)) + "\n" }
+// String writes the record in three lines.
+func (r record) String() string {
+	return strings.TrimRight(fmt.Sprintf("%d %s", r.pid, r.stop), " ") + "\n" + r.socket + "\n" + r.http + "\n"
+}
 
 // parseRecord reads a record; what is no record gives the zero one.
 func parseRecord(data string) record {
 	var r record
-	fields := strings.Fields(data)
+	lines := append(strings.Split(data, "\n"), "", "")
+	r.socket, r.http = lines[1], lines[2]
+	fields := strings.Fields(lines[0])
 	if len(fields) > 0 {
 		if pid, err := strconv.Atoi(fields[0]); err == nil {
 			r.pid = pid
@@ -49,14 +58,17 @@ func parseRecord(data string) record {
 type lock struct {
 	file    *os.File
 	network io.Closer
-	// before is what the former holder wrote.
-	before record
+	// before is what the former holder wrote, mine what this one did.
+	before, mine record
 }
 
 // heldError says that another process holds a lock.
 type heldError struct {
 	pid  int // 0 if it is not known
 	text string
+	// record is what the holder of the state directory wrote, nil if only the
+	// network namespace is held.
+	record *record
 }
 
 func (e *heldError) Error() string { return e.text }
@@ -64,8 +76,9 @@ func (e *heldError) Error() string { return e.text }
 // A process that is killed while it starts a program leaves a copy of itself for
 // a moment, with all that it held, until that program is executed.
 const (
-	afterlife      = time.Second
-	afterlifeRetry = 20 * time.Millisecond
+	afterlife = time.Second
+	// lockRetry is the time between two tries to get the lock.
+	lockRetry = 20 * time.Millisecond
 )
 
 // takeLock makes the state directory if it is missing and locks it, and the
@@ -73,16 +86,24 @@ const (
 // host. It returns an error that names the process which holds either; for one
 // that has just ended it waits for up to a second.
 func takeLock(ctx context.Context, dir string) (*lock, error) {
-	for end := time.Now().Add(afterlife); ; {
+	return awaitLock(ctx, dir, afterlife, func(h *heldError) bool {
+		return h.pid != 0 && errors.Is(unix.Kill(h.pid, 0), unix.ESRCH)
+	})
+}
+
+// awaitLock is takeLock that waits for up to within, as long as who holds the lock
+// is worth waiting for.
+func awaitLock(ctx context.Context, dir string, within time.Duration, worth func(*heldError) bool) (*lock, error) {
+	for end := time.Now().Add(within); ; {
 		l, err := tryLock(ctx, dir)
 		var held *heldError
-		if !errors.As(err, &held) || held.pid == 0 || !errors.Is(unix.Kill(held.pid, 0), unix.ESRCH) || time.Now().After(end) {
+		if !errors.As(err, &held) || !worth(held) || time.Now().After(end) {
 			return l, err
 		}
 		select {
 		case <-ctx.Done():
 			return nil, err
-		case <-time.After(afterlifeRetry):
+		case <-time.After(lockRetry):
 		}
 	}
 }
@@ -117,7 +138,8 @@ func takeDirectory(dir string) (*lock, error) {
 	}
 	file.Close() //nolint:errcheck,gosec // nothing was written
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, &heldError{l.before.pid, fmt.Sprintf("another vipspeaker (process %d) uses the state directory %s", l.before.pid, dir)}
+		text := fmt.Sprintf("another vipspeaker (process %d) uses the state directory %s: stop that one first", l.before.pid, dir)
+		return nil, &heldError{pid: l.before.pid, text: text, record: &l.before}
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
@@ -131,6 +153,7 @@ func (l *lock) write(r record) error {
 	if err := l.file.Truncate(int64(len(text))); err != nil {
 		return fmt.Errorf("truncate %s: %w", l.file.Name(), err)
 	}
+	l.mine = r
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
@@ -41,14 +43,17 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	strictDefaults(root)
+	unwritten := helpWritten(root)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil && *unwritten != nil {
+		err = &badEnd{*unwritten}
+	}
 	if err == nil {
 		return exitGood
 	}
-	if bad, ok := errors.AsType[*badEnd](err); ok {
-		if bad.err != nil {
-			_, _ = fmt.Fprintf(stderr, "vipspeaker: %v\n", bad.err)
-		}
+	if _, ok := errors.AsType[*badEnd](err); ok {
+		sayError(stderr, err)
 		return exitBad
 	}
 	_, _ = fmt.Fprintf(stderr, "vipspeaker: %v\nTry '%s --help'.\n", err, cmd.CommandPath())
@@ -95,11 +100,13 @@ BGP over every healthy physical interface, makes them the source of outgoing
 traffic that names none, and moves traffic when an interface or a path fails.
 
 Exit codes: 0 good, 1 bad, 2 wrong usage.`,
-		Args:          cobra.NoArgs,
+		Args:          takes(0, 0),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
 	pf := root.PersistentFlags()
 	pf.StringVar(&f.config, "config", defaultConfig, "configuration `file`: .yaml, .toml or .json")
 	pf.StringVar(&f.socket, "socket", "", "the daemon's control socket `path` (default: control.socket of the configuration, else "+defaultSocket+")")
@@ -111,7 +118,22 @@ Exit codes: 0 good, 1 bad, 2 wrong usage.`,
 		newDoctorCommand(f),
 		newVersionCommand(), newDemoCommand(), newDemoStageCommand(), newSpeakerProcessCommand(), newBFDProcessCommand(), newFileCapabilitiesCommand(),
 	)
+	noFiles(root)
 	return root
+}
+
+// socketOf is where a daemon with that configuration takes commands, an absolute
+// path.
+func (f *flags) socketOf(cfg *config.Config) (string, error) {
+	socket := f.socket
+	if socket == "" {
+		socket = cfg.Control.Socket
+	}
+	socket, err := filepath.Abs(socket)
+	if err != nil {
+		return "", fmt.Errorf("control socket: %w", err)
+	}
+	return socket, nil
 }
 
 // client returns a client for the daemon's socket: the one of the flag, else

@@ -43,7 +43,7 @@ func takeNetwork(ctx context.Context) (io.Closer, error) {
 	if holder != nil {
 		who, pid = fmt.Sprintf(" (process %d of user %d)", holder.Pid, holder.Uid), int(holder.Pid)
 	}
-	return nil, &heldError{pid, fmt.Sprintf("another vipspeaker%s serves this network namespace (it holds the abstract socket %s); "+
+	return nil, &heldError{pid: pid, text: fmt.Sprintf("another vipspeaker%s serves this network namespace (it holds the abstract socket %s); "+
 		"there can be one: stop that one first", who, networkLock)}
 }
 

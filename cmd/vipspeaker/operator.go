@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -19,6 +20,9 @@ import (
 
 // longestReason bounds the reason of an order, in bytes.
 const longestReason = 200
+
+// allVIPs is the subject of an event about an order for every VIP.
+const allVIPs = "all VIPs"
 
 // operator carries out the orders that come by the control socket.
 type operator struct{ d *daemon }
@@ -71,6 +75,7 @@ func (o *operator) Drain(ctx context.Context, r control.DrainRequest) (*control.
 		return nil, refused(err)
 	}
 	o.tell(ctx, "drain ordered", r, out)
+	o.d.shown(ctx)
 	return out, nil
 }
 
@@ -89,27 +94,29 @@ func (o *operator) Undrain(ctx context.Context, r control.DrainRequest) (*contro
 	}
 	err := change(func(next *orders.Orders, now time.Time) error {
 		c, then := o.d.config.Load(), before.At(now)
-		for _, v := range drainable(c, next) {
-			if !r.All && v.Name != r.VIP && !named(v.Prefix, r.VIP) {
-				continue
-			}
+		list := drainable(c, next)
+		if !r.All {
+			list = called(list, r.VIP)
+		}
+		for _, v := range list {
 			_, v.Changed = then.DrainOf(v.Prefix)
 			out.VIPs = append(out.VIPs, v)
-			if !r.All {
-				next.Undrain(v.Prefix, now)
-				return nil
-			}
 		}
-		if !r.All {
+		switch {
+		case r.All:
+			next.UndrainEvery()
+		case len(list) == 0:
 			return noVIP(c, r.VIP)
+		default:
+			next.Undrain(list[0].Prefix, now)
 		}
-		next.UndrainEvery()
 		return nil
 	})
 	if err != nil {
 		return nil, refused(err)
 	}
 	o.tell(ctx, "undrain ordered", r, out)
+	o.d.shown(ctx)
 	return out, nil
 }
 
@@ -119,6 +126,19 @@ func refused(err error) error {
 		return control.Refuse(http.StatusConflict, "%w", err)
 	}
 	return err
+}
+
+// called is the VIP of that name, else of that address or prefix, as find has it;
+// none if there is none.
+func called(list []control.DrainedVIP, name string) []control.DrainedVIP {
+	i := slices.IndexFunc(list, func(v control.DrainedVIP) bool { return v.Name == name })
+	if i < 0 {
+		i = slices.IndexFunc(list, func(v control.DrainedVIP) bool { return named(v.Prefix, name) })
+	}
+	if i < 0 {
+		return nil
+	}
+	return list[i : i+1]
 }
 
 // drainable are the VIPs that are configured, and those that orders are about.
@@ -158,7 +178,7 @@ func (o *operator) check(r control.DrainRequest) (time.Duration, error) {
 
 // tell logs and records an order.
 func (o *operator) tell(ctx context.Context, message string, r control.DrainRequest, out *control.DrainResult) {
-	subject := "all VIPs"
+	subject := allVIPs
 	if !r.All {
 		subject = out.VIPs[0].Name
 	}
@@ -184,6 +204,26 @@ func find(c *config.Config, name string) (*config.VIP, error) {
 	return nil, noVIP(c, name)
 }
 
+// vipOf returns the VIP of that name, else of that address or prefix, as it is
+// configured and as the last pass left it.
+func (d *daemon) vipOf(name string) (*config.VIP, *status.VIP, error) {
+	if name == "" {
+		return nil, nil, control.Refuse(http.StatusBadRequest, "give a vip")
+	}
+	c, err := find(d.config.Load(), name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s := d.store.Load(); s != nil {
+		for i := range s.VIPs {
+			if s.VIPs[i].Prefix == c.Prefix {
+				return c, &s.VIPs[i], nil
+			}
+		}
+	}
+	return nil, nil, control.Refuse(http.StatusServiceUnavailable, "%s is new: no pass with it has ended yet", c.Name)
+}
+
 // noVIP is the answer to who names a VIP that there is not.
 func noVIP(c *config.Config, name string) error {
 	if len(c.VIPs) == 0 {
@@ -193,7 +233,7 @@ func noVIP(c *config.Config, name string) error {
 	for i := range c.VIPs {
 		known[i] = c.VIPs[i].Name
 	}
-	return control.Refuse(http.StatusNotFound, "no VIP %q: the VIPs are %s", name, strings.Join(known, ", "))
+	return control.Refuse(http.StatusNotFound, "no VIP %q: the VIPs are %s", name, status.Names(known))
 }
 
 // named tells whether a text is the address or the prefix of a VIP.

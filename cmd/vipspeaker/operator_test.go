@@ -1,20 +1,25 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/control"
+	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/orders"
+	"vipspeaker/pkg/owner"
 	"vipspeaker/pkg/speaker"
 	"vipspeaker/pkg/status"
 )
@@ -139,6 +144,22 @@ func TestOperatorDrains(t *testing.T) {
 	}
 }
 
+// TestUndrainByName: a VIP that is called like the address of another is meant by
+// that name, in a drain and in its end.
+func TestUndrainByName(t *testing.T) {
+	o := testOperator(t, t.TempDir(), strings.Replace(twoVIPs, "name: vipb", "name: 10.68.6.1", 1))
+	r := control.DrainRequest{VIP: "10.68.6.1"}
+	if out, err := o.Drain(t.Context(), r); err != nil || out.VIPs[0].Prefix.String() != "10.68.7.0/24" {
+		t.Fatalf("drain: %+v, %v", out, err)
+	}
+	if out, err := o.Undrain(t.Context(), r); err != nil || len(out.VIPs) != 1 || out.VIPs[0].Prefix.String() != "10.68.7.0/24" || !out.VIPs[0].Changed {
+		t.Errorf("undrain: %+v, %v", out, err)
+	}
+	if left := o.d.orders.Orders().Drains; len(left) > 0 {
+		t.Errorf("still drained: %+v", left)
+	}
+}
+
 // TestUndrainDuringReload: a VIP that a reload adds or takes away meanwhile is there
 // or is not, and is never half of it.
 func TestUndrainDuringReload(t *testing.T) {
@@ -159,7 +180,7 @@ func TestUndrainDuringReload(t *testing.T) {
 			}
 		}
 	}()
-	for range 20000 {
+	for range 500 {
 		out, err := o.Undrain(t.Context(), control.DrainRequest{VIP: "vipb"})
 		if err == nil && len(out.VIPs) != 1 || err != nil && refusal(err) != 404 {
 			t.Errorf("%+v, %v", out, err)
@@ -195,7 +216,7 @@ func TestOperatorAddsVIPs(t *testing.T) {
 		want       string
 	}{
 		{"one", `{"address": "10.68.9.1"}`, 400, "vip one: address: \"10.68.9.1\": is not in runtime_vips.allowed_prefixes"},
-		{"vipa", `{"address": "10.68.8.1"}`, 400, "is the name of VIP vipa too"},
+		{"vipa", `{"address": "10.68.8.1"}`, 400, `name: "vipa": is the name of VIP vipa too`},
 		{"one", `{"address": "10.68.8.1", "ttl": "1ms"}`, 400, `ttl "1ms": must be a duration from 1s to 24h`},
 		{"one", `{"address": "10.68.8.1", "ttl": "5"}`, 400, "must be a duration"},
 	} {
@@ -275,5 +296,117 @@ func TestOperatorAddsVIPs(t *testing.T) {
 	}
 	if _, err = again.RemoveVIP(t.Context(), "one"); err != nil || len(names(again)) != 2 {
 		t.Errorf("removed: %v, %v", names(again), err)
+	}
+}
+
+// TestRuntimeVIPsGoWithoutFiles: while a file of a check cannot be read, a reload is
+// refused and leaves all as it is, and VIPs that are removed or expire go all the same.
+func TestRuntimeVIPsGoWithoutFiles(t *testing.T) {
+	text := strings.Replace(twoVIPs, "{name: vipb, address: 10.68.7.0/24}", "{name: vipb, address: 10.68.7.1, checks: [{tcp: {address: \"10.68.7.1:80\"}}]}", 1) +
+		"runtime_vips: {allowed_prefixes: [10.68.8.0/24]}\n"
+	o := testOperator(t, t.TempDir(), twoVIPs)
+	c, err := config.Parse([]byte(text), "yaml", "c.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var unreadable atomic.Bool
+	o.d.loop, err = speaker.New(speaker.Options{Config: o.d.config.Load(), Signal: o.d.signal, NewChecker: func(config.Check) (health.Checker, error) {
+		if unreadable.Load() {
+			return nil, errors.New("no such file")
+		}
+		return nil, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload := func() error {
+		o.d.merge.Lock()
+		defer o.d.merge.Unlock()
+		return o.d.takeOver(c)
+	}
+	if err = reload(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- o.d.orders.Run(ctx) }()
+	defer func() {
+		cancel()
+		if failed := <-ended; failed != nil {
+			t.Error(failed)
+		}
+	}()
+	for _, r := range []struct{ name, spec, ttl string }{
+		{"stays", `{"address": "10.68.8.1"}`, ""}, {"removed", `{"address": "10.68.8.2"}`, ""}, {"expires", `{"address": "10.68.8.3"}`, "1s"},
+	} {
+		if _, err = o.PutVIP(t.Context(), r.name, control.VIPRequest{Spec: json.RawMessage(r.spec), TTL: r.ttl}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unreadable.Store(true)
+	before := o.d.config.Load()
+	if err = reload(); err == nil || o.d.config.Load() != before {
+		t.Errorf("reload: %v", err)
+	}
+	if _, err = o.RemoveVIP(t.Context(), "removed"); err != nil {
+		t.Error(err)
+	}
+	if _, err = o.PutVIP(t.Context(), "added", control.VIPRequest{Spec: json.RawMessage(`{"address": "10.68.8.4"}`)}); err != nil {
+		t.Error(err)
+	}
+	var names []string
+	for began := time.Now(); !slices.Equal(names, []string{"vipa", "vipb", "stays", "added"}); {
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("in force: %v", names)
+		}
+		names = nil
+		for _, v := range o.d.config.Load().VIPs {
+			names = append(names, v.Name)
+		}
+		runtime.Gosched()
+	}
+}
+
+// TestRoleOrders: failback and move say of a VIP that there is not what a drain says.
+func TestRoleOrders(t *testing.T) {
+	d := testOperator(t, t.TempDir(), twoVIPs).d
+	d.store = status.NewStore()
+	orders := map[string]func(string) error{
+		"failback": func(vip string) error { return d.failback(t.Context(), vip) },
+		"move":     func(vip string) error { _, err := d.move(t.Context(), vip, "b"); return err },
+	}
+	for name, order := range orders {
+		if err := order("vipa"); refusal(err) != http.StatusServiceUnavailable {
+			t.Errorf("%s before the first pass: %v", name, err)
+		}
+	}
+	s := &status.Status{}
+	for i := range d.config.Load().VIPs {
+		v := &d.config.Load().VIPs[i]
+		s.VIPs = append(s.VIPs, status.VIP{Name: v.Name, Prefix: v.Prefix})
+	}
+	d.store.Publish(s)
+	for name, order := range orders {
+		for _, vip := range []string{"vipx", "10.68.6.2", ""} {
+			_, drain := (&operator{d}).Drain(t.Context(), control.DrainRequest{VIP: vip})
+			got := order(vip)
+			if refusal(got) != refusal(drain) || vip != "" && got.Error() != drain.Error() {
+				t.Errorf("%s of %q: %d %v, a drain says %d %v", name, vip, refusal(got), got, refusal(drain), drain)
+			}
+		}
+		for _, vip := range []string{"vipa", "10.68.6.1", "10.68.6.1/32"} {
+			if err := order(vip); err == nil || !strings.HasPrefix(err.Error(), "vipa has no ") {
+				t.Errorf("%s of %q: %v", name, vip, err)
+			}
+		}
+	}
+	if _, err := d.move(t.Context(), "vipa", ""); refusal(err) != http.StatusBadRequest {
+		t.Errorf("move to nowhere: %v", err)
+	}
+	// An etcd that has never been reached.
+	s.VIPs[0].Role = &status.Role{Leased: true}
+	d.owners = owner.New(owner.Options{Log: d.log})
+	if _, err := d.move(t.Context(), "vipa", "b"); refusal(err) != http.StatusServiceUnavailable || !strings.Contains(err.Error(), "etcd") {
+		t.Errorf("move without etcd: %d %v", refusal(err), err)
 	}
 }

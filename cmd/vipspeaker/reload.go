@@ -13,7 +13,7 @@ func newReloadCommand(f *flags) *cobra.Command {
 		Short: "Make the daemon read its configuration file again",
 		Long: `Make the daemon read its configuration file again, as SIGHUP does, and print the
 mistakes in it, one line each. A bad file leaves everything as it is.`,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			client := f.client()
 			defer client.Close()

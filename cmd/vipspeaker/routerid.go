@@ -36,8 +36,12 @@ func readRouterID(stateDir string) (netip.Addr, error) {
 	return id, nil
 }
 
-// writeRouterID keeps the identifier for the next process.
+// writeRouterID keeps the identifier for the next process. Without one there is no
+// file.
 func writeRouterID(stateDir string, id netip.Addr) error {
+	if !id.IsValid() {
+		return forgetRouterID(stateDir)
+	}
 	path := filepath.Join(stateDir, routerIDName)
 	temporary := path + ".new"
 	if err := os.WriteFile(temporary, []byte(id.String()+"\n"), 0o644); err != nil { //nolint:gosec // no secret

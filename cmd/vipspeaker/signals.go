@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+	"time"
 
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/status"
@@ -17,49 +20,166 @@ func catchSignals() chan os.Signal {
 	return caught
 }
 
+// reloadWait is how long an order to stop waits for reloads that were ordered
+// before it: it is then carried out as the new file says. A disk that does not
+// answer holds it up no longer.
+const reloadWait = 2 * time.Second
+
+// noteWait is how long an order to stop waits until it is noted for the next process.
+const noteWait = time.Second
+
+// shownBound is how long the answer to an order waits for a pass. It is less than
+// reloadWait, because a reload is such an order.
+const shownBound = time.Second
+
+// reloads carries out orders to reload one after the other.
+type reloads struct {
+	next    chan struct{} // cap 1: one that waits reads what is there then
+	ordered sync.WaitGroup
+}
+
+// run reloads when it is told to, until life ends.
+func (r *reloads) run(life context.Context, reload func(context.Context)) {
+	for {
+		select {
+		case <-life.Done():
+			return
+		case <-r.next:
+			reload(life)
+			r.ordered.Done()
+		}
+	}
+}
+
+// order asks for a reload. It never blocks.
+func (r *reloads) order() {
+	r.ordered.Add(1)
+	select {
+	case r.next <- struct{}{}:
+	default:
+		r.ordered.Done() // the one that waits does for both
+	}
+}
+
+// await waits until what was ordered has been carried out, but not for longer than
+// it is given.
+func (r *reloads) await(within time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		r.ordered.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(within):
+	}
+}
+
+// outliveReaders makes writing to a pipe that nobody reads any more an error, until
+// the function that it returns is called. Where SIGPIPE has no handler, that ends
+// a process whose standard error is the pipe (os/signal). The signal is not ignored,
+// for the programs of checks and hooks would inherit that.
+func outliveReaders() func() {
+	gone := make(chan os.Signal, 1)
+	signal.Notify(gone, syscall.SIGPIPE)
+	return func() { signal.Stop(gone) }
+}
+
+// echoes is for how long after an order to stop another one is the same: timeout(1)
+// signals its child and then its own process group, and a terminal's ^C comes to a
+// process by its group and perhaps by its parent.
+const echoes = 500 * time.Millisecond
+
 // signals maps signals, and the end of order, to actions until life ends. It
 // returns an error when the process must end at once.
 func (d *daemon) signals(order, life context.Context) error {
 	ordered := order.Done()
-	stopping := false
+	reloads := &reloads{next: make(chan struct{}, 1)}
+	go reloads.run(life, func(ctx context.Context) { d.reload(ctx) })
+	var last time.Time // when we have last begun to stop
+	stop := func() {
+		reloads.await(reloadWait)
+		d.stop(d.config.Load().Shutdown.Mode, d.loop.Stop)
+		last = time.Now() // now, because what came meanwhile is heard next
+	}
 	for {
 		select {
 		case <-life.Done():
 			return nil
 		case <-ordered:
 			ordered = nil
-			stopping = true
-			d.stop()
+			stop()
 		case s := <-d.caught:
+			stopping := d.ordered.Load() != nil
 			switch {
 			case s == syscall.SIGHUP && !stopping:
-				d.reload(life)
+				reloads.order()
 			case s == syscall.SIGHUP:
+			case stopping && time.Since(last) < echoes:
 			case stopping:
 				return errSecondSignal
 			default:
-				stopping = true
-				d.stop()
+				stop()
 			}
 		}
 	}
 }
 
-// stop orders the end. What is written to the lock file tells `cleanup` what to
-// do with the kernel if this process does not come to its end.
-func (d *daemon) stop() {
+// stop orders the end in a mode, which the loop is told by tell, unless it has been
+// ordered before. It returns the mode in which the daemon ends. What is written to
+// the lock file tells `cleanup` what to do with the kernel if this process does not
+// come to its end.
+func (d *daemon) stop(mode string, tell func()) string {
+	if !d.ordered.CompareAndSwap(nil, &mode) {
+		return d.endMode()
+	}
 	d.notify.stopping()
-	if err := d.lock.write(record{pid: os.Getpid(), stop: d.config.Load().Shutdown.Mode}); err != nil {
+	r := d.lock.mine
+	r.stop = mode
+	if err := inTime(func() error { return d.lock.write(r) }); err != nil {
 		d.log.Warn("order to stop not noted", "error", err)
 	}
-	d.loop.Stop()
+	tell()
+	return mode
+}
+
+// inTime calls do, which writes, and waits for it, but not for longer than noteWait.
+func inTime(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(noteWait):
+		return fmt.Errorf("not done within %s", noteWait)
+	}
+}
+
+// endMode is how the daemon ends: as was ordered, else as the configuration says.
+func (d *daemon) endMode() string {
+	if mode := d.ordered.Load(); mode != nil {
+		return *mode
+	}
+	return d.config.Load().Shutdown.Mode
 }
 
 // reload reads the configuration file again, for a signal and for the command.
 func (d *daemon) reload(ctx context.Context) []string {
 	d.notify.reloading()
 	defer d.notify.ready()
-	return d.reloader.reload(ctx)
+	mistakes := d.reloader.reload(ctx)
+	if len(mistakes) == 0 {
+		d.shown(ctx)
+	}
+	return mistakes
+}
+
+// shown waits until the status shows what was ordered, so that a script may order
+// and then look. The order counts whether it is shown in time or not.
+func (d *daemon) shown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, shownBound)
+	defer cancel()
+	d.loop.Shown(ctx)
 }
 
 // apply puts a configuration in force.
@@ -113,13 +233,7 @@ func (d *daemon) publishConfig(c status.Config) {
 // publish takes the picture of a pass. The first one means that the daemon is
 // at work.
 func (d *daemon) publish(s *status.Status) {
-	if s.RouterID.IsValid() && s.RouterID != d.written && s.RouterID != *d.given.Load() {
-		d.written = s.RouterID
-		if err := writeRouterID(d.stateDir, s.RouterID); err != nil {
-			d.log.Warn("router id not kept for the next start", "error", err)
-		}
-	}
-	d.tellFronts(d.keepFronts(s))
+	d.keeper.keep(s, *d.given.Load())
 	d.store.Publish(s)
 	d.hooks.Set(hookStates(s, d.config.Load()))
 	d.first.Do(d.notify.ready)

@@ -16,7 +16,7 @@ func newSpeakerProcessCommand() *cobra.Command {
 		Use:    speakerCommand + " NAME",
 		Short:  "Be the speaker process of one interface; started by run",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1), // the interface, so that ps shows it
+		Args:   takes(1, 1), // the interface, so that ps shows it
 		RunE:   does(func(cmd *cobra.Command, _ []string) error { return bgp.ServeInherited(cmd.Context()) }),
 	}
 }

@@ -25,8 +25,9 @@ type statusView struct {
 	client *control.Client
 	out    io.Writer
 	style  status.Style
-	screen bool   // out is a terminal that can be cleared
-	vip    string // empty for the whole picture
+	screen bool // out is a terminal that can be cleared
+	vip    string
+	whole  bool // the whole picture, not that VIP
 	form   output
 	now    func() time.Time
 	// columns is the width of the screen now, 0 if it is not known.
@@ -38,11 +39,11 @@ func newStatusCommand(f *flags) *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{
 		Use:   "status [VIP]",
-		Short: "Show what is announced and what is withheld; for one VIP, why",
+		Short: "Show what is announced and what is withheld, and why",
 		Long: `Show VIPs by interfaces, interfaces and peers as of the daemon's last pass.
 With a VIP (its name or address) show every gate that its announcement must
 pass, with its state and reason.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: takes(0, 1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			v := &statusView{
@@ -50,7 +51,7 @@ pass, with its state and reason.`,
 				columns: func() int { return columnsOf(out) },
 			}
 			defer v.client.Close()
-			if len(args) > 0 {
+			if v.whole = len(args) == 0; !v.whole {
 				v.vip = args[0]
 			}
 			if watch {
@@ -91,7 +92,7 @@ func completeVIP(ctx context.Context, f *flags, args []string) ([]string, cobra.
 func (v *statusView) show(s *status.Status) error {
 	var shown any = s
 	write := func() error { return status.WriteText(v.out, s, v.style, v.now()) }
-	if v.vip != "" {
+	if !v.whole {
 		e, err := s.Explain(v.vip, v.now())
 		if err != nil {
 			return err
@@ -165,7 +166,7 @@ func (v *statusView) showNext(s *status.Status) error {
 		}
 		_, err := io.WriteString(v.out, "\n")
 		return err
-	case v.vip == "":
+	case v.whole:
 		return status.WriteJSONLine(v.out, s)
 	}
 	e, err := s.Explain(v.vip, v.now())

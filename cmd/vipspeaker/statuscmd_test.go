@@ -69,7 +69,9 @@ func TestStatusCommand(t *testing.T) {
 		"by address": {[]string{"10.68.6.1"}, exitGood, "vipa 10.68.6.1/32 is withheld: no_session: en1: no router\n"},
 		"json":       {[]string{"-o", "json"}, exitGood, `"reason": "no_session",`},
 		"why, json":  {[]string{"vipa", "-o", "json"}, exitGood, `"gate": "configured",`},
-		"no such":    {[]string{"vipb"}, exitBad, `no VIP "vipb": the configuration has vipa`},
+		"no such":    {[]string{"vipb"}, exitBad, `no VIP "vipb": the VIPs are vipa`},
+		"no name":    {[]string{""}, exitBad, `no VIP "": the VIPs are vipa`},
+		"watch none": {[]string{"", "--watch"}, exitBad, `no VIP "": the VIPs are vipa`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -82,6 +84,18 @@ func TestStatusCommand(t *testing.T) {
 	got := call(t, "__complete", "--socket", socket, "status", "")
 	if !strings.Contains("\n"+got.Stdout, "\nvipa\n") {
 		t.Errorf("completion: %+v", got)
+	}
+	// What takes no argument offers no file for one.
+	for _, name := range []string{"run", "cleanup", "reload", "version", "demo", "vip", "events"} {
+		if got = call(t, "__complete", "--socket", socket, name, ""); !strings.HasSuffix("\n"+got.Stdout, "\n:4\n") {
+			t.Errorf("completion of %s: %+v", name, got)
+		}
+	}
+	one := onePicture(time.Now())
+	one.VIPs[0].Role = &status.Role{Ready: []string{"b", "a"}}
+	store.Publish(one)
+	if got = call(t, "__complete", "--socket", socket, "move", "vipa", "--to", ""); got.Stdout != "a\nb\n:4\n" {
+		t.Errorf("completion of a host: %+v", got)
 	}
 	got = call(t, "--socket", socket, "reload")
 	if got.Code != exitBad || got.Stdout != "bgp.asn: -1: too small\nvips: required\n" || !strings.Contains(got.Stderr, "stays in force") {
@@ -97,7 +111,7 @@ func TestWatchFitsTheScreen(t *testing.T) {
 		var b strings.Builder
 		v := &statusView{
 			out: &b, style: status.Style{Marks: true, Colour: true}, screen: true, form: asTable,
-			now: func() time.Time { return at }, columns: func() int { return columns },
+			whole: true, now: func() time.Time { return at }, columns: func() int { return columns },
 		}
 		if err := v.showNext(onePicture(at)); err != nil {
 			t.Fatal(err)

@@ -2,30 +2,46 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/trace"
 	"vipspeaker/pkg/vip"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // socket are the flags that say which socket a look-up is for.
 type socket struct {
 	user, mark, iface string
+
+	flags *pflag.FlagSet // that these are in
 }
 
 func (s *socket) addFlags(cmd *cobra.Command) {
+	s.flags = cmd.Flags()
 	cmd.Flags().StringVar(&s.user, "user", "", "name or ID of the `user` who owns the socket (default: who calls)")
 	cmd.Flags().StringVar(&s.mark, "mark", "0", "`mark` of the socket, such as 0x10")
 	cmd.Flags().StringVar(&s.iface, "interface", "", "`interface` that the socket is bound to")
+}
+
+// given are the flags on the command line.
+func (s *socket) given() []string {
+	var list []string
+	for _, name := range []string{"user", "mark", "interface"} {
+		if s.flags.Changed(name) {
+			list = append(list, "--"+name)
+		}
+	}
+	return list
 }
 
 // flow makes the flow to a destination.
@@ -35,13 +51,17 @@ func (s *socket) flow(to string) (vip.Flow, error) {
 		return vip.Flow{}, err
 	}
 	f := vip.Flow{To: a, Interface: s.iface, User: uint32(os.Getuid())} //nolint:gosec // an ID of Linux has 32 bits
-	if f.Interface == "" {
+	if s.flags.Changed("interface") {
+		if _, err = net.InterfaceByName(s.iface); err != nil {
+			return f, fmt.Errorf("--interface: %q is no interface of this host", s.iface)
+		}
+	} else {
 		f.Interface = a.Zone()
 	}
 	if f.Mark, err = trace.Mark(s.mark); err != nil {
 		return f, fmt.Errorf("--mark: %w", err)
 	}
-	if s.user == "" {
+	if !s.flags.Changed("user") {
 		return f, nil
 	}
 	id := s.user
@@ -65,7 +85,7 @@ func newSourceCommand(f *flags) *cobra.Command {
 		Long: `Ask the kernel which source a connection to the address DEST gets that binds
 none, and say why: by which rule, table and route, of which VIP; or why it has
 the address of an interface.`,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			flow, err := s.flow(args[0])
 			if err != nil {
@@ -88,10 +108,11 @@ func newTraceCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace FROM|to DEST",
 		Short: "Show how a packet leaves the host, or how it should come in",
-		Long: `Show by which rule, table, route, interface, neighbour and session a packet goes.
+		Long: `Show by which rule, table, route, interface, neighbour and session a packet
+goes.
 
-  vipspeaker trace FROM DEST   from a VIP (name or address) or another address of
-                               this host to the address DEST
+  vipspeaker trace FROM DEST   from a VIP (name or address) or another address
+                               of this host to the address DEST
   vipspeaker trace to VIP      by which interfaces and sessions packets to a VIP
                                (name or address) should come in, and whether the
                                kernel takes them
@@ -99,7 +120,7 @@ func newTraceCommand(f *flags) *cobra.Command {
                                'vipspeaker status source DEST'
 
 It asks the kernel and the daemon, and changes nothing.`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2, 2),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			return traced(cmd, f, o, func(ctx context.Context, k trace.Kernel, st *status.Status) (*status.Trace, error) {
 				return traceArgs(ctx, k, st, &s, args[0], args[1])
@@ -125,6 +146,9 @@ It asks the kernel and the daemon, and changes nothing.`,
 func traceArgs(ctx context.Context, k trace.Kernel, st *status.Status, s *socket, from, dest string) (*status.Trace, error) {
 	if from == "to" {
 		if v := trace.FindVIP(st, dest); v != nil {
+			if given := s.given(); len(given) > 0 {
+				return nil, fmt.Errorf("%s: only for packets that leave this host, not for those to %s", strings.Join(given, ", "), v.Name)
+			}
 			to := v.Prefix.Addr()
 			if a, err := netip.ParseAddr(dest); err == nil {
 				to = a
@@ -191,7 +215,7 @@ func show(w io.Writer, t *status.Trace, o output) error {
 		return printJSON(w, t)
 	}
 	if err := t.WriteText(w, styleOf(w, os.Getenv)); err != nil {
-		return errors.Join(errors.New("write the output"), err)
+		return fmt.Errorf("write the output: %w", err)
 	}
 	return nil
 }

@@ -13,6 +13,10 @@ import (
 // gobgpModule is the module whose version matters for what routers see.
 const gobgpModule = "github.com/osrg/gobgp/v3"
 
+// version is for packagers who build from something without a history, by
+// -ldflags "-X main.version=v1.2.3". Else it is that of the module.
+var version string
+
 // versions is what `version -o json` prints.
 type versions struct {
 	Version  string `json:"version"`
@@ -30,7 +34,10 @@ func readVersions() versions {
 	if !ok {
 		return v
 	}
-	if info.Main.Version != "" {
+	switch {
+	case version != "":
+		v.Version = version
+	case info.Main.Version != "":
 		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
@@ -72,7 +79,7 @@ func newVersionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the versions of the program, of Go and of GoBGP",
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0),
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			v := readVersions()
 			if o == asJSON {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -19,7 +20,7 @@ func newVIPCommand(f *flags) *cobra.Command {
 		Long: `Add, remove and show VIPs that are not in the configuration. They must lie in
 runtime_vips.allowed_prefixes. A VIP with a TTL goes unless its owner renews it,
 by 'vipspeaker vip renew' or the same by the control socket.`,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newVIPAddCommand(f), newVIPShowCommand(f),
@@ -39,13 +40,16 @@ func newVIPAddCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add ADDRESS",
 		Short: "Add a VIP, or change and renew it",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes(1, 1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			spec, announce := map[string]any{"address": args[0]}, map[string]any{}
-			if name == "" {
+			if args[0] == "" {
+				return errors.New("the address is empty: must be an address or a prefix such as 192.0.2.1 or 2001:db8::/64")
+			}
+			if !cmd.Flags().Changed("name") {
 				name = args[0]
 			}
-			if len(interfaces) > 0 {
+			if cmd.Flags().Changed("interfaces") { // none too, which is refused
 				spec["interfaces"] = interfaces
 			}
 			if preferred {
@@ -60,7 +64,7 @@ func newVIPAddCommand(f *flags) *cobra.Command {
 			if len(announce) > 0 {
 				spec["announce"] = announce
 			}
-			if ttl != 0 {
+			if cmd.Flags().Changed("ttl") { // 0s too, which is refused
 				r.TTL = ttl.String()
 			}
 			var err error
@@ -94,7 +98,7 @@ func newVIPShowCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
 		Short: "Show the VIPs that were added at run time",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  takes(0, 1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			client := f.client()
 			defer client.Close()
@@ -111,6 +115,10 @@ func newVIPShowCommand(f *flags) *cobra.Command {
 			}
 			if o == asJSON {
 				return printJSON(cmd.OutOrStdout(), list)
+			}
+			if len(list.VIPs) == 0 {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "no VIP was added at run time")
+				return err
 			}
 			for i := range list.VIPs {
 				if err := showRuntimeVIP(cmd.OutOrStdout(), o, &list.VIPs[i], ""); err != nil {
@@ -132,7 +140,7 @@ func runtimeVIPCommand(f *flags, use, short, done string, do func(*control.Clien
 	var o output
 	cmd := &cobra.Command{
 		Use: use, Short: short,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			client := f.client()
 			defer client.Close()
@@ -188,6 +196,17 @@ func showRuntimeVIP(w io.Writer, o output, v *control.RuntimeVIP, done string) e
 	if v.Ephemeral && done != "removed" {
 		text += ", ephemeral"
 	}
-	_, err := fmt.Fprintf(w, "%s %s: %s\n", v.Name, v.Spec, text)
+	_, err := fmt.Fprintf(w, "%s %s: %s\n", v.Name, addressOf(v), text)
 	return err
+}
+
+// addressOf is the address of the VIP as its owner gave it.
+func addressOf(v *control.RuntimeVIP) string {
+	var spec struct {
+		Address string `json:"address"`
+	}
+	if err := json.Unmarshal(v.Spec, &spec); err != nil {
+		return string(v.Spec)
+	}
+	return spec.Address
 }

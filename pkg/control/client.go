@@ -83,13 +83,17 @@ func (c *Client) do(ctx context.Context, method, path string, send io.Reader, in
 		return err
 	}
 	res, err := c.http.Do(req)
-	if err != nil {
-		return c.explain(err)
+	var body []byte
+	if err == nil {
+		defer res.Body.Close() //nolint:errcheck // it was only read
+		body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	}
-	defer res.Body.Close() //nolint:errcheck // it was only read
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return c.explain(err)
+		err = c.explain(err)
+		if errors.Is(err, errSilent) && method != http.MethodGet {
+			err = fmt.Errorf("%w; it may still do what it was told", err)
+		}
+		return err
 	}
 	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusUnprocessableEntity {
 		return c.refused(req, res, body)
@@ -110,12 +114,15 @@ func (c *Client) refused(req *http.Request, res *http.Response, body []byte) err
 	return fmt.Errorf("%s: %s %s: %s; is it a vipspeaker of this version?", c.path, req.Method, req.URL.Path, res.Status)
 }
 
+// errSilent says that the daemon takes its time.
+var errSilent = errors.New("the daemon does not answer (is it stopped or overloaded?)")
+
 // explain turns an error of the connection into one that says what to do.
 func (c *Client) explain(err error) error {
 	var late net.Error
 	// EAGAIN, a full queue of connections that nobody accepts, counts as well.
 	if errors.As(err, &late) && late.Timeout() {
-		return fmt.Errorf("%s: the daemon does not answer (is it stopped or overloaded?)", c.path)
+		return fmt.Errorf("%s: %w", c.path, errSilent)
 	}
 	var op *net.OpError
 	if !errors.As(err, &op) {

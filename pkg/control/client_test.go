@@ -66,6 +66,10 @@ func TestClientOfAFrozenDaemon(t *testing.T) {
 		if err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
 		}
+		want += "; it may still do what it was told"
+		if _, err = c.Drain(t.Context(), DrainRequest{All: true}); err == nil || err.Error() != want {
+			t.Errorf("error of an order %v, want %s", err, want)
+		}
 	}
 	full := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EAGAIN)}
 	if got := NewClient("/s").explain(full).Error(); got != "/s: the daemon does not answer (is it stopped or overloaded?)" {

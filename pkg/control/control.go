@@ -8,6 +8,7 @@
 //	POST /v1/drain    take VIPs out of use: a DrainRequest, a DrainResult
 //	POST /v1/undrain  end that
 //	POST /v1/move     hand the VIP of the parameter vip over to the host to
+//	POST /v1/handover end for another process, a Successor: a Handover
 //	GET  /v1/vips     the VIPs that were added at run time, a RuntimeVIPs
 //
 //	PUT    /v1/vips/NAME        add or change one and renew it: a VIPRequest, a RuntimeVIP
@@ -31,6 +32,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"time"
 
 	"vipspeaker/pkg/status"
 )
@@ -59,18 +62,39 @@ type Options struct {
 	// Events are what GET /v1/events gives; nil if there is none of it.
 	Events *status.Events
 	// Failback announces a VIP, by its name or address, with its rank again; nil if
-	// there is none of it. An error is the caller's mistake.
-	Failback func(vip string) error
+	// there is none of it. An error that is a *Refusal says which kind it is, any
+	// other that things are not as it takes.
+	Failback func(ctx context.Context, vip string) error
 	// Operator takes orders; nil if none are taken.
 	Operator Operator
 	// Move has the owner of a VIP hand it over to a host; nil if there is none of
-	// it. An error is the caller's mistake, or etcd's.
-	Move func(ctx context.Context, vip, to string) error
+	// it. Its errors are as those of Failback.
+	Move func(ctx context.Context, vip, to string) (revision int64, err error)
+	// Handover orders the end for a process that replaces this one, and tells how
+	// that goes; nil if there is none of it.
+	Handover func(ctx context.Context, s Successor) (*Handover, error)
 }
 
-// Serve answers on l until ctx ends. It returns nil when ctx ended.
+// keepEvery is how often the server looks whether its socket is still there.
+const keepEvery = 5 * time.Second
+
+// Serve answers on l until ctx ends. It returns nil when ctx ended. A socket of Listen
+// that somebody removes it makes anew within 5 s.
 func Serve(ctx context.Context, l net.Listener, o Options) error {
-	return status.Serve(ctx, status.NewServer(newHandler(ctx, o), o.Log), l)
+	return serve(ctx, l, o, keepEvery)
+}
+
+func serve(ctx context.Context, l net.Listener, o Options, every time.Duration) error {
+	if s, ok := l.(*socket); ok {
+		keeping, stop := context.WithCancel(ctx)
+		var keeper sync.WaitGroup
+		defer keeper.Wait()
+		defer stop()
+		keeper.Go(func() { s.keep(keeping, every, o.Log) })
+	}
+	srv := status.NewServer(newHandler(ctx, o), o.Log)
+	srv.ConnContext = withCaller
+	return status.Serve(ctx, srv, l)
 }
 
 // newHandler returns the handler of a server that ends with ctx.
@@ -96,11 +120,40 @@ func newHandler(ctx context.Context, o Options) http.Handler {
 		mux.HandleFunc("GET /v1/events", eventsHandler(ctx, o.Events, eventsPatience))
 	}
 	handleRoles(mux, o)
+	if o.Handover != nil {
+		handover(mux, o)
+	}
 	if o.Operator != nil {
 		drains(mux, o)
 	}
-	return http.MaxBytesHandler(mux, maxBody)
+	return http.MaxBytesHandler(jsonErrors(mux), maxBody)
 }
+
+// jsonErrors has a mux say in the form of all other answers that it does not know a
+// path or a method.
+func jsonErrors(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern == "" {
+			w = &notOffered{ResponseWriter: w, what: r.Method + " " + r.URL.Path}
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// notOffered replaces the text of an answer, and keeps its code and headers.
+type notOffered struct {
+	http.ResponseWriter
+
+	what string
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (n *notOffered) WriteHeader(code int) {
+	reply(n.ResponseWriter, code, failure{n.what + ": " + http.StatusText(code) + "; is it meant for a vipspeaker of this version?"})
+}
+
+// Write implements http.ResponseWriter. The text has been written.
+func (n *notOffered) Write(text []byte) (int, error) { return len(text), nil }
 
 func reply(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -122,8 +123,12 @@ func TestOnlyWhatIsOffered(t *testing.T) {
 			t.Errorf("%s %s: %v", tt.method, tt.path, err)
 			continue
 		}
-		if res.StatusCode != tt.code {
-			t.Errorf("%s %s: %d, want %d", tt.method, tt.path, res.StatusCode, tt.code)
+		var f failure
+		if err := json.NewDecoder(res.Body).Decode(&f); err != nil || res.StatusCode != tt.code || !strings.HasPrefix(f.Error, tt.method+" /") {
+			t.Errorf("%s %s: %d %+v %v, want %d and an error", tt.method, tt.path, res.StatusCode, f, err, tt.code)
+		}
+		if kind, allow := res.Header.Get("Content-Type"), res.Header.Get("Allow"); kind != "application/json" || (allow != "") != (tt.code == 405) {
+			t.Errorf("%s %s: content of the type %q, allowed are %q", tt.method, tt.path, kind, allow)
 		}
 		if err := res.Body.Close(); err != nil {
 			t.Error(err)
@@ -166,6 +171,177 @@ func TestSocketMode(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestSocketRemoved: a socket that somebody removes is made anew, with its directory,
+// and open streams go on.
+func TestSocketRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	path := filepath.Join(dir, "control.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l, err := Listen(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, events := status.NewStore(), status.NewEvents(10)
+	store.Publish(&status.Status{Version: "v1"})
+	said := &lines{}
+	done := make(chan error, 1)
+	go func() {
+		o := Options{Log: slog.New(slog.NewTextHandler(said, nil)), Status: store.Load, Events: events}
+		done <- serve(ctx, l, o, 2*time.Millisecond)
+	}()
+	answers := func() error {
+		c := NewClient(path)
+		defer c.Close()
+		_, err := c.Status(t.Context())
+		return err
+	}
+	waitFor(t, answers)
+	seen := make(chan string, 10)
+	streaming := newClient(t, path)
+	go func() {
+		_ = streaming.Events(ctx, 0, true, func(e status.Event) error { seen <- e.Message; return nil })
+	}()
+	events.Add(status.Event{Message: "before"})
+	<-seen
+	for n, what := range []string{path, dir, path} {
+		if err := os.RemoveAll(what); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, answers)
+		waitFor(t, func() error { // it says so after it answers
+			if text := said.String(); strings.Count(text, "control socket was removed, made anew") != n+1 {
+				return errors.New("log:\n" + text)
+			}
+			return nil
+		})
+		if info, err := os.Lstat(path); err != nil || info.Mode() != fs.ModeSocket|0o660 {
+			t.Errorf("%v, %v", info, err)
+		}
+	}
+	events.Add(status.Event{Message: "after"})
+	if got := <-seen; got != "after" {
+		t.Errorf("the stream goes on with %q", got)
+	}
+	if text := said.String(); strings.Count(text, "\n") != 3 {
+		t.Errorf("log:\n%s", text)
+	}
+
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is there after the end: %v", err)
+	}
+}
+
+// TestSocketRestore: only what is gone is made anew, and nothing after the end.
+func TestSocketRestore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	l, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.(*socket)
+	if done, err := s.restore(t.Context()); done || err != nil {
+		t.Errorf("while it is there: %v, %v", done, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.restore(t.Context()); done || err != nil {
+		t.Errorf("a file in its place: %v, %v", done, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(path); string(text) != "x" {
+		t.Errorf("the file is %q, %v", text, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.restore(t.Context()); done || err != nil {
+		t.Errorf("after the end: %v, %v", done, err)
+	}
+}
+
+// TestSocketCannotBeRestored: that is told once, and it is tried again.
+func TestSocketCannotBeRestored(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	listener, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := listener.(*socket)
+	defer s.Close() //nolint:errcheck // the end of the test
+	at := func(p string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.path = p
+	}
+	at(filepath.Join(dir, strings.Repeat("x", maxPath))) // too long for a socket
+	said := &lines{}
+	ctx, cancel := context.WithCancel(t.Context())
+	var keeper sync.WaitGroup
+	keeper.Go(func() { s.keep(ctx, time.Millisecond, slog.New(slog.NewTextHandler(said, nil))) })
+	waitFor(t, func() error {
+		if text := said.String(); text == "" {
+			return errors.New("nothing is told")
+		}
+		return nil
+	})
+	other := filepath.Join(dir, "t")
+	at(other)
+	waitFor(t, func() error {
+		_, err := os.Lstat(other)
+		return err
+	})
+	cancel()
+	keeper.Wait()
+	text := said.String()
+	if strings.Count(text, "\n") > 2 || strings.Count(text, "cannot be made anew") != 1 || !strings.Contains(text, "too long") {
+		t.Errorf("log:\n%s", text)
+	}
+}
+
+// waitFor waits until what gives no error, for 5 s.
+func waitFor(t *testing.T, what func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if err = what(); err == nil {
+			return
+		}
+	}
+	t.Fatal(err)
+}
+
+// lines is a log for several goroutines.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// String returns what has been written.
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // TestNeverOpenToOthers watches the directory tree while sockets are made with

@@ -178,7 +178,7 @@ func TestEventsBadParameters(t *testing.T) {
 	}
 	without := newClient(t, start(t, &daemon{store: status.NewStore()}))
 	err := without.Events(t.Context(), 0, true, func(status.Event) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), "GET /v1/events: 404 Not Found; is it a vipspeaker of this version?") {
+	if err == nil || !strings.Contains(err.Error(), "GET /v1/events: Not Found; is it meant for a vipspeaker of this version?") {
 		t.Errorf("without events: %v", err)
 	}
 	err = newClient(t, start(t, d)).Events(t.Context(), 7, true, func(status.Event) error { return nil })

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -33,24 +35,25 @@ const privatePattern = ".vipspeaker-*"
 // a dead process left is replaced; one that answers is an error, as is anything
 // that is not a socket. Closing the listener removes the socket.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
-	l, err := listen(ctx, path)
-	if err != nil {
+	s := &socket{path: path}
+	var err error
+	if s.listener, s.info, err = listen(ctx, path); err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	return l, nil
+	return s, nil
 }
 
-func listen(ctx context.Context, path string) (net.Listener, error) {
+func listen(ctx context.Context, path string) (l net.Listener, info fs.FileInfo, err error) {
 	dir := filepath.Dir(path)
-	if err := makeParent(dir); err != nil {
-		return nil, err
+	if err = makeParent(dir); err != nil {
+		return nil, nil, err
 	}
-	if err := refuseLive(ctx, path); err != nil {
-		return nil, err
+	if err = refuseLive(ctx, path); err != nil {
+		return nil, nil, err
 	}
 	private, err := os.MkdirTemp(dir, privatePattern)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	temporary := filepath.Join(private, socketName)
 	// Nothing but what was made here is removed. A process that is killed in
@@ -60,33 +63,31 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		os.Remove(private)   //nolint:errcheck,gosec // an empty directory is left at worst
 	}()
 	if len(temporary) > maxPath || len(path) > maxPath {
-		return nil, fmt.Errorf("the path is too long for a Unix socket by %d octets", max(len(temporary), len(path))-maxPath)
+		return nil, nil, fmt.Errorf("the path is too long for a Unix socket by %d octets", max(len(temporary), len(path))-maxPath)
 	}
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", temporary)
-	if err != nil {
-		return nil, err
+	if l, err = lc.Listen(ctx, "unix", temporary); err != nil {
+		return nil, nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	s := &socket{Listener: l, path: path}
 	if err = os.Chmod(temporary, 0o660); err == nil { //nolint:gosec // the daemon's group may connect
-		if s.info, err = os.Lstat(temporary); err == nil {
+		if info, err = os.Lstat(temporary); err == nil {
 			err = os.Rename(temporary, path)
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, nil, errors.Join(err, l.Close())
 	}
-	return s, nil
+	return l, info, nil
 }
 
 // makeParent makes the directory if it is missing, so that everybody can reach
 // what is in it whatever the umask is: the socket's own mode keeps others out.
 func makeParent(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the operator names it
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // see above
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // everybody may reach it
 		return err
 	}
 	return os.Chmod(dir, 0o755) //nolint:gosec // see above
@@ -114,19 +115,86 @@ func refuseLive(ctx context.Context, path string) error {
 	return fmt.Errorf("it exists and cannot be tried: %w", err)
 }
 
-// socket is a listener that removes its file when it is closed, unless another
-// process has put its own there.
+// socket is a listener that is made anew when its file is gone, and that removes its
+// file when it is closed, unless another process has put its own there.
 type socket struct {
-	net.Listener
-
 	path string
-	info fs.FileInfo
+
+	mu       sync.Mutex
+	listener net.Listener
+	info     fs.FileInfo // of its file
+	closed   bool
 }
+
+// now is the listener that has the path.
+func (s *socket) now() net.Listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listener
+}
+
+// Accept implements net.Listener.
+func (s *socket) Accept() (net.Conn, error) {
+	for {
+		l := s.now()
+		c, err := l.Accept()
+		if err != nil && s.now() != l {
+			continue // it was closed for the one that has its path now
+		}
+		return c, err
+	}
+}
+
+// Addr implements net.Listener.
+func (s *socket) Addr() net.Addr { return s.now().Addr() }
 
 // Close implements net.Listener.
 func (s *socket) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) {
 		os.Remove(s.path) //nolint:errcheck,gosec // the next start replaces it
 	}
-	return s.Listener.Close()
+	return s.listener.Close()
+}
+
+// restore makes the socket anew if there is nothing at its path, as after somebody
+// has cleaned its directory up: nobody could talk with the daemon until its next
+// start. Connections go on. What others have put there stays.
+func (s *socket) restore(ctx context.Context) (done bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err = os.Lstat(s.path); s.closed || !errors.Is(err, fs.ErrNotExist) {
+		return false, nil // what cannot be looked at cannot be made either
+	}
+	l, info, err := listen(ctx, s.path)
+	if err != nil {
+		return false, err
+	}
+	old := s.listener
+	s.listener, s.info = l, info
+	return true, old.Close()
+}
+
+// keep restores the socket until ctx ends.
+func (s *socket) keep(ctx context.Context, every time.Duration, logger *slog.Logger) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for failed := ""; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		done, err := s.restore(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil && err.Error() != failed:
+			failed = err.Error()
+			logger.WarnContext(ctx, "control socket is gone and cannot be made anew", "path", s.path, "error", err)
+		case done:
+			failed = ""
+			logger.WarnContext(ctx, "control socket was removed, made anew", "path", s.path)
+		}
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"reflect"
+	"strings"
 	"time"
 )
 
@@ -111,17 +113,39 @@ func answer(w http.ResponseWriter, logger *slog.Logger, r *http.Request, out any
 	reply(w, code, failure{err.Error()})
 }
 
-// decode reads one JSON value with known fields only.
+// decode reads one JSON object with known fields only.
 func decode(body io.Reader, into any) error {
 	d := json.NewDecoder(io.LimitReader(body, maxBody))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return err
+		return wrongBody(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("must be one JSON object and nothing else")
 	}
 	return nil
+}
+
+// wrongBody says in the words of the client, not of Go, what a body lacks.
+func wrongBody(err error) error {
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		want := map[reflect.Kind]string{reflect.String: "a string", reflect.Bool: "true or false", reflect.Struct: "an object"}[kind.Type.Kind()]
+		if kind.Field == "" {
+			return fmt.Errorf("is of the type %s: must be %s", kind.Value, want)
+		}
+		return fmt.Errorf("%s: is of the type %s: must be %s", kind.Field, kind.Value, want)
+	}
+	// The decoder has no type for that.
+	key, unknown := strings.CutPrefix(err.Error(), "json: unknown field ")
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("is empty: must be a JSON object")
+	case unknown:
+		return fmt.Errorf("%s: no such key", key)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("is cut off: must be a whole JSON object of at most %d bytes", maxBody)
+	}
+	return err
 }
 
 // Drain takes VIPs out of use.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -77,17 +78,35 @@ func TestRuntimeVIPs(t *testing.T) {
 		if v, doErr := do(t.Context(), name); doErr != nil || v.Name != name {
 			t.Errorf("%s: %+v, %v", what, v, doErr)
 		}
-		if _, err = do(t.Context(), "x"); err == nil || err.Error() != `no run-time VIP "x": there are 10.68.6.0/28` {
-			t.Errorf("%s of what there is not: %v", what, err)
+		for _, none := range []string{"x", ".", "..", "../status"} {
+			if _, err = do(t.Context(), none); err == nil || err.Error() != fmt.Sprintf("no run-time VIP %q: there are 10.68.6.0/28", none) {
+				t.Errorf("%s of what there is not: %v", what, err)
+			}
+		}
+		if _, err = do(t.Context(), ""); err == nil || err.Error() != "the name of the run-time VIP is empty" {
+			t.Errorf("%s without a name: %v", what, err)
 		}
 	}
+	if _, err = c.PutVIP(t.Context(), "", VIPRequest{Spec: spec}); err == nil || len(o.vips) != 1 {
+		t.Errorf("put without a name: %+v, %v", o.vips, err)
+	}
+	if put, err = c.PutVIP(t.Context(), "..", VIPRequest{Spec: spec}); err != nil || put.Name != ".." {
+		t.Errorf("put of ..: %+v, %v", put, err)
+	}
+	o.vips = o.vips[:1]
 	store.Publish(&status.Status{VIPs: []status.VIP{{Name: name, Prefix: netip.MustParsePrefix(name), Reason: status.NoSession}}})
 	list, err := c.RuntimeVIPs(t.Context())
 	if err != nil || len(list.VIPs) != 1 || list.VIPs[0].Reason != status.NoSession || list.VIPs[0].Prefix.String() != name {
 		t.Errorf("list: %+v, %v", list, err)
 	}
+	if v, err := c.RenewVIP(t.Context(), name); err != nil || v.Reason != status.NoSession {
+		t.Errorf("renewed: %+v, %v", v, err)
+	}
+	if v, err := c.PutVIP(t.Context(), name, VIPRequest{Spec: spec}); err != nil || v.Reason != status.NoSession {
+		t.Errorf("put again: %+v, %v", v, err)
+	}
 	for body, want := range map[string]string{
-		`[]`: "must be a JSON object", `{"ttl": 10}`: "ttl: json: cannot unmarshal number", `{"ephemeral": "yes"}`: "ephemeral: json: cannot unmarshal string",
+		`[]`: "must be a JSON object", `{"ttl": 10}`: "ttl: is of the type number: must be a string", `{"ephemeral": "yes"}`: "ephemeral: is of the type string: must be true or false",
 	} {
 		req, err := http.NewRequest(http.MethodPut, "http://x/v1/vips/a", strings.NewReader(body))
 		if err != nil {
@@ -139,15 +158,18 @@ func TestOrdersAreExact(t *testing.T) {
 		want               string
 	}{
 		{"POST", "/v1/drain", `{"vip": "a"}`, nil, 200, "vips"},
-		{"POST", "/v1/drain", ``, nil, 400, "the body of the request: EOF"},
-		{"POST", "/v1/drain", `{"vip"`, nil, 400, "the body of the request: unexpected EOF"},
-		{"POST", "/v1/drain", `{"vip": 7}`, nil, 400, "cannot unmarshal number"},
-		{"POST", "/v1/drain", `{"vip": "a", "froce": true}`, nil, 400, `unknown field \"froce\"`},
+		{"POST", "/v1/drain", ``, nil, 400, "the body of the request: is empty: must be a JSON object"},
+		{"POST", "/v1/drain", `{"vip"`, nil, 400, "the body of the request: is cut off: must be a whole JSON object of at most 65536 bytes"},
+		{"POST", "/v1/drain", `{"vip": 7}`, nil, 400, `"the body of the request: vip: is of the type number: must be a string"`},
+		{"POST", "/v1/drain", `{"vip": "a", "all": "yes"}`, nil, 400, "all: is of the type string: must be true or false"},
+		{"POST", "/v1/drain", `["a"]`, nil, 400, "the body of the request: is of the type array: must be an object"},
+		{"PUT", "/v1/vips/a", `{"ttl": 10}`, nil, 400, "the body of the request: ttl: is of the type number: must be a string"},
+		{"POST", "/v1/drain", `{"vip": "a", "froce": true}`, nil, 400, `"the body of the request: \"froce\": no such key"`},
 		{"POST", "/v1/drain", `{"vip": "a"} {"vip": "b"}`, nil, 400, "one JSON object and nothing else"},
 		{"POST", "/v1/undrain", `{"vip": "` + strings.Repeat("x", maxBody) + `"}`, nil, 400, "the body of the request"},
 		{"POST", "/v1/drain", `{"vip": "a"}`, Refuse(http.StatusConflict, "damaged"), 409, "damaged"},
 		{"POST", "/v1/undrain", `{"vip": "a"}`, errors.New("disk is full"), 500, "disk is full"},
-		{"GET", "/v1/drain", ``, nil, 405, ""},
+		{"GET", "/v1/drain", ``, nil, 405, `{"error":"GET /v1/drain: Method Not Allowed; is it meant for a vipspeaker of this version?"}`},
 	} {
 		o.err = tt.err
 		before := len(o.drained) + len(o.undrained)

@@ -2,8 +2,11 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"testing"
 
@@ -19,7 +22,7 @@ func TestFailback(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	got := ""
-	failback := func(vip string) error {
+	failback := func(_ context.Context, vip string) error {
 		if got = vip; vip != "a b&c" {
 			return errors.New("no VIP " + vip)
 		}
@@ -40,5 +43,35 @@ func TestFailback(t *testing.T) {
 	}
 	if err := c.Failback(t.Context(), "x"); err == nil || err.Error() != "no VIP x" {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestRolesRefuse: an order about ranks or owners is refused with the code that its
+// error has, as any other order is.
+func TestRolesRefuse(t *testing.T) {
+	var err error
+	h := newHandler(t.Context(), Options{
+		Log: slog.New(slog.DiscardHandler), Status: status.NewStore().Load,
+		Failback: func(context.Context, string) error { return err },
+		Move:     func(context.Context, string, string) (int64, error) { return 7, err },
+	})
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{nil, http.StatusOK},
+		{errors.New("not as things are"), http.StatusConflict},
+		{Refuse(http.StatusNotFound, "no VIP %q", "x"), http.StatusNotFound},
+		{Refuse(http.StatusBadRequest, "give a vip"), http.StatusBadRequest},
+	} {
+		for _, path := range []string{"/v1/failback?vip=x", "/v1/move?vip=x&to=b"} {
+			err = tt.err
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, http.NoBody))
+			var f failure
+			if jsonErr := json.Unmarshal(w.Body.Bytes(), &f); w.Code != tt.want || jsonErr != nil || err != nil && f.Error != err.Error() {
+				t.Errorf("%s with %v: code %d, want %d: %s", path, tt.err, w.Code, tt.want, w.Body)
+			}
+		}
 	}
 }

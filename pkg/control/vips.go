@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"vipspeaker/pkg/status"
@@ -50,7 +51,7 @@ func (r *VIPRequest) UnmarshalJSON(data []byte) error {
 	for key, into := range map[string]any{"ttl": &r.TTL, "ephemeral": &r.Ephemeral} {
 		if value, ok := all[key]; ok {
 			if err := json.Unmarshal(value, into); err != nil {
-				return fmt.Errorf("%s: %w", key, err)
+				return fmt.Errorf("%s: %w", key, wrongBody(err))
 			}
 			delete(all, key)
 		}
@@ -105,17 +106,23 @@ func runtimeVIPs(mux *http.ServeMux, o Options) {
 		}
 		reply(w, http.StatusNotFound, failure{NoRuntimeVIP(name, vips).Error()})
 	})
+	looked := func(v *RuntimeVIP, err error) (*RuntimeVIP, error) {
+		if s := o.Status(); err == nil && s != nil {
+			v.look(s)
+		}
+		return v, err
+	}
 	mux.HandleFunc("PUT /v1/vips/{name}", func(w http.ResponseWriter, r *http.Request) {
 		order(o.Log, func(ctx context.Context, in VIPRequest) (*RuntimeVIP, error) {
-			return o.Operator.PutVIP(ctx, r.PathValue("name"), in)
+			return looked(o.Operator.PutVIP(ctx, r.PathValue("name"), in))
 		})(w, r)
 	})
 	mux.HandleFunc("POST /v1/vips/{name}/renew", func(w http.ResponseWriter, r *http.Request) {
-		v, err := o.Operator.RenewVIP(r.Context(), r.PathValue("name"))
+		v, err := looked(o.Operator.RenewVIP(r.Context(), r.PathValue("name")))
 		answer(w, o.Log, r, v, err)
 	})
 	mux.HandleFunc("DELETE /v1/vips/{name}", func(w http.ResponseWriter, r *http.Request) {
-		v, err := o.Operator.RemoveVIP(r.Context(), r.PathValue("name"))
+		v, err := looked(o.Operator.RemoveVIP(r.Context(), r.PathValue("name")))
 		answer(w, o.Log, r, v, err)
 	})
 }
@@ -123,13 +130,12 @@ func runtimeVIPs(mux *http.ServeMux, o Options) {
 // NoRuntimeVIP is the error for a name that no run-time VIP has.
 func NoRuntimeVIP(name string, vips []RuntimeVIP) error {
 	known := "none was added"
-	for i := range vips {
-		if i == 0 {
-			known = "there are"
-		} else {
-			known += ","
+	if len(vips) > 0 {
+		names := make([]string, len(vips))
+		for i := range vips {
+			names[i] = vips[i].Name
 		}
-		known += " " + vips[i].Name
+		known = "there are " + status.Names(names)
 	}
 	return Refuse(http.StatusNotFound, "no run-time VIP %q: %s", name, known)
 }
@@ -142,30 +148,51 @@ func (v *RuntimeVIP) look(s *status.Status) {
 	}
 }
 
-func vipPath(name string) string { return "/v1/vips/" + url.PathEscape(name) }
+// vipPath is the path of a run-time VIP. Without a name, or with one that stands for a
+// directory, it would be cleaned, and then be that of something else.
+func vipPath(name string) (string, error) {
+	escaped := url.PathEscape(name)
+	switch name {
+	case "":
+		return "", errors.New("the name of the run-time VIP is empty")
+	case ".", "..":
+		escaped = strings.ReplaceAll(name, ".", "%2E")
+	}
+	return "/v1/vips/" + escaped, nil
+}
 
 // PutVIP adds a run-time VIP, or changes and renews the one of its name.
 func (c *Client) PutVIP(ctx context.Context, name string, r VIPRequest) (*RuntimeVIP, error) {
+	path, err := vipPath(name)
+	if err != nil {
+		return nil, err
+	}
 	var v RuntimeVIP
-	return &v, c.send(ctx, http.MethodPut, vipPath(name), r, &v)
+	return &v, c.send(ctx, http.MethodPut, path, r, &v)
 }
 
 // RenewVIP lets a run-time VIP live for another TTL.
 func (c *Client) RenewVIP(ctx context.Context, name string) (*RuntimeVIP, error) {
-	var v RuntimeVIP
-	return &v, c.call(ctx, http.MethodPost, vipPath(name)+"/renew", &v)
+	return c.onVIP(ctx, http.MethodPost, name, "/renew")
 }
 
 // RemoveVIP removes a run-time VIP.
 func (c *Client) RemoveVIP(ctx context.Context, name string) (*RuntimeVIP, error) {
-	var v RuntimeVIP
-	return &v, c.call(ctx, http.MethodDelete, vipPath(name), &v)
+	return c.onVIP(ctx, http.MethodDelete, name, "")
 }
 
 // RuntimeVIP shows one.
 func (c *Client) RuntimeVIP(ctx context.Context, name string) (*RuntimeVIP, error) {
+	return c.onVIP(ctx, http.MethodGet, name, "")
+}
+
+func (c *Client) onVIP(ctx context.Context, method, name, order string) (*RuntimeVIP, error) {
+	path, err := vipPath(name)
+	if err != nil {
+		return nil, err
+	}
 	var v RuntimeVIP
-	return &v, c.call(ctx, http.MethodGet, vipPath(name), &v)
+	return &v, c.call(ctx, method, path+order, &v)
 }
 
 // RuntimeVIPs lists all.

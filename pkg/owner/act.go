@@ -14,6 +14,8 @@ type remembered struct {
 	memory
 	again time.Duration
 	told  uint64 // the calls of Set when the hold was hidden, and one; 0 if it is not
+	// ceased is that of the VIP's state.
+	ceased Ceased
 }
 
 // act does what is next about each VIP, at most one step for each. It leaves the
@@ -72,7 +74,7 @@ func (m *Manager) one(ctx context.Context, s *store, k *remembered, w Want, e *e
 	if err != nil {
 		return false, err
 	}
-	do, to, again := k.decide(s.host, int64(s.lease), w, e, Now())
+	do, to, again := k.decide(self{s.host, int64(s.lease), m.opt.Config.Handover}, w, e, Now())
 	k.again = again
 	if k.hidden == 0 {
 		k.told = 0
@@ -119,6 +121,7 @@ func (m *Manager) hide() {
 	if len(fresh) == 0 {
 		return
 	}
+	m.cease(&next, GivenUp)
 	m.show(&next)
 	m.mu.Lock()
 	sets := m.sets

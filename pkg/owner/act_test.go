@@ -29,6 +29,9 @@ func byHand(t *testing.T) (*Manager, *store) {
 	if _, err := s.renew(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
+	if other, err := s.takeName(t.Context(), claim{}); other != nil || err != nil {
+		t.Fatal(other, err)
+	}
 	m.renewed = Now()
 	var wants []Want
 	for i := range 3 {
@@ -132,7 +135,7 @@ func TestDecideReleaseAfterHiding(t *testing.T) {
 	e := &entry{holds: []hold{{Role: Owner, host: "a", lease: 1}}, asks: []ask{{Rank: 1, host: "a", lease: 1}}}
 	look := func(at time.Duration, want step, hidden time.Duration) {
 		t.Helper()
-		if do, _, _ := k.decide("a", 1, w, e, at); do != want || k.hidden != hidden {
+		if do, _, _ := k.decide(self{"a", 1, testHandover}, w, e, at); do != want || k.hidden != hidden {
 			t.Errorf("at %s: %s, hidden since %s, want %s, %s", at, do, k.hidden, want, hidden)
 		}
 	}
@@ -145,7 +148,7 @@ func TestDecideReleaseAfterHiding(t *testing.T) {
 	look(time.Minute+clear, nothing, 0)
 }
 
-// Each outage is told once, and its end.
+// Each outage is told once, and its end, and is shown until then.
 func TestTroubleEachTime(t *testing.T) {
 	t.Parallel()
 	var text bytes.Buffer
@@ -154,7 +157,13 @@ func TestTroubleEachTime(t *testing.T) {
 		m.trouble(errors.New("no route"))
 		m.trouble(errors.New("timeout"))
 		m.publish(&store{}, nil) // of a turn that reached etcd
+		if e := m.State().Error; e != "timeout" {
+			t.Errorf("%q is shown in the middle of a turn", e)
+		}
 		m.trouble(nil)
+		if e := m.State().Error; e != "" {
+			t.Errorf("%q is shown after it", e)
+		}
 	}
 	if down, up := strings.Count(text.String(), "cannot be asked"), strings.Count(text.String(), "answers again"); down != 2 || up != 2 {
 		t.Errorf("told of %d outages and %d ends:\n%s", down, up, &text)

@@ -13,12 +13,17 @@ type hold struct {
 	// To is the host that the owner hands over to; empty for nobody.
 	To string `json:"to,omitempty"`
 	ID string `json:"id,omitempty"`
+	// Epoch is since which revision an owner has been it that has changed this since; 0
+	// for that of the last change.
+	Epoch int64 `json:"epoch,omitempty"`
 
 	host     string
 	lease    int64
 	modified int64 // revision of the last change
-	created  int64
 }
+
+// epoch is the revision at which an owner became that.
+func (h *hold) epoch() int64 { return cmp.Or(h.Epoch, h.modified) }
 
 // ask is a key of a host that could announce a VIP.
 type ask struct {
@@ -63,7 +68,7 @@ const (
 	acquire       // take a VIP that nobody holds
 	join          // become Next of the owner that asks for it
 	takeOver      // as Next become the owner, and the owner Former
-	inherit       // as Next become the owner, for the owner's hold has ended
+	inherit       // become the owner as the only one that has a hold
 	release       // give the own hold up
 	offer         // as owner ask another host to take over
 	recall        // as owner take that back
@@ -75,8 +80,9 @@ const (
 	// settled is how long a preferred host must have been ready before a VIP goes
 	// back to it.
 	settled = 3 * time.Second
-	// moving is how long both announce in a handover, for routers to move over.
-	moving = 300 * time.Millisecond
+	// moving is how long Next has announced a VIP before it becomes the owner, for the
+	// routers that are nearest to it to move over.
+	moving = 500 * time.Millisecond
 	// clear is how long nothing must have been carried before a hold is given up:
 	// the last withdraw may still be under way.
 	clear = 200 * time.Millisecond
@@ -87,8 +93,9 @@ type memory struct {
 	// vacant is since when nobody holds it, better since when a preferred host is
 	// ready, bare since when no router has it from this host; zero if it is not so.
 	vacant, better, bare time.Duration
-	// announced is since when a session of this host has carried it.
-	announced time.Duration
+	// announced is since when a session of this host has carried it, former since when
+	// this host is Former.
+	announced, former time.Duration
 	// hidden is since when the hold is about to be given up: the caller is told that
 	// it has none any more, before that is so. Zero if it is not.
 	hidden time.Duration
@@ -105,24 +112,33 @@ func since(at *time.Duration, is bool, now time.Duration) time.Duration {
 	return *at
 }
 
+// self is the host that decides.
+type self struct {
+	host     string
+	lease    int64
+	handover time.Duration // Config.Handover
+}
+
 // decide tells what is next to do about one VIP, for which host, and when to look
 // again if that is later; zero for when something changes.
-func (m *memory) decide(host string, lease int64, w Want, e *entry, now time.Duration) (do step, to string, again time.Duration) {
+func (m *memory) decide(me self, w Want, e *entry, now time.Duration) (do step, to string, again time.Duration) {
 	var mine *hold
 	for i := range e.holds {
-		if e.holds[i].host == host && e.holds[i].lease == lease {
+		if e.holds[i].host == me.host && e.holds[i].lease == me.lease {
 			mine = &e.holds[i]
 		}
 	}
 	vacant := since(&m.vacant, len(e.holds) == 0, now)
 	bare := since(&m.bare, !w.Carried, now)
 	announced := since(&m.announced, w.Announced, now)
+	former := since(&m.former, mine != nil && mine.Role == Former, now)
 	owner := e.owner()
 	hidden := m.hidden
 	m.hidden = 0
+	alone := owner == nil && len(e.holds) == 1
 	switch {
-	case mine == nil && len(e.holds) == 0 && w.Ready:
-		first := slices.IndexFunc(e.asks, func(a ask) bool { return a.host == host && a.lease == lease })
+	case mine == nil && len(e.holds) == 0 && w.Ready && !w.Leaving:
+		first := slices.IndexFunc(e.asks, func(a ask) bool { return a.host == me.host && a.lease == me.lease })
 		if first < 0 {
 			return nothing, "", 0 // the own ask is on its way
 		}
@@ -130,47 +146,63 @@ func (m *memory) decide(host string, lease int64, w Want, e *entry, now time.Dur
 			return nothing, "", turn
 		}
 		return acquire, "", 0
-	case mine == nil && owner != nil && owner.To == host && w.Ready && len(e.holds) == 1:
+	case mine == nil && owner != nil && owner.To == me.host && w.Ready && !w.Leaving && len(e.holds) == 1:
 		return join, "", 0
 	case mine == nil:
 		return nothing, "", 0
-	case mine.Role == Next && w.Ready && owner == nil && len(e.holds) == 1:
+	case mine.Role == Next && w.Ready && alone:
 		return inherit, "", 0
+	case mine.Role == Former && w.Ready && !w.Leaving && alone && hidden == 0:
+		return inherit, "", 0 // the one that took it over is gone
 	case mine.Role == Next && w.Ready && w.Announced && owner != nil:
 		if end := announced + moving; end > now {
 			return nothing, "", end
 		}
 		return takeOver, "", 0
+	case mine.Role == Former && w.Ready && hidden == 0 && former+me.handover > now:
+		return nothing, "", former + me.handover
 	case mine.Role == Former || !w.Ready:
-		if w.Carried {
-			return nothing, "", 0
-		}
-		// Until it was hidden the caller could still begin to announce it, however long
-		// nobody had it before.
-		m.hidden = cmp.Or(hidden, now)
-		if end := max(bare, m.hidden) + clear; end > now {
-			return nothing, "", end
-		}
-		return release, "", 0
+		return m.part(mine, w.Carried, hidden, bare, now)
 	case mine.Role == Owner:
-		return m.own(w, mine, e, now)
+		return m.own(me, w, mine, e, now)
 	}
 	return nothing, "", 0
 }
 
+// part gives a hold up once no router has the VIP. Until it was hidden the caller
+// could still begin to announce it, however long nobody had it before. That of Former
+// is hidden so that the caller withdraws, any other once it has: who cannot announce
+// withdraws by itself, and may be well again before it has to be given up.
+func (m *memory) part(mine *hold, carried bool, hidden, bare, now time.Duration) (step, string, time.Duration) {
+	if mine.Role == Former || !carried {
+		m.hidden = cmp.Or(hidden, now)
+	}
+	if carried {
+		return nothing, "", 0
+	}
+	if end := max(bare, m.hidden) + clear; end > now {
+		return nothing, "", end
+	}
+	return release, "", 0
+}
+
 // own tells what the owner does about others that would like to be it.
-func (m *memory) own(w Want, mine *hold, e *entry, now time.Duration) (step, string, time.Duration) {
-	better := len(e.asks) > 0 && e.asks[0].Rank < w.Rank && e.asks[0].Failback
+func (m *memory) own(me self, w Want, mine *hold, e *entry, now time.Duration) (step, string, time.Duration) {
+	var best ask // of another host; without a name if there is none
+	if at := slices.IndexFunc(e.asks, func(a ask) bool { return a.host != me.host }); at >= 0 {
+		best = e.asks[at]
+	}
+	better := best.host != "" && (w.Leaving || best.Rank < w.Rank && best.Failback)
 	ready := since(&m.better, better, now)
 	switch {
 	case mine.To != "" && !e.asked(mine.To) && len(e.holds) == 1:
 		return recall, "", 0
 	case mine.To != "" || !better || len(e.holds) > 1:
 		return nothing, "", 0
-	case ready+settled > now:
+	case !w.Leaving && ready+settled > now:
 		return nothing, "", ready + settled
 	}
-	return offer, e.asks[0].host, 0
+	return offer, best.host, 0
 }
 
 // show is what the caller is told about a VIP.
@@ -183,14 +215,13 @@ func (e *entry) show(host string, lease int64) VIPState {
 		}
 		switch h.Role {
 		case Owner:
-			s.Owner, s.Epoch = h.host, h.modified
+			s.Owner, s.Epoch, s.Revision, s.Next = h.host, h.epoch(), h.modified, cmp.Or(h.To, s.Next)
 			s.ID, _ = netip.ParseAddr(h.ID) // zero for what is not known
-			if h.To != "" {
-				s.Next, s.Epoch = h.To, h.created
-			}
 		case Next:
 			s.Next, s.Joined = h.host, true
-		case Former, None:
+		case Former:
+			s.Former = h.host
+		case None:
 		}
 	}
 	for _, a := range e.asks {

@@ -34,6 +34,7 @@ type Manager struct {
 	renewed  time.Duration // when the last renewal was sent that had an answer
 	until    time.Duration
 	troubled bool
+	refused  string // see State
 }
 
 // New returns a manager that does nothing before Run.
@@ -71,15 +72,17 @@ func (m *Manager) wanted() []Want {
 }
 
 // Move asks the owner of a VIP to hand it over to a host that is ready. It
-// returns when the order is in etcd, or why it cannot be.
-func (m *Manager) Move(ctx context.Context, vip netip.Prefix, to string) error {
+// returns when the order is in etcd, or why it cannot be. The order is in force while
+// VIPState.Revision is the one that it returns; with a greater one it has been carried
+// out, taken back, or replaced by another.
+func (m *Manager) Move(ctx context.Context, vip netip.Prefix, to string) (revision int64, err error) {
 	s := m.store.Load()
 	if s == nil {
-		return errNotConnected
+		return 0, errNotConnected
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.opt.Config.Lease)
 	defer cancel()
-	c := &store{client: s.client, prefix: s.prefix, host: s.host}
+	c := &store{client: s.client, prefix: s.prefix, names: s.names, host: s.host}
 	return c.move(ctx, vip, to)
 }
 
@@ -153,8 +156,14 @@ func (m *Manager) turn(ctx context.Context, s *store) time.Duration {
 		return breath // what was done is to be read
 	}
 	next := m.again(m.renewed + m.every())
+	if m.refused != "" {
+		next = min(next, Now()+askAgain)
+	}
 	return max(next-Now(), breath)
 }
+
+// askAgain is how often a host asks whether its name is free.
+const askAgain = time.Second
 
 // breath is the least time between two turns that nothing wakes.
 const breath = 5 * time.Millisecond
@@ -183,6 +192,11 @@ func (m *Manager) step(ctx context.Context, s *store) (bool, error) {
 			return false, m.judge(err)
 		}
 	}
+	refused, err := m.name(ctx, s)
+	if err != nil {
+		return false, m.judge(err)
+	}
+	m.refused = refused
 	c, cancel := context.WithTimeout(ctx, m.bound())
 	defer cancel()
 	entries, err := s.read(c)
@@ -195,6 +209,9 @@ func (m *Manager) step(ctx context.Context, s *store) (bool, error) {
 		m.renewed, m.until = sent, sent+ttl-margin(ttl)
 	}
 	m.publish(s, entries)
+	if refused != "" {
+		return false, nil
+	}
 	did, err := m.act(ctx, s, entries)
 	return did, m.judge(err)
 }
@@ -211,16 +228,42 @@ func (m *Manager) judge(err error) error {
 func (m *Manager) lost() {
 	m.until, m.renewed = 0, 0
 	old := m.state.Load()
-	next := &State{Error: old.Error, VIPs: make(map[netip.Prefix]VIPState, len(old.VIPs))}
+	next := &State{Error: old.Error, Refused: old.Refused, VIPs: make(map[netip.Prefix]VIPState, len(old.VIPs))}
 	for vip, v := range old.VIPs {
 		v.Role = None
 		next.VIPs[vip] = v
 	}
+	m.cease(next, LeaseEnded)
 	m.show(next)
 }
 
+// cease completes a picture: it tells why this host is not the owner any more of
+// what it was in the one before, for which the reason is given if its hold is gone.
+func (m *Manager) cease(next *State, why Ceased) {
+	old := m.state.Load()
+	for vip, k := range m.memory {
+		v := next.VIPs[vip]
+		switch {
+		case v.Role == Owner:
+			k.ceased = ""
+		case old.VIPs[vip].Role != Owner:
+		case v.Role == Former:
+			k.ceased = HandedOver
+		default:
+			k.ceased = why
+		}
+		if v.Ceased = k.ceased; v.Ceased != "" {
+			next.VIPs[vip] = v
+		}
+	}
+}
+
 func (m *Manager) publish(s *store, entries map[netip.Prefix]*entry) {
-	next := &State{Until: m.until, VIPs: make(map[netip.Prefix]VIPState, len(entries))}
+	// What went wrong is shown until a turn has ended without.
+	next := &State{Until: m.until, Error: m.state.Load().Error, Refused: m.refused, VIPs: make(map[netip.Prefix]VIPState, len(entries))}
+	if m.refused != "" {
+		next.Until = 0
+	}
 	for vip, e := range entries {
 		v := e.show(m.opt.Host, int64(s.lease))
 		if k := m.memory[vip]; k != nil && k.hidden > 0 {
@@ -228,18 +271,23 @@ func (m *Manager) publish(s *store, entries map[netip.Prefix]*entry) {
 		}
 		next.VIPs[vip] = v
 	}
+	why := HoldGone
+	if !s.hasName() {
+		why = LeaseEnded // all keys of it are gone
+	}
+	m.cease(next, why)
 	m.show(next)
 }
 
 func (m *Manager) show(next *State) {
 	old := m.state.Swap(next)
-	if m.opt.Poke != nil && (old.Until != next.Until || old.Error != next.Error || !maps.EqualFunc(old.VIPs, next.VIPs, sameVIP)) {
+	if m.opt.Poke != nil && (old.Until != next.Until || old.Error != next.Error || old.Refused != next.Refused || !maps.EqualFunc(old.VIPs, next.VIPs, sameVIP)) {
 		m.opt.Poke()
 	}
 }
 
 func sameVIP(a, b VIPState) bool {
-	return a.Role == b.Role && a.Owner == b.Owner && a.ID == b.ID && a.Next == b.Next && a.Joined == b.Joined && a.Epoch == b.Epoch && slices.Equal(a.Ready, b.Ready)
+	return a.Role == b.Role && a.Ceased == b.Ceased && a.Owner == b.Owner && a.ID == b.ID && a.Next == b.Next && a.Joined == b.Joined && a.Former == b.Former && a.Epoch == b.Epoch && a.Revision == b.Revision && slices.Equal(a.Ready, b.Ready)
 }
 
 // trouble notes whether etcd could be asked. What was known stays in force until

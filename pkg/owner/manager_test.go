@@ -27,19 +27,36 @@ type host struct {
 	stop    func()
 	carried atomic.Bool
 
-	mu   sync.Mutex
-	want Want
+	mu     sync.Mutex
+	want   Want
+	ceased []Ceased // each that was shown
 }
 
 const testLease = 2 * time.Second
 
 func startHost(t *testing.T, endpoint, name string, rank int, failback bool) *host {
 	t.Helper()
+	return startInstance(t, endpoint, name, name, rank, failback)
+}
+
+// startPair starts a, which owns the VIP, and then b, which could.
+func startPair(t *testing.T, endpoint string) (a, b *host) {
+	t.Helper()
+	a = startHost(t, endpoint, "a", 1, false)
+	eventually(t, 10*time.Second, "a owns it", owns(a))
+	b = startHost(t, endpoint, "b", 2, false)
+	eventually(t, 5*time.Second, "b is ready", func() bool { return len(a.m.State().VIPs[vip].Ready) == 2 })
+	return a, b
+}
+
+// startInstance is startHost for one of several with the same name.
+func startInstance(t *testing.T, endpoint, name, instance string, rank int, failback bool) *host {
+	t.Helper()
 	h := &host{t: t, name: name, link: startProxy(t, strings.TrimPrefix(endpoint, "http://"))}
 	h.want = Want{VIP: vip, Rank: rank, Failback: failback, Ready: true, ID: netip.AddrFrom4([4]byte{10, 0, 0, byte(rank)})}
 	h.m = New(Options{
-		Log: slog.New(slog.DiscardHandler), Host: name,
-		Config: Config{Endpoints: []string{"http://" + h.link.address}, Prefix: "/test/", Lease: testLease},
+		Log: slog.New(slog.DiscardHandler), Host: name, Instance: instance, Machine: "machine-" + instance, Poke: h.poked,
+		Config: Config{Endpoints: []string{"http://" + h.link.address}, Prefix: "/test/", Lease: testLease, Handover: 300 * time.Millisecond},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -55,6 +72,16 @@ func startHost(t *testing.T, endpoint, name string, rank int, failback bool) *ho
 	})
 	t.Cleanup(h.stop)
 	return h
+}
+
+// poked notes why the host ceases to be the owner, each time.
+func (h *host) poked() {
+	why := h.m.State().VIPs[vip].Ceased
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.ceased); why != "" && (n == 0 || h.ceased[n-1] != why) {
+		h.ceased = append(h.ceased, why)
+	}
 }
 
 // speak is the speakers with their fence.
@@ -82,6 +109,12 @@ func (h *host) ready(is bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.want.Ready = is
+}
+
+func (h *host) leaving(is bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.want.Leaving = is
 }
 
 // eventually polls until ok or the deadline.
@@ -115,7 +148,8 @@ func watchOne(t *testing.T, hosts ...*host) (stop func()) {
 			var who []string
 			looked := time.Now()
 			for _, h := range hosts {
-				if s := h.m.State(); h.carried.Load() && s.Holds(vip, Now()) && s.VIPs[vip].Next == "" {
+				s := h.m.State()
+				if v := s.VIPs[vip]; h.carried.Load() && s.Holds(vip, Now()) && v.Next == "" && v.Former == "" {
 					who = append(who, h.name)
 				}
 			}
@@ -151,18 +185,19 @@ func TestOwners(t *testing.T) {
 	if !owns(b)() || b.m.State().VIPs[vip].Epoch == 0 {
 		t.Fatalf("b lost it although nobody asked: %+v", b.m.State())
 	}
-	if err := b.m.Move(t.Context(), vip, "d"); err == nil || !strings.Contains(err.Error(), "those that are: a, b, c") {
+	if _, err := b.m.Move(t.Context(), vip, "d"); err == nil || !strings.Contains(err.Error(), "those that are: a, b, c") {
 		t.Errorf("move to nobody: %v", err)
 	}
-	if err := b.m.Move(t.Context(), vip, "b"); err == nil {
+	if _, err := b.m.Move(t.Context(), vip, "b"); err == nil {
 		t.Error("moved to where it is")
 	}
-	if err := c.m.Move(t.Context(), vip, "c"); err != nil {
+	order, err := c.m.Move(t.Context(), vip, "c")
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("moved in %s", eventually(t, 5*time.Second, "c owns it", owns(c)))
 	eventually(t, 5*time.Second, "b has given it up", func() bool { return b.m.State().VIPs[vip].Role == None })
-	if s := a.m.State().VIPs[vip]; s.Owner != "c" || s.ID != netip.MustParseAddr("10.0.0.3") {
+	if s := a.m.State().VIPs[vip]; s.Owner != "c" || s.Revision <= order || s.ID != netip.MustParseAddr("10.0.0.3") {
 		t.Errorf("a knows %+v", s)
 	}
 	c.ready(false)
@@ -187,10 +222,7 @@ func TestOwnersFailback(t *testing.T) {
 func TestOwnerCutOff(t *testing.T) {
 	t.Parallel()
 	endpoint, _ := etcdtest.Start(t)
-	a := startHost(t, endpoint, "a", 1, false)
-	eventually(t, 10*time.Second, "a owns it", owns(a))
-	b := startHost(t, endpoint, "b", 2, false)
-	eventually(t, 5*time.Second, "b is ready", func() bool { return len(a.m.State().VIPs[vip].Ready) == 2 })
+	a, b := startPair(t, endpoint)
 	defer watchOne(t, a, b)()
 	a.link.hang(true)
 	cut := time.Now()
@@ -215,6 +247,46 @@ func TestEtcdGone(t *testing.T) {
 	eventually(t, 10*time.Second, "a owns it", owns(a))
 	stop()
 	eventually(t, testLease, "a has ended", func() bool { return !a.carried.Load() })
+}
+
+// An etcd that was away for long is asked again soon after it is back: however often
+// nobody answered, the next attempt is not farther away than a request may take.
+func TestEtcdAskedAgain(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	attempts := make(chan struct{})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+			select {
+			case attempts <- struct{}{}:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	startHost(t, "http://"+l.Addr().String(), "a", 1, false)
+	bound := time.NewTimer(10 * time.Second)
+	defer bound.Stop()
+	for n := range 6 {
+		since := time.Now()
+		select {
+		case <-attempts:
+		case <-bound.C:
+			t.Fatalf("%d attempts in 10s", n)
+		}
+		if d := time.Since(since); n > 0 && d > time.Second {
+			t.Errorf("%s until attempt %d", d, n+1)
+		}
+	}
 }
 
 // Whatever links hang and come back, and whoever is ready, there are never two.

@@ -41,6 +41,9 @@ type Config struct {
 	Prefix string
 	// Lease is the time to live of the lease, at least 2 s, in whole seconds.
 	Lease time.Duration
+	// Handover is how long a host that has handed a VIP over goes on announcing it, for
+	// routers to move over.
+	Handover time.Duration
 }
 
 // Options are what a Manager needs.
@@ -50,8 +53,13 @@ type Options struct {
 	Poke   func()
 	Config Config
 	// Host is the name of this host, unique among all that share the prefix;
-	// without slashes.
+	// without slashes. Of two machines with one name, one takes part.
 	Host string
+	// Instance is what tells them apart. No two that run may have the same; that of a
+	// daemon is that of the next one which can only run once it has ended.
+	Instance string
+	// Machine is what the machine is called by those who look for it.
+	Machine string
 }
 
 // Want is what the caller says about one VIP.
@@ -66,6 +74,9 @@ type Want struct {
 	ID netip.Addr
 	// Ready tells that the host could announce the VIP if it owned it.
 	Ready bool
+	// Leaving tells that it is to go: the host does not ask for it, and as its owner
+	// hands it over to any other that does.
+	Leaving bool
 	// Announced tells that an established session carries it.
 	Announced bool
 	// Carried tells that a router may still have it from this host. While that is
@@ -81,7 +92,18 @@ const (
 	None   Role = ""
 	Owner  Role = "owner"  // announces it
 	Next   Role = "next"   // announces it, too, and becomes the owner once routers have it
-	Former Role = "former" // was the owner until Next became it, and withdraws
+	Former Role = "former" // was the owner until Next became it, and announces it until routers have moved
+)
+
+// Ceased is why a host is not the owner of a VIP any more.
+type Ceased string
+
+// The reasons.
+const (
+	HandedOver Ceased = "handed_over" // to another host
+	GivenUp    Ceased = "given_up"    // it could not announce the VIP any more, or was not to
+	LeaseEnded Ceased = "lease_ended" // it was not renewed in time, or another machine took the host's name
+	HoldGone   Ceased = "hold_gone"   // somebody else removed its hold from etcd
 )
 
 // State is an immutable picture. Its one writer is Manager.
@@ -91,13 +113,19 @@ type State struct {
 	Until time.Duration
 	// Error is why etcd could not be asked the last time, empty if it could.
 	Error string
-	VIPs  map[netip.Prefix]VIPState
+	// Refused is why this host takes no part, in words: another machine has its name.
+	// Empty if it does.
+	Refused string
+	VIPs    map[netip.Prefix]VIPState
 }
 
 // VIPState is what is known of one VIP.
 type VIPState struct {
 	// Role is that of this host.
 	Role Role
+	// Ceased is why this host is not the owner any more; empty while it is, and if it
+	// never was.
+	Ceased Ceased
 	// Owner is the name of the host that owns the VIP, empty for nobody, ID its
 	// router id; Next is the host that it is being handed over to.
 	Owner string
@@ -105,9 +133,14 @@ type VIPState struct {
 	Next  string
 	// Joined tells that Next may announce it already: the owner is then to make way.
 	Joined bool
+	// Former is the host that owned it before and may still announce it.
+	Former string
 	// Epoch grows with every change of the owner: it is the revision of etcd at
 	// which it became that.
 	Epoch int64
+	// Revision is that of etcd at which its owner, or what that is asked to do, changed
+	// last; 0 without an owner. See Manager.Move.
+	Revision int64
 	// Ready are the hosts that could announce it, the preferred one first.
 	Ready []string
 }
@@ -117,8 +150,7 @@ func (s *State) Holds(vip netip.Prefix, now time.Duration) bool {
 	if s == nil || now >= s.Until {
 		return false
 	}
-	r := s.VIPs[vip].Role
-	return r == Owner || r == Next
+	return s.VIPs[vip].Role != None
 }
 
 // Now is the time on CLOCK_BOOTTIME: since the start of the machine, whatever is

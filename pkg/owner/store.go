@@ -6,25 +6,34 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // store are the keys in etcd:
 //
 //	PREFIX vips/10.68.6.1_32/hold/HOST   of a host that announces it
 //	PREFIX vips/10.68.6.1_32/ask/HOST    of a host that could
+//	PREFIX hosts/HOST                    of the machine that has that name
 //
 // All of them are attached to the lease of their host.
 type store struct {
 	client *clientv3.Client
-	prefix string
+	prefix string // of vips
+	names  string // and of hosts
 	host   string
 	lease  clientv3.LeaseID // 0 for none
+	named  bool             // the lease has had the host's name
+	had    bool             // a lease of this process has
+	// nameLease is the lease that had it at the last reading, 0 for none.
+	nameLease clientv3.LeaseID
 }
 
 // dial makes a client. It does not wait for etcd unless there is a username.
@@ -32,12 +41,23 @@ func dial(ctx context.Context, c Config, host string) (*store, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Context: ctx, Endpoints: c.Endpoints, TLS: c.TLS, Username: c.Username, Password: c.Password,
 		DialTimeout: 2 * time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		Logger: zap.NewNop(), // what goes wrong comes back as an error
+		Logger:      zap.NewNop(), // what goes wrong comes back as an error
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(again(c.Lease))},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
-	return &store{client: client, prefix: c.Prefix + "vips/", host: host}, nil
+	return &store{client: client, prefix: c.Prefix + "vips/", names: c.Prefix + "hosts/", host: host}, nil
+}
+
+// again is how soon an endpoint is asked again that did not answer. What gRPC does
+// without (https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md) is up to
+// two minutes: for so long nobody would own anything after etcd has come back.
+func again(lease time.Duration) grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: min(lease/6, time.Second)},
+		MinConnectTimeout: time.Second,
+	}
 }
 
 func (s *store) key(vip netip.Prefix, kind, host string) string {
@@ -49,7 +69,8 @@ const (
 	askKey  = "ask"
 )
 
-// errNoLease says that the lease has ended, and with it all holds.
+// errNoLease says that the lease has ended, and with it all holds, or that it has
+// not got the host's name any more.
 var errNoLease = errors.New("the lease has ended")
 
 // renew makes a lease if there is none, or renews it. It returns its time to
@@ -64,24 +85,24 @@ func (s *store) renew(ctx context.Context, ttl time.Duration) (time.Duration, er
 		return time.Duration(r.TTL) * time.Second, nil
 	}
 	r, err := s.client.KeepAliveOnce(ctx, s.lease)
-	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		s.lease = 0
-		return 0, errNoLease
-	}
 	if err != nil {
-		return 0, fmt.Errorf("renew the lease: %w", err)
+		return 0, fmt.Errorf("renew the lease: %w", s.judge(err))
 	}
 	return time.Duration(r.TTL) * time.Second, nil
 }
 
 // read returns all keys at one revision.
 func (s *store) read(ctx context.Context) (map[netip.Prefix]*entry, error) {
-	r, err := s.client.Get(ctx, s.prefix, clientv3.WithPrefix())
+	r, err := s.client.Txn(ctx).Then(clientv3.OpGet(s.prefix, clientv3.WithPrefix()), clientv3.OpGet(s.nameKey())).Commit()
 	if err != nil {
 		return nil, fmt.Errorf("read the owners: %w", err)
 	}
+	s.nameLease = 0
+	for _, kv := range r.Responses[1].GetResponseRange().Kvs {
+		s.nameLease = clientv3.LeaseID(kv.Lease)
+	}
 	entries := map[netip.Prefix]*entry{}
-	for _, kv := range r.Kvs {
+	for _, kv := range r.Responses[0].GetResponseRange().Kvs {
 		parts := strings.Split(strings.TrimPrefix(string(kv.Key), s.prefix), "/")
 		if len(parts) != 3 {
 			continue // not ours
@@ -102,7 +123,7 @@ func (s *store) read(ctx context.Context) (map[netip.Prefix]*entry, error) {
 			if json.Unmarshal(kv.Value, &h) != nil {
 				h = hold{Role: None}
 			}
-			h.host, h.lease, h.modified, h.created = parts[2], kv.Lease, kv.ModRevision, kv.CreateRevision
+			h.host, h.lease, h.modified = parts[2], kv.Lease, kv.ModRevision
 			e.holds = append(e.holds, h)
 		case askKey:
 			a := ask{Rank: lastRank}
@@ -141,18 +162,38 @@ func encoded(value any) string {
 	return string(text)
 }
 
-// commit does something if all conditions hold. That they do not is no error: the
+// txn does something if all conditions hold. That they do not is no error: the
 // world has changed, and is looked at anew.
-func (s *store) commit(ctx context.Context, ifs []clientv3.Cmp, then ...clientv3.Op) (bool, error) {
+func (s *store) txn(ctx context.Context, ifs []clientv3.Cmp, then ...clientv3.Op) (bool, error) {
 	r, err := s.client.Txn(ctx).If(ifs...).Then(then...).Commit()
-	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		s.lease = 0
-		return false, errNoLease
-	}
 	if err != nil {
-		return false, err
+		return false, s.judge(err)
 	}
 	return r.Succeeded, nil
+}
+
+// commit is txn for what only the machine may do that has the host's name.
+func (s *store) commit(ctx context.Context, ifs []clientv3.Cmp, then ...clientv3.Op) (bool, error) {
+	named := clientv3.Compare(clientv3.LeaseValue(s.nameKey()), "=", s.lease)
+	r, err := s.client.Txn(ctx).If(append(slices.Clip(ifs), named)...).Then(then...).Else(clientv3.OpGet(s.nameKey())).Commit()
+	if err != nil {
+		return false, s.judge(err)
+	}
+	if !r.Succeeded {
+		if kvs := r.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || clientv3.LeaseID(kvs[0].Lease) != s.lease {
+			return false, errNoLease
+		}
+	}
+	return r.Succeeded, nil
+}
+
+// judge tells what an error means for the lease.
+func (s *store) judge(err error) error {
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		s.lease, s.named = 0, false
+		return errNoLease
+	}
+	return err
 }
 
 // do carries a step out, and tells whether that went through: if not, the world has
@@ -196,7 +237,7 @@ func (s *store) do(ctx context.Context, what step, to string, w Want, e *entry) 
 	case release:
 		ifs, then = []clientv3.Cmp{unchanged(held)}, []clientv3.Op{clientv3.OpDelete(own)}
 	case offer, recall:
-		mine.Role, mine.To = Owner, to
+		mine.Role, mine.To, mine.Epoch = Owner, to, held.epoch()
 		ifs, then = []clientv3.Cmp{unchanged(held)}, []clientv3.Op{s.change(own, mine)}
 	}
 	done, err := s.commit(ctx, ifs, then...)
@@ -217,7 +258,7 @@ func idText(a netip.Addr) string {
 	return a.String()
 }
 
-// asking makes the own ask as it should be.
+// asking makes the own ask as it should be: who is to go asks for nothing.
 func (s *store) asking(ctx context.Context, w Want, e *entry) (changed bool, err error) {
 	if s.lease == 0 {
 		return false, errNoLease
@@ -229,10 +270,11 @@ func (s *store) asking(ctx context.Context, w Want, e *entry) (changed bool, err
 			have = &e.asks[i]
 		}
 	}
+	ready := w.Ready && !w.Leaving
 	switch {
-	case w.Ready && (have == nil || have.Rank != w.Rank || have.Failback != w.Failback || have.lease != int64(s.lease)):
+	case ready && (have == nil || have.Rank != w.Rank || have.Failback != w.Failback || have.lease != int64(s.lease)):
 		_, err = s.commit(ctx, nil, s.put(key, ask{Rank: w.Rank, Failback: w.Failback}))
-	case !w.Ready && have != nil && have.lease == int64(s.lease):
+	case !ready && have != nil && have.lease == int64(s.lease):
 		_, err = s.commit(ctx, nil, clientv3.OpDelete(key))
 	default:
 		return false, nil
@@ -244,10 +286,10 @@ func (s *store) asking(ctx context.Context, w Want, e *entry) (changed bool, err
 }
 
 // move asks the owner of a VIP to hand it over to a host.
-func (s *store) move(ctx context.Context, vip netip.Prefix, to string) error {
+func (s *store) move(ctx context.Context, vip netip.Prefix, to string) (revision int64, err error) {
 	entries, err := s.read(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	e := entries[vip]
 	if e == nil {
@@ -256,26 +298,26 @@ func (s *store) move(ctx context.Context, vip netip.Prefix, to string) error {
 	owner := e.owner()
 	switch {
 	case owner == nil:
-		return fmt.Errorf("nobody owns %s now, so there is nothing to move", vip)
+		return 0, fmt.Errorf("nobody owns %s now, so there is nothing to move", vip)
 	case owner.host == to:
-		return fmt.Errorf("%s owns %s already", to, vip)
+		return 0, fmt.Errorf("%s owns %s already", to, vip)
 	case !e.asked(to):
 		ready := make([]string, len(e.asks))
 		for i, a := range e.asks {
 			ready[i] = a.host
 		}
-		return fmt.Errorf("%q is not ready for %s; those that are: %s", to, vip, strings.Join(ready, ", "))
+		return 0, fmt.Errorf("%q is not ready for %s; those that are: %s", to, vip, strings.Join(ready, ", "))
 	case len(e.holds) > 1:
-		return fmt.Errorf("%s is being handed over already", vip)
+		return 0, fmt.Errorf("%s is being handed over already", vip)
 	}
 	key := s.key(vip, holdKey, owner.host)
-	done, err := s.commit(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", owner.modified)},
-		s.change(key, hold{Role: Owner, To: to, ID: owner.ID}))
+	unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", owner.modified)
+	r, err := s.client.Txn(ctx).If(unchanged).Then(s.change(key, hold{Role: Owner, To: to, ID: owner.ID, Epoch: owner.epoch()})).Commit()
 	if err != nil {
-		return fmt.Errorf("move %s: %w", vip, err)
+		return 0, fmt.Errorf("move %s: %w: it may be carried out all the same", vip, err)
 	}
-	if !done {
-		return fmt.Errorf("the owner of %s has just changed; try again", vip)
+	if !r.Succeeded {
+		return 0, fmt.Errorf("the owner of %s has just changed; try again", vip)
 	}
-	return nil
+	return r.Header.Revision, nil
 }

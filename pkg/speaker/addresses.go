@@ -10,32 +10,62 @@ import (
 )
 
 // ownAddresses are the usable addresses of a link that are not ours to move:
-// neither a VIP nor marked by us. They are sorted.
+// neither a VIP nor marked by us. They are sorted, secondary ones last: routers
+// know a host by its first address, and temporary ones do not stay.
 func ownAddresses(link netmon.Link, isVIP func(netip.Addr) bool) []netip.Prefix {
-	var own []netip.Prefix
+	var own, secondary []netip.Prefix
 	for i := range link.Addresses {
 		a := &link.Addresses[i]
-		if a.Usable && a.Protocol != vip.Protocol && !isVIP(a.Prefix.Addr()) {
+		switch {
+		case !a.Usable || a.Protocol == vip.Protocol || isVIP(a.Prefix.Addr()):
+		case a.Secondary:
+			secondary = append(secondary, a.Prefix)
+		default:
 			own = append(own, a.Prefix)
 		}
 	}
 	slices.SortFunc(own, comparePrefix)
-	return slices.Compact(own)
+	slices.SortFunc(secondary, comparePrefix)
+	return slices.Compact(append(own, secondary...))
+}
+
+// farNetworks are the networks at the other end of a point-to-point link, by the
+// own address; nil without any.
+func farNetworks(link netmon.Link) map[netip.Addr]netip.Prefix {
+	var far map[netip.Addr]netip.Prefix
+	for i := range link.Addresses {
+		if a := &link.Addresses[i]; a.Far.IsValid() {
+			if far == nil {
+				far = map[netip.Addr]netip.Prefix{}
+			}
+			far[a.Prefix.Addr()] = a.Far
+		}
+	}
+	return far
+}
+
+// holds tells whether target is on the network of one of the interface's addresses.
+func (n *Interface) holds(own netip.Prefix, target netip.Addr) bool {
+	network := own
+	if far, ok := n.far[own.Addr()]; ok {
+		network = far
+	}
+	return network.Contains(target) && own.Addr() != target
 }
 
 // onLink returns the address whose network holds target, the most specific
-// network first and then the lowest address; zero if there is none.
-func onLink(addresses []netip.Prefix, target netip.Addr) netip.Addr {
+// network first and then the first address; zero if there is none.
+func (n *Interface) onLink(target netip.Addr) netip.Addr {
 	var best netip.Prefix
-	for _, a := range addresses {
-		if a.Contains(target) && a.Addr() != target && (!best.IsValid() || a.Bits() > best.Bits()) {
+	for _, a := range n.Addresses {
+		if n.holds(a, target) && (!best.IsValid() || a.Bits() > best.Bits()) {
 			best = a
 		}
 	}
 	return best.Addr()
 }
 
-// global returns the lowest address of the family that routers beyond the link
+// global returns the first address of the family that routers beyond the link
 // can use; zero if there is none.
 func global(addresses []netip.Prefix, ipv4 bool) netip.Addr {
 	for _, a := range addresses {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,6 +77,66 @@ func BenchmarkPlan(b *testing.B) {
 			for b.Loop() {
 				if d := Plan(s.in, now); !d.VIPs[n-1].Announced {
 					b.Fatalf("withheld: %s", d.VIPs[n-1].Detail)
+				}
+			}
+		})
+	}
+}
+
+// widen gives a host that many interfaces, on which everything is announced.
+func (s *still) widen(interfaces int) {
+	in := &s.in
+	template, device, rib := in.Config.Interfaces[0], in.Net.Links[3], in.BGP.Speakers[0].Announced
+	in.Config.Interfaces, in.Net.Links, in.BGP.Speakers = nil, []netmon.Link{device}, nil
+	names := make([]string, interfaces)
+	for i := range names {
+		n := template
+		n.Name = fmt.Sprintf("en%d", i)
+		names[i] = n.Name
+		n.Peers = slices.Clone(n.Peers)
+		n.Peers[0].Address = netip.AddrFrom4([4]byte{10, 70, byte(i), 2})
+		in.Config.Interfaces = append(in.Config.Interfaces, n)
+		in.Net.Links = append(in.Net.Links, link(100+i, n.Name, fmt.Sprintf("10.70.%d.1/24", i)))
+		state := speaking(n.Name, n.Peers[0].Address.String())
+		state.Announced = rib
+		in.BGP.Speakers = append(in.BGP.Speakers, state)
+	}
+	for i := range in.Config.VIPs {
+		in.Config.VIPs[i].Interfaces = names
+	}
+}
+
+// BenchmarkPlanWide is one decision with 64 interfaces and 10,000 VIPs: as it is
+// normally, when all of them have just been removed, and when the kernel refuses
+// half of them, each with an error of its own. The watchdog gives a pass 10 s, and
+// it decides at least twice.
+func BenchmarkPlanWide(b *testing.B) {
+	const vips, interfaces = 10_000, 64
+	for name, change := range map[string]func(*Inputs){
+		"steady": func(*Inputs) {},
+		"removed": func(in *Inputs) {
+			in.Lingering = map[netip.Prefix]time.Time{}
+			for i := range in.Config.VIPs {
+				in.Lingering[in.Config.VIPs[i].Prefix] = time.Now().Add(time.Minute)
+			}
+			in.Config.VIPs = nil
+		},
+		"refused": func(in *Inputs) {
+			for _, v := range in.Bound[vips/2:] {
+				in.BindErrors = append(in.BindErrors, fmt.Sprintf("add address %s to vi0: permission denied", v))
+			}
+			in.Bound = in.Bound[:vips/2]
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := manyVIPs(vips)
+			s.widen(interfaces)
+			change(&s.in)
+			now := time.Now()
+			b.ReportAllocs()
+			for b.Loop() {
+				if d := Plan(s.in, now); len(d.BGP.Speakers) != interfaces {
+					b.Fatalf("%d speakers", len(d.BGP.Speakers))
 				}
 			}
 		})

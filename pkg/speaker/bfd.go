@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,17 +24,29 @@ const ceaseBytes = 128
 
 // watch decides about the BFD sessions of an interface: which are wanted, also
 // while the interface waits for its hold-up, and what they have against the
-// BGP sessions. It tells whether one of them failed since the look before.
+// BGP sessions. It tells whether the path failed since the look before, which is once
+// although the sessions of both families find it, each a little later.
 func (p *planner) watch(holdUp time.Duration, n *Interface, link netmon.Link) (failed bool) {
 	for i := range n.Peers {
 		peer := &n.Peers[i]
 		lost, found := p.watchPeer(n.Name, peer, holdUp, link.Healthy())
-		failed = failed || lost
+		failed = failed || lost && !p.foundBefore(n, peer)
 		if found != nil {
 			n.Failures = append(n.Failures, *found)
 		}
 	}
 	return failed
+}
+
+// foundBefore tells whether the session with another peer has shown the failure that this
+// one's shows now: when that went down this one may have been without packets.
+func (p *planner) foundBefore(n *Interface, peer *Peer) bool {
+	s, _ := bfdState(p.in.BFD, n.Name, peer)
+	silent := p.past(s.DownSince).Add(-s.DetectionTime)
+	return slices.ContainsFunc(n.Peers, func(other Peer) bool {
+		at := p.in.History.BFD[Session{n.Name, other.Address}].FailedAt
+		return other.Address != peer.Address && !at.IsZero() && !at.Before(silent)
+	})
 }
 
 // watchPeer decides about the BFD session with one peer. It tells whether it
@@ -45,6 +58,7 @@ func (p *planner) watchPeer(name string, peer *Peer, holdUp time.Duration, healt
 	}
 	key := Session{name, peer.Address}
 	h := p.in.History.BFD[key]
+	p.watching++
 	if !healthy || !peer.LocalAddress.IsValid() {
 		// The count stays: the session may still be seen for a moment when it
 		// is wanted again.
@@ -80,6 +94,46 @@ func (p *planner) watchPeer(name string, peer *Peer, holdUp time.Duration, healt
 		}
 	}
 	return failed, found
+}
+
+// forgetBFD forgets the sessions with routers that are peers no more: one that changes
+// its address again and again must not fill the memory. A session that still runs
+// counts, for its router may be back at once, and so does a failure until it would be
+// forgiven.
+func (p *planner) forgetBFD() {
+	if len(p.out.History.BFD) == p.watching {
+		return
+	}
+	counts := make(map[Session]bool, p.watching)
+	note := func(name string, peers []Peer) {
+		for i := range peers {
+			counts[Session{name, peers[i].Address}] = true
+		}
+	}
+	for i := range p.out.Interfaces {
+		note(p.out.Interfaces[i].Name, p.out.Interfaces[i].Peers)
+	}
+	note(status.TopLevel, p.out.Remote)
+	for key, h := range p.in.History.BFD {
+		patience := bfdPatience
+		if at, ok := p.byName[key.Interface]; ok {
+			patience = max(patience, p.in.Config.Interfaces[at].HoldUp)
+		}
+		if counts[key] || p.runsBFD(key) || p.now.Before(h.FailedAt.Add(patience)) {
+			continue
+		}
+		if !p.own.bfd {
+			p.out.History.BFD, p.own.bfd = maps.Clone(p.out.History.BFD), true
+		}
+		delete(p.out.History.BFD, key)
+	}
+}
+
+// runsBFD tells whether a session runs, wanted or not.
+func (p *planner) runsBFD(key Session) bool {
+	return p.in.BFD != nil && slices.ContainsFunc(p.in.BFD.Sessions, func(s bfd.SessionState) bool {
+		return s.Interface == bfdInterface(key.Interface) && s.Peer == bare(key.Peer)
+	})
 }
 
 // past is a time that another process told, as one of this process: a step of the

@@ -20,7 +20,7 @@ func bfdPeers(in *Inputs) {
 		n := &in.Config.Interfaces[i]
 		n.Peers[0].BFD = &config.BFD{MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3}
 		in.BFD.Sessions = append(in.BFD.Sessions, bfd.SessionState{
-			Peer: n.Peers[0].Address, Local: onLink(ownAddresses(in.Net.Links[i], never), n.Peers[0].Address), Interface: n.Name,
+			Peer: n.Peers[0].Address, Local: (&Interface{Addresses: ownAddresses(in.Net.Links[i], never)}).onLink(n.Peers[0].Address), Interface: n.Name,
 			Status: bfd.Up, Since: t0.Add(-time.Hour), WasUp: true, RemoteStatus: bfd.Up,
 		})
 	}
@@ -260,5 +260,95 @@ func TestBFDTimesOfAnotherClock(t *testing.T) {
 		wanted("up again", false, f.look(time.Second, set(bfd.Up, 2)))
 		wanted("hold-up", false, f.look(1999*time.Millisecond, nil))
 		wanted("hold-up is over", true, f.look(time.Millisecond, nil))
+	}
+}
+
+// A router that changes its link-local address again and again leaves nothing behind;
+// but one that is back at once is the same, and one whose session failed stays so.
+func TestBFDHistoryOfFormerRouters(t *testing.T) {
+	t.Parallel()
+	in := edit(func(in *Inputs) {
+		unnumbered(in)
+		in.Config.Interfaces[0].Peers[0].BFD = &config.BFD{MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3}
+	})
+	f := &film{in: in, now: t0}
+	// look has the router at an address, and the sessions of the look before run.
+	look := func(after time.Duration, address string, change func(s *bfd.SessionState)) Desired {
+		d := f.look(after, func(in *Inputs) { heard(in, router(address, 0)) })
+		f.in.BFD = &bfd.State{}
+		for i := range d.BFD {
+			s := bfd.SessionState{Peer: d.BFD[i].Peer, Local: d.BFD[i].Local, Interface: d.BFD[i].Interface, Status: bfd.Up, Since: f.now, WasUp: true}
+			change(&s)
+			f.in.BFD.Sessions = append(f.in.BFD.Sessions, s)
+		}
+		return d
+	}
+	up := func(s *bfd.SessionState) { s.Downs = 0 }
+	for i := range 100 {
+		look(time.Minute, fmt.Sprintf("fe80::1:%x", i), up)
+	}
+	if n := len(f.in.History.BFD); n > 2 {
+		t.Errorf("%d sessions are remembered after 100 addresses", n)
+	}
+
+	failed := func(s *bfd.SessionState) { s.Status, s.Downs, s.DownSince = bfd.Down, 1, f.now }
+	const a, b = "fe80::a", "fe80::b"
+	look(time.Minute, a, up)
+	look(time.Second, a, failed)
+	if d := look(time.Second, a, failed); d.Interfaces[0].Peers[0].held == "" {
+		t.Fatal("a failure holds nothing")
+	}
+	look(time.Second, b, up)
+	look(time.Second, b, up)
+	f.in.BFD = &bfd.State{}
+	if d := look(time.Second, a, up); d.Interfaces[0].Peers[0].held == "" {
+		t.Error("the failure is forgotten while another router was there for a moment")
+	}
+
+	// What still runs has the count of before.
+	flapped := func(s *bfd.SessionState) { s.Downs = 5 }
+	look(time.Minute, b, flapped)
+	look(time.Minute, b, flapped)
+	look(time.Minute, b, flapped)
+	seen := f.in.BFD
+	look(time.Second, a, up)
+	f.in.BFD = seen
+	if d := look(time.Second, b, flapped); len(d.Interfaces[0].Failures) > 0 || d.Interfaces[0].Peers[0].held != "" {
+		t.Errorf("a count that is known is a failure: %+v", d.Interfaces[0].Failures)
+	}
+}
+
+// A path that is dead fails the sessions of both families, each a little later than the
+// other: that is one flap, and the next one is another.
+func TestBFDOnePathOneFlap(t *testing.T) {
+	t.Parallel()
+	const detection = 150 * time.Millisecond
+	for _, tt := range []struct {
+		after time.Duration // between the two
+		want  uint64
+	}{{0, 1}, {30 * time.Millisecond, 1}, {detection, 1}, {detection + 1, 2}, {time.Minute, 2}} {
+		f := &film{in: edit(bfdPeers), now: t0}
+		second := f.in.Config.Interfaces[0].Peers[0]
+		second.Address = addr("10.68.1.3")
+		f.in.Config.Interfaces[0].Peers = append(f.in.Config.Interfaces[0].Peers, second)
+		f.in.BGP.Speakers[0].Peers = append(f.in.BGP.Speakers[0].Peers, established("10.68.1.3"))
+		other := f.in.BFD.Sessions[0]
+		other.Peer = second.Address
+		f.in.BFD.Sessions = append(f.in.BFD.Sessions, other)
+		last := len(f.in.BFD.Sessions) - 1
+		f.look(0, nil)
+		down := func(i int) {
+			s := &f.in.BFD.Sessions[i]
+			s.Status, s.Downs, s.DownSince, s.DetectionTime = bfd.Down, s.Downs+1, f.now, detection
+		}
+		if tt.after == 0 {
+			f.look(time.Second, func(*Inputs) { down(0); down(last) })
+		} else {
+			f.look(time.Second, func(*Inputs) { down(last) })
+			f.look(tt.after, func(*Inputs) { down(0) })
+		}
+		if got := f.look(0, nil).Interfaces[0].Penalty.Flaps; got != tt.want {
+			t.Errorf("two sessions, %s apart: %d flaps, want %d", tt.after, got, tt.want)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -255,6 +256,107 @@ func TestFlapsOfAnInterface(t *testing.T) {
 		if got := d.Interfaces[0].Penalty.Flaps; got != tt.want {
 			t.Errorf("%s: %d flaps, want %d", name, got, tt.want)
 		}
+	}
+}
+
+// A reload resets no penalty of what it keeps, and is no flap: neither when it takes
+// BFD away, changes it or gives it back, nor when it changes the interface. What
+// happens after it counts as ever.
+func TestPenaltyAfterReload(t *testing.T) {
+	t.Parallel()
+	base := func() Inputs {
+		in := edit(bfdPeers)
+		probing(&in)
+		for i := range in.Config.Interfaces {
+			in.Config.Interfaces[i].Damping = damping()
+		}
+		return in
+	}
+	made := func(c *config.Config) *setup {
+		s, err := newSetup(c, func(config.Check) (health.Checker, error) { return nil, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	// reload has a change of the configuration, which the sources follow later.
+	reload := func(change func(*config.Config)) func(*Inputs) {
+		return func(in *Inputs) {
+			next := base().Config
+			change(next)
+			in.History = in.History.after(made(in.Config), made(next))
+			in.Config = next
+		}
+	}
+	same := reload(func(*config.Config) {})
+	noBFD := reload(func(c *config.Config) { c.Interfaces[0].Peers[0].BFD = nil })
+	// ends is what BFD says of a session that is not wanted any more, begins of one
+	// that is new, and renewed of one with another authentication.
+	ends := func(in *Inputs) { in.BFD.Sessions[0] = bfd.SessionState{} }
+	begins := func(in *Inputs) {
+		in.BFD.Sessions[0] = base().BFD.Sessions[0]
+		in.BFD.Sessions[0].Status, in.BFD.Sessions[0].WasUp = bfd.Down, false
+	}
+	renewed := func(in *Inputs) { in.BFD.Sessions[0].Status = bfd.Down }
+	gone := func(in *Inputs) { in.Net.Links[0].Running = false }
+	for name, tt := range map[string]struct {
+		looks []func(*Inputs)
+		flaps uint64 // beside the three before
+	}{
+		"nothing changes":                 {[]func(*Inputs){same, nil}, 0},
+		"BFD taken away":                  {[]func(*Inputs){noBFD, ends, nil}, 0},
+		"BFD taken away while it is down": {[]func(*Inputs){fails, noBFD, ends, nil}, 1},
+		"BFD taken away as it goes down":  {[]func(*Inputs){func(in *Inputs) { fails(in); noBFD(in) }, ends, nil}, 0},
+		"BFD taken away, then the link":   {[]func(*Inputs){noBFD, ends, gone}, 1},
+		"BFD taken away and given back":   {[]func(*Inputs){noBFD, ends, same, begins, bfdUp, nil}, 0},
+		"given back, and then it fails":   {[]func(*Inputs){noBFD, ends, same, begins, bfdUp, fails}, 1},
+		"BFD with other timers": {[]func(*Inputs){reload(func(c *config.Config) {
+			c.Interfaces[0].Peers[0].BFD = &config.BFD{MinTx: time.Second, MinRx: time.Second, Multiplier: 9}
+		}), nil}, 0},
+		"BFD with another key": {[]func(*Inputs){reload(func(c *config.Config) {
+			c.Interfaces[0].Peers[0].BFD.Auth = &config.BFDAuth{Type: "keyed_sha1", KeyID: 1, Key: "k"}
+		}), renewed, bfdUp, nil}, 0},
+		"another router": {[]func(*Inputs){reload(func(c *config.Config) {
+			c.Interfaces[0].Peers[0].Address = addr("10.68.1.3")
+		}), ends, nil}, 0},
+		"a router that is not on the link": {[]func(*Inputs){reload(func(c *config.Config) {
+			c.Interfaces[0].Peers[0].Address = addr("10.99.1.3")
+		}), ends, nil}, 0},
+		"another gateway, not probed yet": {[]func(*Inputs){reload(func(c *config.Config) {
+			c.Interfaces[0].Gateways = []netip.Addr{addr("10.68.1.4")}
+		}), nil}, 0},
+		"other times, and the link is gone": {[]func(*Inputs){func(in *Inputs) {
+			reload(func(c *config.Config) { c.Interfaces[0].HoldUp = time.Minute })(in)
+			gone(in)
+		}, nil}, 1},
+	} {
+		f := &film{in: base(), now: t0}
+		for range 3 {
+			f.look(100*time.Millisecond, bfdUp)
+			f.look(100*time.Millisecond, fails)
+		}
+		before := f.look(100*time.Millisecond, bfdUp).History.Interfaces["en1"].Penalty
+		if before.Flaps != 3 || !before.Suppressed {
+			t.Fatalf("before: %+v", before)
+		}
+		var d Desired
+		for _, change := range tt.looks {
+			d = f.look(100*time.Millisecond, change)
+		}
+		after := d.History.Interfaces["en1"].Penalty
+		c := damping()
+		if after.Flaps-before.Flaps != tt.flaps || !after.Suppressed || after.at(&c, f.now) < before.at(&c, f.now) {
+			t.Errorf("%s: %+v, before %+v; want %d flaps more", name, after, before, tt.flaps)
+		}
+	}
+	// What a configuration does not have is forgotten, as its sessions are.
+	f := &film{in: base(), now: t0}
+	f.look(0, nil)
+	f.look(time.Second, fails)
+	f.look(time.Second, reload(func(c *config.Config) { c.Interfaces = c.Interfaces[1:]; c.VIPs[0].Interfaces = []string{"en5"} }))
+	f.look(time.Second, ends)
+	if d := f.look(time.Second, same); d.Interfaces[0].Penalty.Flaps != 0 {
+		t.Errorf("an interface that was removed and added again: %+v", d.Interfaces[0].Penalty)
 	}
 }
 

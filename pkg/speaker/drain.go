@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"log/slog"
 	"time"
 
@@ -39,8 +40,9 @@ type Drain struct {
 
 // drain tells how far a VIP is on its way out of use, nil if it is not on it.
 // That follows from the times of the order alone, and from what the kernel has: so
-// it is the same after a restart.
-func (p *planner) drain(c *config.VIP) *Drain {
+// it is the same after a restart. Only one with an owner has a history: it is
+// withdrawn when another host has taken it over.
+func (p *planner) drain(c *config.VIP, h OwnerHistory) *Drain {
 	o, ok := p.drains.DrainOf(c.Prefix)
 	if !ok {
 		return nil
@@ -51,17 +53,30 @@ func (p *planner) drain(c *config.VIP) *Drain {
 	if o.Withdraw.IsZero() { // nobody knows what was ordered
 		return d
 	}
-	d.Deadline = o.Withdraw.Add(c.Drain.ConnectionsTimeout)
-	// Routers need some time to send new connections elsewhere.
-	moved := o.Withdraw.Add(p.in.Config.Shutdown.Wait)
-	switch {
-	case p.now.Before(o.Withdraw) && !p.now.Before(o.Since.Add(-clockSlack)):
-		d.Phase = status.DrainLeaving
-		p.mayChange(o.Withdraw)
+	if !h.Left.IsZero() {
+		d.Withdraw = h.Left
+	}
+	if end := p.announcedUntil(c, h, d.Withdraw); p.now.Before(end) && !p.now.Before(o.Since.Add(-clockSlack)) {
+		d.Phase, d.Deadline = status.DrainLeaving, d.Withdraw.Add(c.Drain.ConnectionsTimeout)
+		p.mayChange(end)
 		p.mayChange(p.now.Add(countEvery))
-	case c.Drain.Unbind && d.Counted && !p.bound[c.Prefix]: // read, not just unknown
+		return d
+	}
+	p.wane(c, d, c.Drain.Unbind || p.leased(c))
+	return d
+}
+
+// wane tells how far a VIP is that has been withdrawn: its connections may end by
+// themselves for some time, and are reset then.
+func (p *planner) wane(c *config.VIP, d *Drain, unbind bool) {
+	d.Deadline = d.Withdraw.Add(c.Drain.ConnectionsTimeout)
+	// Routers need some time to send new connections elsewhere.
+	moved := d.Withdraw.Add(p.in.Config.Shutdown.Wait)
+	switch {
+	case unbind && d.Counted && !p.bound[c.Prefix]: // read, not just unknown
 		d.Phase = status.DrainDone
 	case p.now.Before(moved), p.now.Before(d.Deadline) && (!d.Counted || d.Connections > 0):
+		d.Phase = status.DrainWaiting
 		p.mayChange(moved)
 		p.mayChange(d.Deadline)
 		p.mayChange(p.now.Add(countEvery))
@@ -71,7 +86,6 @@ func (p *planner) drain(c *config.VIP) *Drain {
 		d.Phase = status.DrainClosing
 		p.mayChange(p.now.Add(closeEvery))
 	}
-	return d
 }
 
 // leaving tells whether a VIP is announced as about to go.
@@ -91,8 +105,8 @@ func (d *Drain) text() string {
 // drained are the VIPs whose connections are counted, and for which that is over.
 func (p *planner) drained() (list []vip.Drained) {
 	for i := range p.out.VIPs {
-		if v := &p.out.VIPs[i]; v.Drain != nil {
-			d := v.Drain
+		v := &p.out.VIPs[i]
+		if d := cmp.Or(v.Drain, v.Parted); d != nil {
 			list = append(list, vip.Drained{Prefix: v.Prefix, Close: d.gone() && !d.Deadline.IsZero() && !p.now.Before(d.Deadline)})
 		}
 	}
@@ -167,6 +181,14 @@ func reportDrain(d *Drain) *status.Drain {
 		out.Connections = &d.Connections
 	}
 	return out
+}
+
+// reportParted is what is left of a VIP that was handed over, and not drained.
+func reportParted(v *VIP) *status.Drain {
+	if v.Drain != nil {
+		return nil
+	}
+	return reportDrain(v.Parted)
 }
 
 // orders are the operator's orders, none if there is nobody to ask.

@@ -135,6 +135,15 @@ func TestTransitions(t *testing.T) {
 	probe := func(reason status.Reason, verdict string) *status.Status {
 		return &status.Status{Interfaces: []status.Interface{{Name: "en1", Reason: reason, Probes: []status.Probe{{Layer: "path", Target: "192.0.2.1", Verdict: verdict}}}}}
 	}
+	owned := func(owns bool, ceased string) *status.Status {
+		return &status.Status{VIPs: []status.VIP{{Name: "v", Announced: true, Role: &status.Role{Owns: owns, Ceased: ceased}}}}
+	}
+	refused := func(why string) *status.Status {
+		one := status.VIP{Name: "v", Announced: true, Role: &status.Role{Leased: true, Refused: why}}
+		two := one
+		two.Name = "w"
+		return &status.Status{VIPs: []status.VIP{one, two}}
+	}
 	session := func(transitions uint64, lastError string) *status.Status {
 		return &status.Status{Peers: []status.Peer{{State: "Established", Transitions: transitions, LastError: lastError}}}
 	}
@@ -146,6 +155,8 @@ func TestTransitions(t *testing.T) {
 		"switched off":          {peer(up), peer(off), []string{"WARN bfd down Up-Down the other end is AdminDown: administratively down"}},
 		"broken":                {peer(off), peer(broken), []string{"WARN bfd cannot run Down-Down no socket"}},
 		"initializing":          {peer(broken), peer(&status.BFD{State: "Init"}), []string{"INFO bfd state Down-Init"}},
+		"another key":           {peer(up), peer(&status.BFD{State: "Up", Rotating: true}), []string{"INFO bfd keeps its former authentication Up-Up the router still uses it"}},
+		"the router has it":     {peer(&status.BFD{State: "Up", Rotating: true}), peer(up), []string{"INFO bfd has its new authentication Up-Up"}},
 		"degraded":              {vip(false, ""), vip(true, "check web"), []string{"WARN vip degraded -degraded check web"}},
 		"well again":            {vip(true, "check web"), vip(false, ""), []string{"INFO vip no longer degraded degraded-"}},
 		"died":                  {process("running", 7, 0), process("running", 8, 1), []string{"WARN speaker process ended running-running killed", "INFO speaker process runs running-running"}},
@@ -162,6 +173,14 @@ func TestTransitions(t *testing.T) {
 		"begins anew":           {probe("path", "healthy"), probe("path", "unknown"), []string{"DEBUG probe verdict healthy-unknown path"}},
 		"stopped":               {process("running", 7, 0), process("stopped", 0, 0), nil},
 		"session gone and back": {session(1, ""), session(3, "hold timer expired"), []string{"WARN peer down Established- hold timer expired", "INFO peer up -Established"}},
+		"owned":                 {owned(false, "given_up"), owned(true, ""), []string{"INFO vip owned -owner"}},
+		"handed over":           {owned(true, ""), owned(false, "handed_over"), []string{"INFO vip no longer owned owner- handed_over"}},
+		"lease ended":           {owned(true, ""), owned(false, "lease_ended"), []string{"WARN vip no longer owned owner- lease_ended"}},
+		"never owned":           {owned(false, ""), owned(false, "given_up"), nil},
+		"refused":               {refused(""), refused("a"), []string{"WARN ownership refused - a"}},
+		"refused by another":    {refused("a"), refused("b"), []string{"WARN ownership refused - b"}},
+		"still refused":         {refused("b"), refused("b"), nil},
+		"no longer refused":     {refused("b"), refused(""), []string{"INFO ownership no longer refused -"}},
 		"session goes on":       {session(3, "hold timer expired"), session(3, "hold timer expired"), nil},
 	} {
 		var got []string

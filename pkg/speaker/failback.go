@@ -34,9 +34,12 @@ type RoleHistory struct {
 // behind tells whether a VIP is announced as worse than any rank, for another
 // host has taken over meanwhile. A host is in front until it has announced
 // nothing for a moment; when it comes back, it stays behind while another one is
-// seen that would lose by it.
+// seen that would lose by it. One of a VIP with one owner is while that changes.
 func (p *planner) behind(c *config.VIP, v *VIP) bool {
-	if c.Role == nil || c.Role.Failback == failbackImmediate || p.leased(c) {
+	if p.leased(c) {
+		return p.stepsBack(c)
+	}
+	if c.Role == nil || c.Role.Failback == failbackImmediate {
 		return false
 	}
 	h := p.in.History.Roles[c.Prefix]
@@ -116,8 +119,8 @@ func (l *Loop) Failback(prefix netip.Prefix) {
 	l.Poke()
 }
 
-// role tells of a VIP that came in front or fell behind, and of hosts that must
-// not announce it.
+// role tells of a VIP that came in front or fell behind, of one that this host came
+// to own or ceased to, and of hosts that must not announce it.
 func (c *changes) role(v, old *status.VIP) {
 	if v.Role == nil {
 		return
@@ -135,6 +138,7 @@ func (c *changes) role(v, old *status.VIP) {
 		c.add(slog.LevelInfo, status.Event{Kind: kindVIP, Subject: v.Name, Message: "vip announced with its rank", From: behind, To: front},
 			"vip", v.Name, "prefix", v.Prefix, "rank", v.Role.Rank)
 	}
+	c.owns(v, was)
 	before := old.Duplicates()
 	for _, o := range v.Duplicates() {
 		if !slices.ContainsFunc(before, o.Same) {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // shortReason is how long an error may be that is shown with a VIP, in bytes.
@@ -42,19 +43,61 @@ func parts(err error) []error {
 // whyUnbound tells why the kernel does not hold a VIP, with what the last Bind
 // said of the VIP or of the device.
 func (p *planner) whyUnbound(prefix netip.Prefix) string {
-	const text = "the kernel does not hold it"
-	for _, word := range []string{prefix.Addr().String(), "device " + p.in.Config.VirtualInterface.Name} {
-		for _, said := range p.in.BindErrors {
-			if len(said) > shortReason || !mentions(said, word) {
-				continue
-			}
-			if _, why, ok := strings.Cut(said, " is not bound: "); ok {
-				said = why
-			}
-			return text + ": " + said
+	why, asked := p.whys[prefix]
+	if asked {
+		return why
+	}
+	if p.whys == nil {
+		p.whys, p.saidOf = map[netip.Prefix]string{}, p.said()
+	}
+	why = "the kernel does not hold it"
+	said := p.saidOf[prefix.Addr().String()]
+	if said == "" {
+		said = p.saidOf[p.device()]
+	}
+	if _, short, ok := strings.Cut(said, " is not bound: "); ok {
+		said = short
+	}
+	why = joinNonEmpty(": ", why, said)
+	p.whys[prefix] = why
+	return why
+}
+
+// device names the virtual interface as errors do.
+func (p *planner) device() string { return "device " + p.in.Config.VirtualInterface.Name }
+
+// said is the first short error of the last Bind that names an address, or the
+// device, by its name. Each error is read once: there can be one for each VIP.
+func (p *planner) said() map[string]string {
+	first := map[string]string{}
+	note := func(name, said string) {
+		if first[name] == "" {
+			first[name] = said
 		}
 	}
-	return text
+	for _, said := range p.in.BindErrors {
+		if len(said) > shortReason {
+			continue
+		}
+		for word := range strings.FieldsFuncSeq(said, func(c rune) bool { return !inAddress(c) }) {
+			// A sentence may go on with a colon or end with a full stop.
+			for ; strings.ContainsAny(word, ".:"); word = word[:len(word)-1] {
+				note(word, said)
+				if !strings.HasSuffix(word, ".") && !strings.HasSuffix(word, ":") {
+					break
+				}
+			}
+		}
+		if mentions(said, p.device()) {
+			note(p.device(), said)
+		}
+	}
+	return first
+}
+
+// inAddress tells whether an address may have the character in it, or a word.
+func inAddress(c rune) bool {
+	return c == '.' || c == ':' || c < utf8.RuneSelf && inWord(byte(c)) //nolint:gosec // ASCII
 }
 
 // mentions tells whether a text has a word, not as a part of a longer one:

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/health"
 	"vipspeaker/pkg/netmon"
+	"vipspeaker/pkg/owner"
 	"vipspeaker/pkg/vip"
 )
 
@@ -21,7 +23,29 @@ var (
 	_ Network  = fakeNetwork{}
 	_ Checks   = fakeChecks{}
 	_ BFD      = fakeBFD{}
+	_ Owners   = &fakeOwners{}
 )
+
+// fakeOwners gives a VIP the state of the test, for as long as it takes. It belongs
+// to the world whose lock it takes.
+type fakeOwners struct {
+	w     *world
+	vip   netip.Prefix
+	state owner.VIPState
+	wants []owner.Want // of the last Set
+}
+
+func (f *fakeOwners) Set(wants []owner.Want) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.wants = wants
+}
+
+func (f *fakeOwners) State() *owner.State {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return &owner.State{Until: math.MaxInt64, VIPs: map[netip.Prefix]owner.VIPState{f.vip: f.state}}
+}
 
 type fakeNetwork struct{ w *world }
 

@@ -18,7 +18,9 @@ type History struct {
 	VIPs       map[netip.Prefix]VIPHistory
 	Roles      map[netip.Prefix]RoleHistory
 	Owners     map[netip.Prefix]OwnerHistory
-	BFD        map[Session]BFDHistory
+	// Lost are sessions that were lost while they carried a VIP with one owner.
+	Lost map[netip.Prefix][]Loss
+	BFD  map[Session]BFDHistory
 	// Local are the addresses that sessions without an interface are made from, by
 	// peer, where the configuration leaves the choice.
 	Local map[netip.Addr]netip.Addr
@@ -69,7 +71,7 @@ type BFDHistory struct {
 }
 
 // owned tells which maps of a History may be written.
-type owned struct{ interfaces, vips, roles, owners, bfd, local bool }
+type owned struct{ interfaces, vips, roles, owners, lost, bfd, local bool }
 
 // put sets an entry of a map that others may read: if that changes it, then in a
 // copy, unless own says that it is one already.
@@ -98,6 +100,25 @@ func (p *planner) rememberBFD(s Session, h BFDHistory) {
 	put(&p.out.History.BFD, &p.own.bfd, s, h)
 }
 
+// rememberLost is put for a value that cannot be compared. Without losses there is no
+// entry.
+func (p *planner) rememberLost(vip netip.Prefix, losses []Loss) {
+	if slices.Equal(p.out.History.Lost[vip], losses) {
+		return
+	}
+	if !p.own.lost {
+		if p.out.History.Lost = maps.Clone(p.out.History.Lost); p.out.History.Lost == nil {
+			p.out.History.Lost = map[netip.Prefix][]Loss{}
+		}
+		p.own.lost = true
+	}
+	if len(losses) == 0 {
+		delete(p.out.History.Lost, vip)
+		return
+	}
+	p.out.History.Lost[vip] = losses
+}
+
 func (p *planner) rememberLocal(peer, local netip.Addr) {
 	put(&p.out.History.Local, &p.own.local, peer, local)
 }
@@ -109,7 +130,7 @@ func (h History) after(old, next *setup) History {
 	out := History{
 		Interfaces: map[string]InterfaceHistory{}, VIPs: map[netip.Prefix]VIPHistory{}, BFD: map[Session]BFDHistory{},
 		Local: map[netip.Addr]netip.Addr{}, Roles: map[netip.Prefix]RoleHistory{}, Learned: h.Learned,
-		Owners: ownersAfter(h.Owners, next.config),
+		Owners: ownersAfter(h.Owners, next.config), Lost: ownersAfter(h.Lost, next.config),
 	}
 	for i := range next.config.Interfaces {
 		n := &next.config.Interfaces[i]

@@ -53,7 +53,7 @@ func (n *Interface) towards(gateway netip.Addr) netip.Addr {
 	if gateway.Is6() && gateway.IsLinkLocalUnicast() {
 		return linkLocal(n)
 	}
-	return onLink(n.Addresses, gateway)
+	return n.onLink(gateway)
 }
 
 // silent tells whether one family is to leave an interface that is a leg for the

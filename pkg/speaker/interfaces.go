@@ -33,7 +33,7 @@ func (p *planner) look(c *config.Interface) Interface {
 	n := Interface{Name: c.Name, fresh: true}
 	link, detail := p.link(c.Name)
 	n.Index = link.Index
-	n.Addresses = ownAddresses(link, p.isVIP)
+	n.Addresses, n.far = ownAddresses(link, p.isVIP), farNetworks(link)
 	n.Peers = p.expand(c, &n, link)
 	if slices.ContainsFunc(c.Peers, func(peer config.Peer) bool { return peer.Unnumbered }) {
 		p.out.Discover = append(p.out.Discover, n.Name)
@@ -111,7 +111,7 @@ func judge(c *config.Interface, n *Interface, link netmon.Link) (status.Reason, 
 		reachable = reachable || n.Peers[i].LocalAddress.IsValid() || n.Peers[i].Found == foundRouter && linkLocal(n).IsValid()
 	}
 	for _, g := range c.Gateways {
-		reachable = reachable || onLink(n.Addresses, g).IsValid()
+		reachable = reachable || n.onLink(g).IsValid()
 	}
 	if len(c.Peers) == 0 && len(c.Gateways) == 0 {
 		reachable = global(n.Addresses, true).IsValid() || global(n.Addresses, false).IsValid()

@@ -83,13 +83,66 @@ func TestLocalAddress(t *testing.T) {
 		{[]string{"10.68.1.0/31"}, "10.68.1.1", "10.68.1.0"},
 		{[]string{"10.68.1.2/24"}, "10.68.1.2", "invalid IP"},
 		{[]string{"fe80::1/64", "fd01::1/64"}, "fd01::2", "fd01::1"},
+		{[]string{"10.0.0.1/32 10.9.0.1/32"}, "10.9.0.1", "10.0.0.1"},
+		{[]string{"10.0.0.1/32 10.9.0.1/32"}, "10.9.0.2", "invalid IP"},
+		{[]string{"10.9.0.9/24", "10.0.0.1/32 10.9.0.1/32"}, "10.9.0.1", "10.0.0.1"},
+		{[]string{"10.9.0.9/24 10.8.0.0/24"}, "10.9.0.1", "invalid IP"},
+		{[]string{"fd01::1/128 fd02::1/128"}, "fd02::1", "fd01::1"},
 	}
 	for _, tt := range tests {
-		l := link(1, "en1", tt.addresses...)
-		own := ownAddresses(l, func(netip.Addr) bool { return false })
-		if got := onLink(own, addr(tt.peer)).String(); got != tt.want {
+		l := link(1, "en1")
+		for _, a := range tt.addresses {
+			own, far, is := strings.Cut(a, " ")
+			l.Addresses = append(l.Addresses, netmon.Address{Prefix: prefix(own), Usable: true})
+			if is {
+				l.Addresses[len(l.Addresses)-1].Far = prefix(far)
+			}
+		}
+		n := &Interface{Addresses: ownAddresses(l, never), far: farNetworks(l)}
+		if got := n.onLink(addr(tt.peer)).String(); got != tt.want {
 			t.Errorf("own address of %v for %s = %s, want %s", tt.addresses, tt.peer, got, tt.want)
 		}
+	}
+}
+
+// A session keeps its own address when one comes that would be preferred for a new
+// one, and a new one is made from the address by which routers know the host.
+func TestLocalAddressStays(t *testing.T) {
+	t.Parallel()
+	secondary := func(a string) netmon.Address { return netmon.Address{Prefix: prefix(a), Usable: true, Secondary: true} }
+	for _, tt := range []struct {
+		name, peer, session string // of what is established, empty for none
+		addresses           []string
+		more                []netmon.Address
+		want                string
+	}{
+		{"a lower address comes", "10.68.1.2", "10.68.1.5", []string{"10.68.1.5/24", "10.68.1.1/24"}, nil, "10.68.1.5"},
+		{"a more specific one comes", "10.68.1.2", "10.68.1.5", []string{"10.68.1.5/24", "10.68.1.1/30"}, nil, "10.68.1.5"},
+		{"its own goes", "10.68.1.2", "10.68.1.5", []string{"10.68.1.1/24"}, nil, "10.68.1.1"},
+		{"its own reaches the peer no more", "10.68.1.2", "10.68.1.5", []string{"10.68.1.5/32", "10.68.1.1/24"}, nil, "10.68.1.1"},
+		{"no session", "10.68.1.2", "", []string{"10.68.1.5/24", "10.68.1.1/24"}, nil, "10.68.1.1"},
+		{"a secondary one is lower", "10.68.1.2", "", []string{"10.68.1.5/24"}, []netmon.Address{secondary("10.68.1.1/24")}, "10.68.1.5"},
+		{"a temporary one is lower", "fd01::2", "", []string{"fd01::5/64"}, []netmon.Address{secondary("fd01::1/64")}, "fd01::5"},
+		{"only a secondary one", "10.68.1.2", "", nil, []netmon.Address{secondary("10.68.1.1/24")}, "10.68.1.1"},
+		{"link-local", "fe80::2", "fe80::5%en1", []string{"fe80::5/64", "fe80::1/64"}, nil, "fe80::5%en1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := Plan(edit(func(in *Inputs) {
+				in.Config.Interfaces[0].Peers[0].Address = addr(tt.peer)
+				in.Net.Links[0] = link(2, "en1", tt.addresses...)
+				in.Net.Links[0].Addresses = append(in.Net.Links[0].Addresses, tt.more...)
+				in.BGP.Speakers[0].Peers = nil
+				if tt.session != "" {
+					up := established(tt.peer)
+					up.LocalAddress = addr(tt.session)
+					in.BGP.Speakers[0].Peers = append(in.BGP.Speakers[0].Peers, up)
+				}
+			}), t0)
+			if got := d.Interfaces[0].Peers[0].LocalAddress; got != addr(tt.want) {
+				t.Errorf("session is made from %s, want %s", got, tt.want)
+			}
+		})
 	}
 }
 

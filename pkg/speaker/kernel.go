@@ -19,7 +19,7 @@ func (p *planner) kernel() {
 	k.Sysctls = vip.SysctlMode(c.Host.Sysctls)
 	k.VIPs = make([]netip.Prefix, 0, len(c.VIPs))
 	for i := range c.VIPs {
-		if p.binds(&c.VIPs[i]) && !p.unbinds(&c.VIPs[i], &p.out.VIPs[i]) {
+		if p.binds(&c.VIPs[i], &p.out.VIPs[i]) && !p.unbinds(&c.VIPs[i], &p.out.VIPs[i]) {
 			k.VIPs = append(k.VIPs, c.VIPs[i].Prefix)
 		}
 		if mtu := c.VIPs[i].MTU; mtu != 0 {
@@ -80,27 +80,24 @@ func (p *planner) routers(n *Interface) []netip.Addr {
 // speaker process reports is never bound for its word alone: a router that took
 // the process over could make any address of the network local to this host.
 func (p *planner) lingering() []netip.Prefix {
-	keep := map[netip.Prefix]bool{}
+	if p.linger != nil {
+		return p.linger
+	}
+	p.linger = make([]netip.Prefix, 0, len(p.in.Lingering))
 	for prefix, until := range p.in.Lingering {
 		if p.configured[prefix] {
 			continue
 		}
-		if until.After(p.now) {
-			keep[prefix] = true
+		waits := until.After(p.now)
+		if waits {
 			p.mayChange(until)
 		}
-		for _, rib := range p.carried {
-			if rib[prefix] {
-				keep[prefix] = true
-			}
+		if waits || p.inRIB(prefix) {
+			p.linger = append(p.linger, prefix)
 		}
 	}
-	list := make([]netip.Prefix, 0, len(keep))
-	for prefix := range keep {
-		list = append(list, prefix)
-	}
-	slices.SortFunc(list, comparePrefix)
-	return list
+	slices.SortFunc(p.linger, comparePrefix)
+	return p.linger
 }
 
 // exempt lists the destinations that never get a VIP as source, besides those

@@ -174,7 +174,7 @@ func (p *planner) reaches(speaker string, hop netip.Addr) string {
 		return speaker
 	}
 	for i := range p.out.Interfaces {
-		if n := &p.out.Interfaces[i]; !hop.IsLinkLocalUnicast() && onLink(n.Addresses, hop).IsValid() {
+		if n := &p.out.Interfaces[i]; !hop.IsLinkLocalUnicast() && n.onLink(hop).IsValid() {
 			return n.Name
 		}
 	}
@@ -261,7 +261,8 @@ func (p *planner) upSince(h *LearnedPath) (since time.Time, up bool) {
 }
 
 // speakerUp tells since when a speaker has an established session with a peer; for
-// the zero address, with any.
+// the zero address, with any. Of one that seems to be still to come it is not known,
+// but long ago: the clock was set back since, and "now" would be so at each look.
 func (p *planner) speakerUp(name string, peer netip.Addr) (since time.Time, up bool) {
 	s, _ := p.in.BGP.Speaker(name)
 	for i := range s.Peers {
@@ -269,7 +270,11 @@ func (p *planner) speakerUp(name string, peer netip.Addr) (since time.Time, up b
 		if q.State != bgp.Established || peer != (netip.Addr{}) && !sameAddress(q.Address, peer) {
 			continue
 		}
-		if at := p.past(q.Since); !up || at.Before(since) {
+		at := p.past(q.Since)
+		if q.Since.After(p.now) {
+			at = time.Time{}
+		}
+		if !up || at.Before(since) {
 			since, up = at, true
 		}
 	}

@@ -29,6 +29,24 @@ func learning(in *Inputs) {
 	}
 }
 
+// A clock that was set back since a session came up does not make it look as if
+// it had just done so: what its router took back would stay until the clock is
+// there again.
+func TestLearnedClockSetBack(t *testing.T) {
+	t.Parallel()
+	in := edit(learning)
+	first := Plan(in, t0)
+	in.History = first.History
+	for i := range in.BGP.Speakers {
+		in.BGP.Speakers[i].Peers[0].Since = t0.Add(time.Hour)
+		in.BGP.Speakers[i].Received = nil
+	}
+	d := Plan(in, t0)
+	if got := routes(&d); got != "" {
+		t.Errorf("kernel is to hold %q although both routers took the route back; %s", got, reasons(&d))
+	}
+}
+
 // routes renders what the kernel is to hold.
 func routes(d *Desired) string {
 	var out []string

@@ -148,8 +148,10 @@ type Loop struct {
 	setup     atomic.Pointer[setup]
 	failbacks failbacks
 	order     sync.Once     // closes stop
-	stop      chan struct{} // closed by Stop
+	stop      chan struct{} // closed by Stop and HandOver
+	handOver  bool          // what the order was; to be read once stop is closed
 	progress  progress
+	viewers   viewers
 
 	// What follows belongs to the goroutine of the loop.
 
@@ -258,10 +260,30 @@ func (l *Loop) Poke() { l.opt.Signal.Poke() }
 // says, and returns. It never blocks and may be called more than once.
 func (l *Loop) Stop() { l.order.Do(func() { close(l.stop) }) }
 
+// HandOver is Stop in the mode restart, whatever the configuration says: all is
+// left to the next process. Of several orders the first one counts.
+func (l *Loop) HandOver() {
+	l.order.Do(func() {
+		l.handOver = true
+		close(l.stop)
+	})
+}
+
+// handsOver tells whether the order to stop was HandOver.
+func (l *Loop) handsOver() bool {
+	select {
+	case <-l.stop:
+		return l.handOver
+	default:
+		return false
+	}
+}
+
 // loop makes passes until it is stopped, then leaves.
 func (l *Loop) loop(ctx context.Context) error {
 	for {
 		l.progress.begin()
+		l.viewers.board()
 		err := l.pass(ctx)
 		l.progress.end(!errors.Is(err, errNotReady))
 		if errors.Is(err, errStopped) || l.rest(ctx, l.pause(err)) {
@@ -329,57 +351,4 @@ func (l *Loop) badNews() bool {
 	}
 	next := l.plan(&in)
 	return takesAway(&l.decision, &next)
-}
-
-// takesAway tells whether next lacks a leg, a session or a path that prev has.
-func takesAway(prev, next *Desired) bool {
-	for i := range prev.Kernel.Interfaces {
-		n := &prev.Kernel.Interfaces[i]
-		if !n.Leg() {
-			continue
-		}
-		if i >= len(next.Kernel.Interfaces) || next.Kernel.Interfaces[i].Name != n.Name {
-			return true
-		}
-		if o := &next.Kernel.Interfaces[i]; !o.Leg() || o.Silent4 && !n.Silent4 || o.Silent6 && !n.Silent6 {
-			return true
-		}
-	}
-	for i := range prev.Kernel.Learned {
-		if lacks(next.Kernel.Learned, &prev.Kernel.Learned[i]) {
-			return true
-		}
-	}
-	for i, s := range prev.BGP.Speakers {
-		if i >= len(next.BGP.Speakers) || next.BGP.Speakers[i].Name != s.Name {
-			return true
-		}
-		t := next.BGP.Speakers[i]
-		if missing(s.Peers, t.Peers, func(p bgp.Peer) netip.Addr { return p.Address }) ||
-			missing(s.Paths, t.Paths, func(p bgp.Path) pathKey { return pathKey{p.Prefix, p.ID} }) {
-			return true
-		}
-	}
-	return false
-}
-
-// pathKey is what a speaker has at most one path of.
-type pathKey struct {
-	prefix netip.Prefix
-	id     uint32
-}
-
-// missing tells whether an element of prev is not in next, where both have the
-// same order. It may be wrong when the order changed, which costs one pass.
-func missing[T any, K comparable](prev, next []T, key func(T) K) bool {
-	j := 0
-	for i := range prev {
-		for j < len(next) && key(next[j]) != key(prev[i]) {
-			j++
-		}
-		if j == len(next) {
-			return true
-		}
-	}
-	return false
 }

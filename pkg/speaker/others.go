@@ -109,5 +109,8 @@ func reportRole(in *Inputs, v *VIP, c *config.VIP) *status.Role {
 		out.Rank, out.Failback = c.Role.Rank, c.Role.Failback
 	}
 	reportOwner(in, c, out)
+	if out.Held && !v.Announced {
+		out.KeptUntil = v.Kept
+	}
 	return out
 }

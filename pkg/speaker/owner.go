@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -25,6 +26,10 @@ type Owners interface {
 // it is cut off: its own BFD sees the same at the same time.
 const lostBFD = time.Second
 
+// seenFor is how long a path may still be seen after it was withdrawn: the speaker
+// processes look once a second.
+const seenFor = 2 * time.Second
+
 // unranked is the rank of a VIP without one for the others.
 const unranked = 255
 
@@ -32,9 +37,25 @@ const unranked = 255
 type OwnerHistory struct {
 	// Peers are the sessions that carried it at the last look, in a text.
 	Peers string
-	// Lost is until when a router may still have it whose session ended while it
-	// carried the VIP.
-	Lost time.Time
+	// Parting tells that this host was about to go at the last look, and held it: by a
+	// handover or a drain. Left is when it had gone that way, zero once it serves
+	// nobody any more.
+	Parting bool
+	Left    time.Time
+	// Epoch is that of the last look, Changed when two hosts last announced it on
+	// purpose, or another one came to own it.
+	Epoch   int64
+	Changed time.Time
+}
+
+// Loss is a session that ended while it carried a VIP with one owner.
+type Loss struct {
+	// Peer is the session, as in OwnerHistory.Peers.
+	Peer string
+	// Until is when its router has forgotten the VIP at the latest. It has as soon as
+	// it has another session, when Transitions is more than this.
+	Until       time.Time
+	Transitions uint64
 }
 
 // leased tells whether the VIP is one that this host must own to announce it.
@@ -55,6 +76,8 @@ func (p *planner) ownership(c *config.VIP) (status.Reason, string) {
 	switch {
 	case s == nil:
 		detail = "etcd has not been asked yet"
+	case s.Refused != "":
+		detail = s.Refused
 	case s.Until <= p.in.Boot:
 		detail = joinNonEmpty(": ", "there is no lease", s.Error)
 	case s.VIPs[c.Prefix].Owner != "":
@@ -63,27 +86,15 @@ func (p *planner) ownership(c *config.VIP) (status.Reason, string) {
 	return status.NotOwner, detail
 }
 
-// makesWay tells whether another host announces the VIP already that it is handed
-// over to: routers must prefer that before this host withdraws, or those that
-// know no other path would have none for a moment.
-func (p *planner) makesWay(c *config.VIP) bool {
-	if !p.leased(c) || p.in.Owners == nil {
-		return false
-	}
-	s := p.in.Owners.VIPs[c.Prefix]
-	return s.Role == owner.Owner && s.Joined
-}
-
 // want is what others are told about a VIP with one owner. Ready tells that all
 // gates are open but that it is owned and bound.
-func (p *planner) want(c *config.VIP, v *VIP, ready bool) {
-	h := p.in.History.Owners[c.Prefix]
-	h = p.lostSince(h, p.carrying(v))
+func (p *planner) want(c *config.VIP, v *VIP, h OwnerHistory, ready bool) {
+	h, v.Kept = p.lostSince(c.Prefix, p.parting(c, v, h), p.carrying(v))
 	put(&p.out.History.Owners, &p.own.owners, c.Prefix, h)
-	carried := h.Lost.After(p.now) || p.inRIB(c.Prefix)
+	carried := !v.Kept.IsZero() || p.inRIB(c.Prefix)
 	w := owner.Want{
 		VIP: c.Prefix, Rank: unranked, ID: p.in.RouterID,
-		Ready: ready && p.canAnnounce(c), Announced: v.Announced, Carried: carried,
+		Ready: ready && p.canAnnounce(c), Leaving: v.Drain != nil || p.in.Overrides.Leaving, Announced: v.Announced, Carried: carried,
 	}
 	if c.Role != nil {
 		w.Rank, w.Failback = c.Role.Rank, c.Role.Failback == failbackImmediate
@@ -91,18 +102,55 @@ func (p *planner) want(c *config.VIP, v *VIP, ready bool) {
 	p.out.Owners = append(p.out.Owners, w)
 }
 
-// lostSince notes which sessions have ended that carried a VIP, when these still do.
-func (p *planner) lostSince(h OwnerHistory, carriers []string) OwnerHistory {
+// lostSince notes which sessions have ended that carried a VIP, when these still do. It
+// tells until when a router may have the VIP of a session that was lost, zero if none
+// may.
+func (p *planner) lostSince(vip netip.Prefix, h OwnerHistory, carriers []string) (_ OwnerHistory, until time.Time) {
+	losses := slices.DeleteFunc(slices.Clone(p.in.History.Lost[vip]), func(l Loss) bool {
+		return !l.Until.After(p.now) || p.returned(&l)
+	})
 	for key := range strings.FieldsSeq(h.Peers) {
-		if !slices.Contains(carriers, key) {
-			if lost := p.lost(key); lost > 0 && h.Lost.Before(p.now.Add(lost)) {
-				h.Lost = p.now.Add(lost)
-			}
+		if slices.Contains(carriers, key) {
+			continue
+		}
+		if lost := p.lost(key); lost > 0 {
+			losses = slices.DeleteFunc(losses, func(l Loss) bool { return l.Peer == key })
+			losses = append(losses, Loss{key, p.now.Add(lost), p.sessionOf(key).Transitions})
+		}
+	}
+	p.rememberLost(vip, losses)
+	for _, l := range losses {
+		p.mayChange(l.Until)
+		if l.Until.After(until) {
+			until = l.Until
 		}
 	}
 	h.Peers = strings.Join(carriers, " ")
-	p.mayChange(h.Lost)
-	return h
+	return h, until
+}
+
+// returned tells whether there is another session with the router of one that was lost.
+// With that it has dropped the paths of the former one: graceful restart is refused for
+// VIPs with one owner. Another router at the same address knows nothing of them.
+func (p *planner) returned(l *Loss) bool {
+	s := p.sessionOf(l.Peer)
+	_, id, _ := carrier(l.Peer)
+	return s.State == bgp.Established && s.Transitions > l.Transitions && s.RouterID.IsValid() && s.RouterID.String() == id
+}
+
+// sessionOf is what a session is now that carried a VIP, nothing if there is none.
+func (p *planner) sessionOf(key string) bgp.PeerState {
+	address, _, name := carrier(key)
+	at := status.TopLevel
+	if slices.ContainsFunc(p.out.Interfaces, func(n Interface) bool { return n.Name == name }) {
+		at = name
+	}
+	s, _ := p.in.BGP.Speaker(at)
+	i := slices.IndexFunc(s.Peers, func(b bgp.PeerState) bool { return bare(b.Address).String() == address })
+	if i < 0 {
+		return bgp.PeerState{}
+	}
+	return s.Peers[i]
 }
 
 // removed goes on telling the others of VIPs with one owner that are no longer
@@ -127,8 +175,8 @@ func (p *planner) removed() {
 				up = append(up, key)
 			}
 		}
-		h = p.lostSince(h, up)
-		if inRIB || h.Lost.After(p.now) {
+		h, until := p.lostSince(vip, h, up)
+		if inRIB || !until.IsZero() {
 			put(&p.out.History.Owners, &p.own.owners, vip, h)
 			p.out.Owners = append(p.out.Owners, owner.Want{VIP: vip, Rank: unranked, ID: p.in.RouterID, Carried: true})
 			continue
@@ -140,31 +188,60 @@ func (p *planner) removed() {
 	}
 }
 
-// carrying are the sessions that carry a VIP, each as a word.
+// carrying are the sessions that carry a VIP, each as a word that carrier reads.
 func (p *planner) carrying(v *VIP) []string {
 	var list []string
 	for i := range v.Interfaces {
+		name := v.Interfaces[i].Interface
+		s, _ := p.in.BGP.Speaker(name)
 		for _, a := range v.Interfaces[i].Peers {
-			list = append(list, fmt.Sprintf("%s@%s", a, strings.ReplaceAll(v.Interfaces[i].Interface, " ", "_")))
+			var id netip.Addr
+			if k := slices.IndexFunc(s.Peers, func(b bgp.PeerState) bool { return sameAddress(b.Address, a) }); k >= 0 {
+				id = s.Peers[k].RouterID
+			}
+			list = append(list, fmt.Sprintf("%s/%s/%s", bare(a), idText(id), strings.ReplaceAll(name, " ", "_")))
 		}
 	}
 	slices.Sort(list)
 	return list
 }
 
+// carrier is a session in a word: the peer's address, its router id, and the interface.
+func carrier(key string) (address, id, name string) {
+	address, rest, _ := strings.Cut(key, "/")
+	id, name, _ = strings.Cut(rest, "/")
+	return address, id, name
+}
+
+// idText is empty for a router id that is not known.
+func idText(id netip.Addr) string {
+	if !id.IsValid() {
+		return ""
+	}
+	return id.String()
+}
+
+// another tells whether a router is surely not the one of an id.
+func another(router netip.Addr, id string) bool {
+	return id != "" && router.IsValid() && router.String() != id
+}
+
 // lost is how long a router may still have a path whose session carried it until
-// now; 0 if the session is up, so that it was told of the withdraw.
+// now; 0 if the session is up, so that it was told of the withdraw, or if it has ended
+// the session itself and told so, which takes all paths away. Another router at its
+// address was told for itself only.
 func (p *planner) lost(key string) time.Duration {
-	address, name, _ := strings.Cut(key, "@")
+	address, id, name := carrier(key)
 	hold := p.in.Config.BGP.Timers.HoldTime
 	of := func(peers []Peer, at string) time.Duration {
 		for i := range peers {
 			peer := &peers[i]
-			if peer.Address.String() != address {
+			if bare(peer.Address).String() != address {
 				continue
 			}
+			// No withdraw gets through where the path is dead, however long the session lasts.
 			if s, ok := p.in.BGP.Speaker(at); ok && slices.ContainsFunc(s.Peers, func(b bgp.PeerState) bool {
-				return sameAddress(b.Address, peer.Address) && b.State == bgp.Established
+				return sameAddress(b.Address, peer.Address) && (b.PeerEnded || b.State == bgp.Established && !another(b.RouterID, id) && peer.Wanted && !peer.dead)
 			}) {
 				return 0
 			}
@@ -197,16 +274,17 @@ func (p *planner) canAnnounce(c *config.VIP) bool {
 	return len(p.out.Remote) > 0 && len(p.pathsOf(c)) > 0 && up(status.TopLevel)
 }
 
+// loaded tells whether speakers may have a VIP. What they have goes out with the next
+// session: without any, this host gives up what must have one owner, and cannot while
+// a speaker has it.
+func (p *planner) loaded(c *config.VIP, v *VIP) bool {
+	return v.Bound && (!p.leased(c) || p.canAnnounce(c))
+}
+
 // binds tells whether a VIP may be in the kernel: one that must have an owner only
-// while this host is it, or a speaker still has it.
-func (p *planner) binds(c *config.VIP) bool {
-	if !p.leased(c) || p.in.Owners.Holds(c.Prefix, p.in.Boot) {
-		return true
-	}
-	if s := p.in.Owners; s != nil && p.in.Boot < s.Until && s.VIPs[c.Prefix].Role == owner.Former {
-		return true // what is under way to this host is still served
-	}
-	return p.inRIB(c.Prefix)
+// while this host is it, or a speaker still has it, or it serves what is left.
+func (p *planner) binds(c *config.VIP, v *VIP) bool {
+	return !p.leased(c) || p.in.Owners.Holds(c.Prefix, p.in.Boot) || p.inRIB(c.Prefix) || v.serves()
 }
 
 // inRIB tells whether a speaker has a VIP.
@@ -250,26 +328,34 @@ func reportOwner(in *Inputs, c *config.VIP, out *status.Role) {
 		return
 	}
 	s := in.Owners.VIPs[c.Prefix]
-	out.Owner, out.Next, out.Epoch = s.Owner, s.Next, s.Epoch
+	out.Owner, out.Next, out.Former, out.Epoch, out.Revision = s.Owner, s.Next, s.Former, s.Epoch, s.Revision
 	out.Ready = slices.Clone(s.Ready)
 	out.Leased = true
 	out.Held = in.Owners.Holds(c.Prefix, in.Boot)
-	out.Trouble = in.Owners.Error
+	out.Owns, out.Ceased = out.Held && s.Role == owner.Owner, string(s.Ceased)
+	if s.Role == owner.Owner && !out.Owns {
+		out.Ceased = string(owner.LeaseEnded) // a moment ago
+	}
+	out.Trouble, out.Refused = in.Owners.Error, in.Owners.Refused
 }
 
-// known tells whether another host's path is that of the owner, or of the two
-// that hand it over.
+// known tells whether another host's path is that of the owner, or of one that was
+// it until just now. Without a lease this host does not know who that is.
 func (p *planner) known(c *config.VIP, o *status.Other) bool {
-	if !p.leased(c) || p.in.Owners == nil {
+	if !p.leased(c) || p.in.Owners == nil || !o.Host.IsValid() {
 		return false
 	}
-	s := p.in.Owners.VIPs[c.Prefix]
-	return o.Host.IsValid() && (o.Host == s.ID || s.Next != "")
+	if p.in.Boot >= p.in.Owners.Until {
+		return true
+	}
+	end := p.out.History.Owners[c.Prefix].Changed.Add(seenFor)
+	p.mayChange(end)
+	return o.Host == p.in.Owners.VIPs[c.Prefix].ID || p.now.Before(end)
 }
 
 // ownersAfter keeps what is known of VIPs but of those that may have several owners
 // now. Those that are gone are forgotten when no router has them.
-func ownersAfter(h map[netip.Prefix]OwnerHistory, next *config.Config) map[netip.Prefix]OwnerHistory {
+func ownersAfter[T any](h map[netip.Prefix]T, next *config.Config) map[netip.Prefix]T {
 	out := maps.Clone(h)
 	for i := range next.VIPs {
 		if !next.VIPs[i].Exclusive {
@@ -277,4 +363,36 @@ func ownersAfter(h map[netip.Prefix]OwnerHistory, next *config.Config) map[netip
 		}
 	}
 	return out
+}
+
+// owns tells of a VIP that this host came to own or ceased to.
+func (c *changes) owns(v *status.VIP, was *status.Role) {
+	is := v.Role
+	switch {
+	case is.Owns && !was.Owns:
+		c.add(slog.LevelInfo, status.Event{Kind: kindVIP, Subject: v.Name, Message: "vip owned", To: string(owner.Owner)},
+			"vip", v.Name, "prefix", v.Prefix, "epoch", is.Epoch)
+	case !is.Owns && was.Owns:
+		level := c.worse
+		if c := owner.Ceased(is.Ceased); c == owner.HandedOver || c == owner.GivenUp {
+			level = slog.LevelInfo // what made it give up is told by itself
+		}
+		c.add(level, status.Event{Kind: kindVIP, Subject: v.Name, Message: "vip no longer owned", From: string(owner.Owner), Cause: is.Ceased},
+			"vip", v.Name, "prefix", v.Prefix, "cause", is.Ceased, "owner", is.Owner)
+	}
+}
+
+// refused tells that this host takes no part, once for all VIPs, and that it does
+// again.
+func (c *changes) refused() {
+	was, is := c.prev.Refused(), c.next.Refused()
+	e := status.Event{Kind: kindDaemon, Subject: "ownership", Cause: is}
+	switch {
+	case is != "" && is != was:
+		e.Message = "ownership refused"
+		c.add(slog.LevelWarn, e, "reason", is)
+	case is == "" && was != "":
+		e.Message = "ownership no longer refused"
+		c.add(slog.LevelInfo, e)
+	}
 }

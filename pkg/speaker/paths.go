@@ -24,7 +24,9 @@ func (p *planner) vips() {
 // decide asks the gates of one VIP in the order in which they explain most.
 func (p *planner) decide(c *config.VIP) VIP {
 	v := VIP{Name: c.Name, Prefix: c.Prefix, Bound: p.bound[c.Prefix], Interfaces: make([]Placement, 0, len(c.Interfaces)+1)}
-	v.Drain = p.drain(c)
+	holding := p.held(c)
+	v.Drain = p.drain(c, holding)
+	v.Parted = p.parted(c, holding.Left, v.Drain)
 	reason, detail := p.checked(c)
 	h := p.seen(c, reason, v.Drain.gone())
 	suppressed := h.Penalty.Suppressed
@@ -67,7 +69,7 @@ func (p *planner) decide(c *config.VIP) VIP {
 	v.Others = p.others(c)
 	v.Behind = p.behind(c, &v)
 	if p.leased(c) {
-		p.want(c, &v, ready)
+		p.want(c, &v, holding, ready)
 	}
 	if v.Detail = degraded; !v.Announced {
 		v.Reason, v.Detail = explain(&v, reason, detail)
@@ -173,11 +175,11 @@ func (p *planner) place(c *config.VIP, name string, bound bool, reason status.Re
 		pl.Reason, pl.Detail = status.NoUsableInterface, "no usable IPv6 address to be the next hop"
 	case !p.in.RouterID.IsValid():
 		pl.Reason, pl.Detail = status.NoSession, "no router id: no listed interface has an IPv4 address; set bgp.router_id"
-	default:
+	case !bound:
 		pl.Wanted = true
 		pl.Reason, pl.Detail = status.NotBound, p.whyUnbound(c.Prefix)
-	}
-	if pl.Wanted && bound {
+	default:
+		pl.Wanted = true
 		p.carry(&pl, n.Peers, c.Prefix)
 	}
 	return pl
@@ -259,29 +261,36 @@ func explain(v *VIP, reason status.Reason, detail string) (status.Reason, string
 	return status.NoUsableInterface, "no interface is selected"
 }
 
-// paths are the announcements of a speaker: what is wanted everywhere but for
-// the state of the interface, and bound. They stay loaded while the interface is
-// down, so that they are there before its sessions are.
-func (p *planner) paths(at int) []bgp.Path {
-	list := make([]bgp.Path, 0, len(p.out.VIPs))
-	name, internal := p.out.Interfaces[at].Name, p.internalAt(at)
+// paths are the announcements of each interface's speaker, by the interface's
+// place: what is wanted everywhere but for the state of the interface, and bound.
+// They stay loaded while the interface is down, so that they are there before its
+// sessions are: see loaded.
+func (p *planner) paths() [][]bgp.Path {
+	lists, internal := make([][]bgp.Path, len(p.out.Interfaces)), make([]bool, len(p.out.Interfaces))
+	for at := range lists {
+		if len(p.out.Interfaces[at].Peers) > 0 {
+			lists[at] = make([]bgp.Path, 0, len(p.out.VIPs))
+		}
+		internal[at] = p.internalAt(at)
+	}
 	for i := range p.out.VIPs {
 		v := &p.out.VIPs[i]
 		c := &p.in.Config.VIPs[i]
-		if !v.Bound {
+		if !p.loaded(c, v) {
 			continue
 		}
 		for j := range v.Interfaces {
 			pl := &v.Interfaces[j]
-			if pl.Interface != name || withheldEverywhere(pl.Reason) {
+			at, ok := p.byName[pl.Interface]
+			if !ok || lists[at] == nil || withheldEverywhere(pl.Reason) {
 				continue
 			}
 			if hop, ok := p.nextHop(at, v.Prefix.Addr().Is4()); ok {
-				list = append(list, v.part(&c.Drain, internal, p.rolePath(c, v.Behind, internal, p.path(c, 0, hop, v.Degraded))))
+				lists[at] = append(lists[at], v.part(&c.Drain, internal[at], p.rolePath(c, v, internal[at], p.path(c, 0, hop, v.Degraded))))
 			}
 		}
 	}
-	return list
+	return lists
 }
 
 // withheldEverywhere tells whether a reason keeps a VIP out of the RIB. The

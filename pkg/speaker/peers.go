@@ -33,14 +33,36 @@ func (p *planner) expand(c *config.Interface, n *Interface, link netmon.Link) []
 		case peer.Gateway:
 			list = append(list, p.gatewayPeers(c, peer, n, link)...)
 		case peer.Unnumbered:
-			address, why := p.router(c.Name)
+			address, why := p.router(c)
 			n.router = address
 			list = append(list, n.peer(peer, foundRouter, address, why))
 		default:
 			list = append(list, n.peer(peer, "", peer.Address, ""))
 		}
 	}
+	for i := range list {
+		p.keepLocal(n, &list[i])
+	}
 	return list
+}
+
+// keepLocal lets an established session keep its own address while the interface
+// has it and reaches the peer by it: another one that comes to be preferred, such
+// as one that was just added, would end the session, and the router need not
+// know it.
+func (p *planner) keepLocal(n *Interface, peer *Peer) {
+	if !peer.LocalAddress.IsValid() {
+		return
+	}
+	s, _ := p.in.BGP.Speaker(n.Name)
+	for i := range s.Peers {
+		q := &s.Peers[i]
+		if q.State == bgp.Established && sameAddress(q.Address, peer.Address) && slices.ContainsFunc(n.Addresses, func(a netip.Prefix) bool {
+			return a.Addr() == bare(q.LocalAddress) && n.holds(a, bare(peer.Address))
+		}) {
+			peer.LocalAddress = n.zoned(bare(q.LocalAddress))
+		}
+	}
 }
 
 // peer is one session of the interface. Why tells why it has no address.
@@ -54,7 +76,7 @@ func (n *Interface) peer(c *config.Peer, found string, address netip.Addr, why s
 			peer.missing = noLinkLocal
 		}
 	default:
-		if peer.LocalAddress = onLink(n.Addresses, address); !peer.LocalAddress.IsValid() {
+		if peer.LocalAddress = n.onLink(address); !peer.LocalAddress.IsValid() {
 			peer.missing = "no usable address on-link with " + address.String()
 		}
 	}
@@ -63,7 +85,7 @@ func (n *Interface) peer(c *config.Peer, found string, address netip.Addr, why s
 
 const noLinkLocal = "no usable IPv6 link-local address"
 
-// linkLocal is the interface's lowest IPv6 link-local address, with its zone;
+// linkLocal is the interface's first IPv6 link-local address, with its zone;
 // zero if there is none.
 func linkLocal(n *Interface) netip.Addr {
 	for _, a := range n.Addresses {
@@ -88,7 +110,7 @@ func (p *planner) gatewayPeers(c *config.Interface, peer *config.Peer, n *Interf
 	own := 0
 	for _, g := range p.gateways(c, n, link) {
 		switch {
-		case slices.ContainsFunc(c.Peers, func(o config.Peer) bool { return o.Address.IsValid() && sameAddress(o.Address, g) }):
+		case ownPeer(c, g):
 			own++
 		case speaks(peer, g.Is4()):
 			list = append(list, n.peer(peer, foundGateway, g, ""))
@@ -102,6 +124,12 @@ func (p *planner) gatewayPeers(c *config.Interface, peer *config.Peer, n *Interf
 		why = "the default gateway on " + c.Name + " is a peer of its own"
 	}
 	return []Peer{n.peer(peer, foundGateway, netip.Addr{}, why)}
+}
+
+// ownPeer tells whether the configuration names an address as a peer of the
+// interface.
+func ownPeer(c *config.Interface, a netip.Addr) bool {
+	return slices.ContainsFunc(c.Peers, func(o config.Peer) bool { return o.Address.IsValid() && sameAddress(o.Address, a) })
 }
 
 // speaks tells whether a family is to be negotiated with a peer.
@@ -135,7 +163,7 @@ func (p *planner) mainGateways(ipv4 bool, n *Interface, link netmon.Link) []neti
 			continue
 		}
 		for _, h := range r.NextHops {
-			on := h.Gateway.Is6() && h.Gateway.IsLinkLocalUnicast() || onLink(n.Addresses, h.Gateway).IsValid()
+			on := h.Gateway.Is6() && h.Gateway.IsLinkLocalUnicast() || n.onLink(h.Gateway).IsValid()
 			if h.LinkIndex != link.Index || !on || p.isVIP(h.Gateway) {
 				continue
 			}
@@ -155,21 +183,27 @@ func (p *planner) mainGateways(ipv4 bool, n *Interface, link netmon.Link) []neti
 // not if there is none. One that was chosen stays while it lives, so that two
 // routers on a link do not take turns. Only while there is no session with it, it
 // gives way to one that was heard since: if it does not answer its probe, or if
-// that one advertises itself and it does not.
-func (p *planner) router(name string) (netip.Addr, string) {
+// that one advertises itself and it does not. A router that is a peer of its own is
+// left to that.
+func (p *planner) router(c *config.Interface) (netip.Addr, string) {
+	name := c.Name
 	link, _ := p.in.NDP.Interface(name)
-	if len(link.Routers) == 0 {
+	routers := slices.DeleteFunc(slices.Clone(link.Routers), func(r ndp.Router) bool { return ownPeer(c, r.Address) })
+	switch {
+	case len(link.Routers) == 0:
 		return netip.Addr{}, joinNonEmpty(": ", "no router heard on "+name+" yet", link.Error)
+	case len(routers) == 0:
+		return netip.Addr{}, "the router on " + name + " is a peer of its own"
 	}
 	kept := p.in.History.Interfaces[name].Router
-	at := max(0, slices.IndexFunc(link.Routers, func(r ndp.Router) bool { return r.Address == kept }))
-	for range link.Routers {
-		old := &link.Routers[at]
+	at := max(0, slices.IndexFunc(routers, func(r ndp.Router) bool { return r.Address == kept }))
+	for range routers {
+		old := &routers[at]
 		if p.hasSession(name, old.Address) {
 			break
 		}
 		dead := p.unanswered(name, old.Address)
-		next := slices.IndexFunc(link.Routers, func(r ndp.Router) bool {
+		next := slices.IndexFunc(routers, func(r ndp.Router) bool {
 			return r.Heard.After(old.Heard) && (dead || r.ByAdvertisement && !old.ByAdvertisement)
 		})
 		if next < 0 {
@@ -177,7 +211,7 @@ func (p *planner) router(name string) (netip.Addr, string) {
 		}
 		at = next
 	}
-	return link.Routers[at].Address, ""
+	return routers[at].Address, ""
 }
 
 // unanswered tells whether the probe of a router on a link found it dead.

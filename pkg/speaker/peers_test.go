@@ -195,6 +195,28 @@ func TestUnnumbered(t *testing.T) {
 	}
 }
 
+// A router that is a peer of its own has one session, and an unnumbered peer takes
+// another one, if there is one.
+func TestUnnumberedBesideOwn(t *testing.T) {
+	t.Parallel()
+	in := edit(func(in *Inputs) {
+		unnumbered(in)
+		own := in.Config.Interfaces[0].Peers[0]
+		own.Unnumbered, own.Address = false, addr("fe80::2")
+		in.Config.Interfaces[0].Peers = append(in.Config.Interfaces[0].Peers, own)
+	})
+	const lacks = "the router on en1 is a peer of its own"
+	d := Plan(in, t0)
+	if got := sessionsOf(d.speaker("en1")); len(got) != 1 || d.Interfaces[0].Peers[0].Detail != lacks {
+		t.Errorf("one router: sessions %v, the unnumbered peer %q, want %q", got, d.Interfaces[0].Peers[0].Detail, lacks)
+	}
+	heard(&in, router("fe80::2", 0), router("fe80::3", 0))
+	d = Plan(in, t0)
+	if diff := cmp.Diff([]string{"fe80::3%en1 from fe80::1%en1", "fe80::2%en1 from fe80::1%en1"}, sessionsOf(d.speaker("en1"))); diff != "" {
+		t.Errorf("two routers (-want +got):\n%s", diff)
+	}
+}
+
 // What an unnumbered interface lacks is said, and only what it needs counts.
 func TestUnnumberedLacks(t *testing.T) {
 	t.Parallel()

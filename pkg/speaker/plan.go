@@ -129,6 +129,12 @@ type VIP struct {
 	Penalty status.Penalty
 	// Drain is nil for a VIP that nobody has taken out of use.
 	Drain *Drain
+	// Parted is nil but for one that this host has handed over, and of which it still
+	// serves connections; with a drain, that tells how many.
+	Parted *Drain
+	// Kept is until when a router may have it whose session was lost, of one that must
+	// have one owner; zero if none may.
+	Kept time.Time
 	// Interfaces are in the order of VIP.Interfaces of the configuration, then
 	// one for the sessions that belong to no interface, if there are any.
 	Interfaces []Placement
@@ -173,6 +179,8 @@ type Interface struct {
 	// gateways are the next hops of traffic from a VIP, if there are any besides
 	// the peers; link-local ones have their zone.
 	gateways []netip.Addr
+	// far are the networks of the addresses that are those of a point-to-point link.
+	far map[netip.Addr]netip.Prefix
 	// established tells that a session is, answering that one is which is to go
 	// on, fresh that none has been so far.
 	established, answering, fresh bool
@@ -213,6 +221,12 @@ type planner struct {
 	carried map[string]map[netip.Prefix]bool
 	// seenPaths are what peers send, by prefix, nil until somebody asks.
 	seenPaths map[netip.Prefix][]bgp.SeenPath
+	// linger is lingering, saidOf what the last Bind said of a word and whys
+	// whyUnbound, of those that were asked for; nil until somebody asks. All are
+	// the same for every interface, and there can be thousands.
+	linger []netip.Prefix
+	saidOf map[string]string
+	whys   map[netip.Prefix]string
 	// configured are the VIPs, nets those of them that are more than one address.
 	configured map[netip.Prefix]bool
 	nets       []netip.Prefix
@@ -220,6 +234,8 @@ type planner struct {
 	byName map[string]int
 	// drains are the operator's orders that are in force.
 	drains *orders.InForce
+	// watching is how many BFD sessions this look has decided about.
+	watching int
 	// own tells which maps of out.History are copies of this look.
 	own owned
 	// graceUntil is how long what a former process left is trusted.
@@ -258,6 +274,7 @@ func Plan(in Inputs, now time.Time) Desired {
 	}
 	p.interfaces()
 	p.remotes()
+	p.forgetBFD()
 	p.vips()
 	p.holdSessions()
 	p.speakers()

@@ -151,9 +151,11 @@ func (p *planner) placeRemote(c *config.VIP, bound bool, reason status.Reason, d
 		return pl
 	case !p.in.RouterID.IsValid():
 		pl.Reason, pl.Detail = status.NoSession, "no router id: no listed interface has an IPv4 address; set bgp.router_id"
-	default:
+	case !bound:
 		pl.Wanted = true
 		pl.Reason, pl.Detail = status.NotBound, p.whyUnbound(c.Prefix)
+	default:
+		pl.Wanted = true
 	}
 	pl.NextHop = pl.Paths[0].NextHop
 	if pl.Wanted && bound {
@@ -216,15 +218,14 @@ func (p *planner) remotePaths() []bgp.Path {
 	var list []bgp.Path
 	internal := p.internalRemote()
 	for i := range p.out.VIPs {
-		v := &p.out.VIPs[i]
-		if !v.Bound {
+		v, c := &p.out.VIPs[i], &p.in.Config.VIPs[i]
+		if !p.loaded(c, v) {
 			continue
 		}
 		for j := range v.Interfaces {
 			if pl := &v.Interfaces[j]; pl.Interface == status.TopLevel && !withheldEverywhere(pl.Reason) {
 				for _, h := range pl.Paths {
-					c := &p.in.Config.VIPs[i]
-					list = append(list, v.part(&c.Drain, internal, p.rolePath(c, v.Behind, internal, p.path(c, h.ID, h.NextHop, v.Degraded))))
+					list = append(list, v.part(&c.Drain, internal, p.rolePath(c, v, internal, p.path(c, h.ID, h.NextHop, v.Degraded))))
 				}
 			}
 		}

@@ -55,6 +55,7 @@ func (l *Loop) publish(ctx context.Context, in *Inputs, d *Desired) {
 	l.tell(ctx, transitions(l.picture, s, l.told))
 	l.picture = s
 	l.opt.Publish(s)
+	l.viewers.show()
 }
 
 func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
@@ -67,7 +68,7 @@ func (l *Loop) reportVIPs(in *Inputs, d *Desired, now time.Time) []status.VIP {
 		v, c := &d.VIPs[i], &in.Config.VIPs[i]
 		out := status.VIP{
 			Name: v.Name, Prefix: v.Prefix, Bound: v.Bound, Wanted: v.Wanted, Announced: v.Announced,
-			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty, Drain: reportDrain(v.Drain),
+			Reason: v.Reason, Detail: v.Detail, Degraded: v.Degraded, Penalty: v.Penalty, Drain: reportDrain(v.Drain), Parted: reportParted(v),
 			Interfaces: make([]status.VIPInterface, len(v.Interfaces)), Checks: reportChecks(in, c, now),
 			Role: reportRole(in, v, c),
 		}
@@ -242,6 +243,6 @@ func reportBFD(in *Inputs, name string, p *Peer) *status.BFD {
 		State: string(s.Status), Since: s.Since, Diagnostic: s.Diagnostic,
 		RemoteState: string(s.RemoteStatus), RemoteDiagnostic: s.RemoteDiagnostic, Downs: s.Downs,
 		TxInterval: s.TxInterval, DetectionTime: s.DetectionTime,
-		Sent: s.Sent, Received: s.Received, Dropped: s.Dropped, LastDrop: s.LastDrop, Error: s.Error,
+		Sent: s.Sent, Received: s.Received, Dropped: s.Dropped, LastDrop: s.LastDrop, Rotating: s.Rotating, Error: s.Error,
 	}
 }

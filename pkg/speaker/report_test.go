@@ -242,6 +242,7 @@ func TestCheckKey(t *testing.T) {
 		"method": func(c *config.Check) { c.HTTP.Method = "HEAD" }, "header": func(c *config.Check) { c.HTTP.Headers[0].Value = "other" },
 		"status": func(c *config.Check) { c.HTTP.ExpectStatus[0].Max++ }, "body": func(c *config.Check) { c.HTTP.ExpectBody = "ok" },
 		"insecure": func(c *config.Check) { c.HTTP.Insecure = true }, "roots": func(c *config.Check) { c.HTTP.CAFile = "/ca" },
+		"hold":    func(c *config.Check) { c.HTTP.Hold = true },
 		"tcp":     func(c *config.Check) { c.TCP = &config.TCPCheck{} },
 		"command": func(c *config.Check) { c.Exec = &config.ExecCheck{Command: []string{"/a b"}} },
 		"split":   func(c *config.Check) { c.Exec = &config.ExecCheck{Command: []string{"/a", "b"}} },

@@ -34,15 +34,13 @@ const (
 )
 
 // rolePath gives a path what follows from the VIP's rank. An internal peer would
-// take the own AS number for a loop.
-func (p *planner) rolePath(c *config.VIP, behind, internal bool, path bgp.Path) bgp.Path {
+// take the own AS number for a loop. What is about to go is worse than any rank, so
+// that it can be told from others by routers that do not know GRACEFUL_SHUTDOWN.
+func (p *planner) rolePath(c *config.VIP, v *VIP, internal bool, path bgp.Path) bgp.Path {
 	r := c.Role
-	path.Fenced = p.leased(c)
-	if p.makesWay(c) {
-		behind = true
-		if r == nil {
-			r = &config.Role{Tag: true}
-		}
+	behind := v.Behind || r != nil && (v.leaving() || p.in.Overrides.Leaving)
+	if path.Fenced = p.leased(c); path.Fenced {
+		r, path = p.leasedPath(c, behind, path)
 	}
 	if r == nil {
 		if c.Exclusive {
@@ -62,7 +60,11 @@ func (p *planner) rolePath(c *config.VIP, behind, internal bool, path bgp.Path) 
 	path.LargeCommunities = union(path.LargeCommunities, largeCommunities(r.LargeCommunities))
 	path.ExtendedCommunities = union(path.ExtendedCommunities, extendedCommunities(r.ExtendedCommunities))
 	if r.Tag {
-		path.LargeCommunities = union(path.LargeCommunities, []bgp.LargeCommunity{p.tag(r.Rank, behind)})
+		rank := 0
+		if c.Role != nil {
+			rank = c.Role.Rank
+		}
+		path.LargeCommunities = union(path.LargeCommunities, []bgp.LargeCommunity{p.tag(rank, v.Behind)})
 	}
 	return path
 }

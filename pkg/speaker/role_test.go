@@ -63,7 +63,10 @@ func TestRankAttributes(t *testing.T) {
 		{"behind", func(_ *Inputs, v *config.VIP) { v.Role = ranked(2, "manual") }, "prepend 10 med 1001 pref 1 65010:6801002:ID"},
 		{"about to go", func(in *Inputs, v *config.VIP) {
 			v.Role, in.Overrides.Leaving = ranked(2, "immediate"), true
-		}, "prepend 4 med 1 pref 0 65010:6800002:ID"},
+		}, "prepend 10 med 1001 pref 0 65010:6800002:ID"},
+		{"drained", func(in *Inputs, v *config.VIP) {
+			v.Role, v.Drain, in.Overrides.Orders = ranked(2, "immediate"), config.Drain{LocalPref: 5}, drainAt(time.Time{})
+		}, "prepend 10 med 1001 pref 5 65010:6800002:ID"},
 		{"exclusive", func(_ *Inputs, v *config.VIP) { v.Exclusive = true }, "prepend 0 65010:6800000:ID"},
 	} {
 		in := sample()

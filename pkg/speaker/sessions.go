@@ -60,9 +60,10 @@ func (p *planner) speakers() {
 		return
 	}
 	p.out.BGP.Speakers = make([]bgp.SpeakerConfig, 0, len(p.out.Interfaces))
+	paths := p.paths()
 	for i := range p.out.Interfaces {
 		if len(p.out.Interfaces[i].Peers) > 0 {
-			p.out.BGP.Speakers = append(p.out.BGP.Speakers, p.speaker(i))
+			p.out.BGP.Speakers = append(p.out.BGP.Speakers, p.speaker(i, paths[i]))
 		}
 	}
 	if len(p.out.Remote) > 0 {
@@ -82,10 +83,10 @@ func (p *planner) bareSpeaker(name string) bgp.SpeakerConfig {
 	}
 }
 
-func (p *planner) speaker(at int) bgp.SpeakerConfig {
+func (p *planner) speaker(at int, paths []bgp.Path) bgp.SpeakerConfig {
 	n := &p.out.Interfaces[at]
 	s := p.bareSpeaker(n.Name)
-	s.Paths = p.paths(at)
+	s.Paths = paths
 	s.DownReason = "interface " + n.Name + ": session no longer configured"
 	for i := range n.Peers {
 		if local := n.Peers[i].LocalAddress; local.IsValid() {

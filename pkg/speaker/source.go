@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"vipspeaker/pkg/config"
+	"vipspeaker/pkg/owner"
 	"vipspeaker/pkg/status"
 	"vipspeaker/pkg/vip"
 )
@@ -13,12 +14,12 @@ import (
 // source that the network does not route back to cuts the host off. So it must
 // be announced now, and go on being so: what is no longer wanted does not count
 // as announced. Who wants it always takes that risk, but for the time of a stop, of
-// a drain, and while another host owns the VIP.
+// a drain, and while another host owns the VIP: of two that hand it over, only the owner.
 func (p *planner) source(c *config.VIP, v *VIP) {
 	if !isSource(c) || p.in.Overrides.Shutdown || v.Drain.gone() {
 		return
 	}
-	if reason, _ := p.ownership(c); reason != "" {
+	if reason, _ := p.ownership(c); reason != "" || p.leased(c) && p.ownerState(c).Role != owner.Owner {
 		return // also where checks explain more
 	}
 	if !c.Source.Always && !v.Announced && !p.adopted(c, v) {

@@ -122,7 +122,7 @@ func checkKey(c *config.Check) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q %s\n", c.Kind, c.Source)
 	if h := c.HTTP; h != nil {
-		fmt.Fprintf(&b, "%q %q %v %q %t %q %q\n", h.URL.String(), h.Method, h.ExpectStatus, h.ExpectBody, h.Insecure, h.CAFile, h.ServerName)
+		fmt.Fprintf(&b, "%q %q %v %q %t %q %q %t\n", h.URL.String(), h.Method, h.ExpectStatus, h.ExpectBody, h.Insecure, h.CAFile, h.ServerName, h.Hold)
 		for _, header := range h.Headers {
 			fmt.Fprintf(&b, "%q %q\n", header.Name, string(header.Value))
 		}
@@ -140,7 +140,7 @@ func checkKey(c *config.Check) string {
 		fmt.Fprintf(&b, "%s %q %q %q %q %q\n", d.Server, d.Query, d.Type, d.Transport, d.ExpectRcode, d.Expect)
 	}
 	if g := c.GRPC; g != nil {
-		fmt.Fprintf(&b, "%s %q %t %t %q %q\n", g.Address, g.Service, g.TLS, g.Insecure, g.CAFile, g.ServerName)
+		fmt.Fprintf(&b, "%s %q %t %t %t %q %q\n", g.Address, g.Service, g.Hold, g.TLS, g.Insecure, g.CAFile, g.ServerName)
 	}
 	if c.ICMP != nil {
 		fmt.Fprintf(&b, "%s\n", c.ICMP.Address)

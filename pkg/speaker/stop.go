@@ -23,6 +23,9 @@ const restartMode = "restart"
 // routers keep the routes, and the kernel is left as it is.
 func (l *Loop) leave(ctx context.Context) error {
 	s := l.setup.Load().config.Shutdown
+	if l.handsOver() {
+		s.Mode = restartMode
+	}
 	l.progress.leaving(s.Time + watchEvery)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Time)
 	defer cancel()
@@ -37,12 +40,15 @@ func (l *Loop) leave(ctx context.Context) error {
 		l.warn(ctx, s.GracefulShutdown)
 	}
 	l.shutdown = true
+	wait, left := s.Wait, s.Time-s.GracefulShutdown
+	if wait >= left {
+		wait = left / 2
+	}
 	if carried := l.drain(ctx); carried {
-		wait, left := s.Wait, s.Time-s.GracefulShutdown
-		if wait >= left {
-			wait = left / 2
-		}
 		l.awaitWithdrawn(ctx, wait, wait+(left-wait)/2)
+	} else if l.opt.Owners != nil {
+		// What was handed over is withdrawn just now; it is given up once that is sure.
+		l.awaitWithdrawn(ctx, 0, (left-wait)/2)
 	}
 	l.giveUp()
 	return errors.Join(l.stopSessions(ctx, bgp.StopDrain, "vipspeaker is shut down"), l.restore(ctx))

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -54,6 +55,30 @@ func TestRule12StopForRestart(t *testing.T) {
 			t.Errorf("left %v with sources %v, want everything", w.bound, w.sources)
 		}
 	})
+}
+
+// Rule 12: a process that is replaced leaves all as it is, whatever its shutdown
+// mode; an order to stop that came before it counts.
+func TestRule12HandOver(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late=%t", late), func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(w *world) {
+				l, stop := w.start(w.options())
+				w.settled(time.Second)
+				w.journal = nil
+				if late {
+					l.Stop()
+				}
+				l.HandOver()
+				w.stop(stop)
+				if left := slices.Equal(w.journal, []string{"stop restart"}) && len(w.bound) == 3; left == late {
+					t.Errorf("stop did %q and left %v", w.journal, w.bound)
+				}
+			})
+		})
+	}
 }
 
 // Rule 12: the whole stop is bounded, whatever hangs.

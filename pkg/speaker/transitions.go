@@ -51,6 +51,7 @@ func transitions(prev, next *status.Status, told troubles) []Transition {
 	c.interfaces()
 	c.peers()
 	c.egress()
+	c.refused()
 	c.problems()
 	c.passes()
 	return c.list

@@ -233,6 +233,12 @@ func (c *changes) bfd(p, was *status.Peer) {
 	case b.Error != old.Error && b.Error != "":
 		e.Message, e.Cause = "bfd cannot run", b.Error
 		c.add(c.worse, e, "peer", p.Address, "interface", p.Interface, "error", b.Error)
+	case b.Rotating && !old.Rotating:
+		e.Message, e.Cause = "bfd keeps its former authentication", "the router still uses it"
+		c.add(slog.LevelInfo, e, attrs...)
+	case old.Rotating && !b.Rotating:
+		e.Message = "bfd has its new authentication"
+		c.add(slog.LevelInfo, e, attrs...)
 	case b.State != old.State || b.RemoteState != old.RemoteState:
 		e.Message = "bfd state"
 		c.add(slog.LevelInfo, e, attrs...)

@@ -28,9 +28,28 @@ type progress struct {
 	// running is when the running pass began, zero for none; done is when the
 	// last one ended; deadline is when the stop must be over, zero before it.
 	running, done, deadline atomic.Int64
+	// stood is for how long the whole process did not run: that does not count.
+	stood atomic.Int64
 }
 
-func (p *progress) now() int64 { return max(int64(time.Since(p.base)), 1) }
+func (p *progress) now() int64 { return max(int64(time.Since(p.base))-p.stood.Load(), 1) }
+
+// looked says how long ago the watchdog looked before. If that is too long, the
+// watchdog itself did not run, and so the process did not: it was stopped
+// (SIGSTOP), frozen with its container, or the machine with it. That is no fault of
+// the loop, which goes on as soon as the process does.
+func (p *progress) looked(ago time.Duration) {
+	if late := ago - watchEvery; late > watchEvery {
+		p.stood.Add(int64(late))
+	}
+	// What was noted since the process goes on is of the time before.
+	now := p.now()
+	for _, at := range []*atomic.Int64{&p.running, &p.done} {
+		if v := at.Load(); v > now {
+			at.CompareAndSwap(v, now)
+		}
+	}
+}
 
 func (p *progress) begin() { p.running.Store(p.now()) }
 
@@ -77,11 +96,15 @@ func (l *Loop) Run(ctx context.Context) error {
 	go func() { ended <- l.loop(ctx) }()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	last := time.Now()
 	for {
 		select {
 		case err := <-ended:
 			return err
 		case <-tick.C:
+			now := time.Now()
+			l.progress.looked(now.Sub(last))
+			last = now
 			if err := l.Healthy(); err != nil {
 				return errors.Join(fmt.Errorf("watchdog: %w", err), l.letGo(ctx))
 			}

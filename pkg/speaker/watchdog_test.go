@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"vipspeaker/pkg/bgp"
@@ -81,6 +82,52 @@ func TestRule06NoPassEndsProcess(t *testing.T) {
 		l.Stop()
 		w.sleep(time.Minute)
 	})
+}
+
+// The time for which the whole process did not run is no silence of the loop, and
+// no long pass. What hangs afterwards is found as ever.
+func TestWatchdogOfAStoppedProcess(t *testing.T) {
+	t.Parallel()
+	for name, passes := range map[string]bool{"between passes": false, "in a pass": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := &Loop{}
+				p := &l.progress
+				p.base = time.Now()
+				step := func(d time.Duration) { time.Sleep(d); p.looked(d) }
+				p.begin()
+				p.end(true)
+				step(watchEvery)
+				if passes {
+					p.begin()
+				}
+				time.Sleep(time.Hour)
+				p.end(true) // goes on before the watchdog looks
+				if passes {
+					p.begin()
+				}
+				p.looked(time.Hour)
+				if err := l.Healthy(); err != nil {
+					t.Errorf("after an hour in which nothing ran: %v", err)
+				}
+				bound := silenceBound
+				if passes {
+					bound = passBound
+				}
+				for range bound / watchEvery {
+					step(watchEvery)
+				}
+				if err := l.Healthy(); err != nil {
+					t.Errorf("hangs for %s after that: %v", bound, err)
+				}
+				step(watchEvery)
+				if l.Healthy() == nil {
+					t.Errorf("hangs for more than %s after that, and is healthy", bound)
+				}
+			})
+		})
+	}
 }
 
 // Passes that fail are passes: only silence is death.
