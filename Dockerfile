@@ -23,7 +23,8 @@ RUN go mod download
 COPY . .
 # The file carries the three capabilities, so that a user who is not root gets
 # those of --cap-add.
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/vipspeaker ./cmd/vipspeaker \
+ARG VERSION=
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X main.version=$VERSION" -o /out/vipspeaker ./cmd/vipspeaker \
  && /out/vipspeaker file-capabilities /out/vipspeaker \
  && mkdir /out/run
 

@@ -6,11 +6,14 @@ GO       ?= go
 PKG      ?= ./test/topologies ./...
 # Kernel and topology tests share the machine's cores with real routers.
 TESTFLAGS ?= -count=1
+# What measures times has the machine to itself.
+ALONE    := ./test/topologies ./pkg/bfd
+LONG      = $(GO) test -tags long -run '^TestLong' -timeout=40m $(TESTFLAGS)
 
 .PHONY: help build demo deps test test-long interop race bench bench-scale fuzz lint fmt image cover clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/vipspeaker, a static binary
 	$(GO) build -trimpath -o bin/vipspeaker ./cmd/vipspeaker
@@ -22,11 +25,11 @@ deps: ## install the Debian packages that the tests talk to, if missing
 	./test/install-deps
 
 test: deps ## all tests that end within ten minutes (needs root for network namespaces)
-	$(GO) vet ./... && $(GO) vet -tags long ./...
 	$(GO) test -shuffle=on -timeout=15m $(TESTFLAGS) $(PKG)
 
 test-long: deps ## the longer tests: topologies, crash and fault runs, the image
-	$(GO) test -p 1 -tags long -run '^TestLong' -timeout=40m $(TESTFLAGS) $(PKG)
+	@$(LONG) -p 1 $(ALONE); alone=$$?; \
+	$(LONG) $$($(GO) list ./... $(patsubst %,| grep -vx vipspeaker%,$(ALONE:.%=%))) && exit $$alone
 
 interop: deps ## test with every routing software, and write docs/interoperability.md from the results
 	$(GO) test -tags long -run '^TestLongInterop$$' -timeout=10m $(TESTFLAGS) ./test/topologies -update-interop

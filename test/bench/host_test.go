@@ -113,7 +113,7 @@ func run(b *testing.B, loop *speaker.Loop, parts []func(context.Context) error) 
 // configuration is the sample with that many VIPs.
 func configuration(vips int) string {
 	var s strings.Builder
-	s.WriteString("bgp: {asn: 65010, router_id: 10.68.1.1, graceful_restart: {enabled: false}}\nshutdown: {wait: 10ms}\ninterfaces:\n")
+	s.WriteString("bgp: {asn: 65010, router_id: 10.68.1.1, graceful_restart: {enabled: false}}\nshutdown: {wait: 10ms}\ndamping: {enabled: false}\ninterfaces:\n")
 	for _, side := range []string{"1", "5"} {
 		fmt.Fprintf(&s, "  - {name: en%[1]s, hold_up: 0s, gateway: [10.68.%[1]s.2, \"fd68:%[1]s::2\"], peers: [{address: 10.68.%[1]s.2, asn: 65000}, {address: \"fd68:%[1]s::2\", asn: 65000}]}\n", side)
 	}

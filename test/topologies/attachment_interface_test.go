@@ -164,7 +164,7 @@ func TestInterfaceLosesOneFamily(t *testing.T) {
 		l, s := bfdSample(t, usual, withBGP)
 		host, router := l.Node("host"), l.Node(fails.node)
 		sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
-		six := watchRoutes(l, fails, vip6)
+		six := watchRoutes(t, l, fails, vip6)
 		four := router.WatchRoute(vip4)
 
 		gone := time.Now()

@@ -14,6 +14,7 @@ import (
 func TestBFDRemoved(t *testing.T) {
 	t.Parallel()
 	l, s := bfdSample(t, usual, withBGP)
+	before := waitBFD(t, s, usual)
 	host := l.Node("host")
 	wire := host.Capture()
 	removed := time.Now()
@@ -37,6 +38,11 @@ func TestBFDRemoved(t *testing.T) {
 	for i := range st.Peers {
 		if p := &st.Peers[i]; p.BFD != nil {
 			t.Errorf("peer %v: %+v", p.Address, p.BFD)
+		}
+	}
+	for _, n := range st.Interfaces {
+		if flaps := n.Penalty.Flaps - interfaceAt(before, n.Name).Penalty.Flaps; flaps != 0 {
+			t.Errorf("interface %s: the reload counts as %d flaps", n.Name, flaps)
 		}
 	}
 	t.Logf("all is back after %s", millis(time.Since(removed)))

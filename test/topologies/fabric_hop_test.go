@@ -37,6 +37,7 @@ interfaces:
 // A router that did not offer to take IPv4 with an IPv6 next hop is not sent any
 // (RFC 8950 section 4), and once it does it is.
 func TestFabricIPv6NextHop(t *testing.T) {
+	t.Parallel()
 	for topology, tt := range map[string]struct{ families, capability func(*testing.T, *lab.Node) }{
 		"onerouter-frr": {
 			func(_ *testing.T, n *lab.Node) {
@@ -58,6 +59,7 @@ func TestFabricIPv6NextHop(t *testing.T) {
 		},
 	} {
 		t.Run(topology, func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t, topology)
 			host, router := l.Node("host"), l.Node("router")
 			host.Run("ip", "addr", "del", "10.68.1.1/24", "dev", "en1") // it would be the next hop

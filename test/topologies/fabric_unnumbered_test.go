@@ -29,6 +29,7 @@ interfaces:
 // link, another router in the place of the old one, and another interface in the
 // place of its own.
 func TestFabricUnnumbered(t *testing.T) {
+	t.Parallel()
 	l, s := startFabric(t, unnumberedOnly)
 	leaf := l.Node("leaf")
 	both := func(when string) {
@@ -101,8 +102,10 @@ func recreate(l *lab.Lab, index string) {
 
 // The AS of an unnumbered router may be given, or be the own one.
 func TestFabricUnnumberedAS(t *testing.T) {
+	t.Parallel()
 	for asn, own := range map[string]string{"65000": "65010", "internal": "65000"} {
 		t.Run(asn, func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t, "fabric-frr")
 			host, leaf := l.Node("host"), l.Node("leaf")
 			if asn == "internal" {
@@ -152,8 +155,10 @@ func silentRouters() map[string]struct {
 
 // A router that sends no advertisements is found when it looks for the host.
 func TestFabricUnnumberedSilentRouter(t *testing.T) {
+	t.Parallel()
 	for topology, router := range silentRouters() {
 		t.Run(topology, func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t, topology)
 			host, n := l.Node("host"), l.Node(router.node)
 			host.Run("ip", "-6", "addr", "add", "fe80::68:1/64", "dev", "en1", "nodad")

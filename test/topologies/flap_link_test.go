@@ -11,18 +11,23 @@ import (
 	"vipspeaker/test/topologies/lab"
 )
 
-// flapLink sets a link of the host down and up again, n times in 300 ms each, and
-// hands every picture of that time to look.
+// flapLink sets a link of the host down and up again, n times in 300 ms each or as
+// long as the daemon takes to see it, and hands every picture of that time to look.
 func flapLink(t *testing.T, s *lab.Speaker, host *lab.Node, name string, n int, look func(*status.Status)) {
 	t.Helper()
 	const half = 150 * time.Millisecond
 	for range n {
-		for _, do := range []func(string){host.LinkDown, host.LinkUp} {
-			do(name)
+		for _, down := range []bool{true, false} {
+			if down {
+				host.LinkDown(name)
+			} else {
+				host.LinkUp(name)
+			}
 			end := time.Now().Add(half)
-			s.WaitStatus(5*time.Second, "half a flap is over", func(st *status.Status) error {
+			s.WaitStatus(5*time.Second, "half a flap is over, and was seen", func(st *status.Status) error {
 				look(st)
-				return lab.That(time.Now().After(end), "it is not")
+				seen := flapInterface(st, name).Reason == status.InterfaceDown
+				return lab.That(time.Now().After(end) && seen == down, "%s is down: %t, in the status: %t", name, down, seen)
 			})
 		}
 	}
@@ -55,7 +60,7 @@ func TestFlappingLink(t *testing.T) {
 	waitClientHasBoth(t, l)
 	before := s.WaitStatus(5*time.Second, "all is announced", lab.Established)
 	since := waitQuiet(t, wire, allPeers()...)
-	watches := watchRoutes(l, legs()[1], vip4, vip6)
+	watches := watchRoutes(t, l, legs()[1], vip4, vip6)
 
 	flapLink(t, s, host, "en1", flapsToSuppress, func(*status.Status) {})
 	s.WaitStatus(2*time.Second, "en1 is damped", interfaceDamped("en1"))

@@ -125,6 +125,7 @@ const (
 // VIP as source; the main table is what it was. A leg goes with its session, and
 // the last one stays.
 func TestLearnedDefault(t *testing.T) {
+	t.Parallel()
 	l, s, before := startLearning(t, "")
 	host, r1, r5 := l.Node("host"), l.Node("r1"), l.Node("r5")
 	began := time.Now()
@@ -179,6 +180,7 @@ func TestLearnedDefault(t *testing.T) {
 // Nothing that one router sends reaches the other, and a router that sends too
 // much loses its session and its leg.
 func TestLearnedStaysHere(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "vipa")
 	host := l.Node("host")
 	wire := host.Capture()
@@ -204,6 +206,7 @@ func TestLearnedStaysHere(t *testing.T) {
 // With install: main the whole host follows, beside FRR and its routes, and at the
 // end nothing of it is left.
 func TestLearnedInMain(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "vipa")
 	host := l.Node("host")
 	host.Run("ip", "route", "del", "default")

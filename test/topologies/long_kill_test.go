@@ -76,6 +76,7 @@ func moments(random *rand.Rand) []moment {
 // clean stop restores the host of before the first start. VIPSPEAKER_SEED
 // repeats the moments of a run.
 func TestLongKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	if text := os.Getenv("VIPSPEAKER_SEED"); text != "" {
 		var err error

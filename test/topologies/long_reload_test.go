@@ -35,6 +35,7 @@ vips:
 // TestLongReloadMatrix changes each key of the configuration under a running
 // daemon and wants exactly the expected sessions to flap.
 func TestLongReloadMatrix(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "fabric-frr")
 	host, leaf := l.Node("host"), l.Node("leaf")
 	host.Run("ip", "addr", "add", "10.68.255.1/32", "dev", "lo")

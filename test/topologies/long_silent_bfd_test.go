@@ -28,7 +28,7 @@ func TestLongSilentPathWithFastBFD(t *testing.T) {
 func TestLongBFDGivenUp(t *testing.T) {
 	eachLeg(t, func(t *testing.T, quiet, other leg) {
 		l, s := bfdSample(t, usual, withBGP)
-		router := l.Node(quiet.node)
+		before, router := waitBFD(t, s, usual), l.Node(quiet.node)
 		if quiet.router == "bird" {
 			router.BIRDC("disable bfd1")
 		} else {
@@ -37,7 +37,7 @@ func TestLongBFDGivenUp(t *testing.T) {
 		since := time.Now()
 		s.WaitStatus(5*time.Second, "its sessions have ended", func(st *status.Status) error {
 			for _, peer := range quiet.peers() {
-				if p := peerAt(st, peer); p.State != "Down" || p.BFD.Downs != 1 {
+				if p := peerAt(st, peer); p.State != "Down" || p.BFD.Downs != peerAt(before, peer).BFD.Downs+1 {
 					return fmt.Errorf("peer %v is %s: %+v", peer, p.State, p.BFD)
 				}
 			}

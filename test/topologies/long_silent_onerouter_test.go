@@ -38,7 +38,7 @@ func silentLeg(t *testing.T, topology string, b bfdTimers, limit time.Duration) 
 	}
 	speakBFD(t, router, b, withBGP, addresses...)
 	prompt(t, l, "router")
-	s := startPaths(t, l, pathConfig{bfd: b.host()})
+	s := startPaths(t, l, pathConfig{bfd: b.host(), more: "damping: {enabled: false}\n"})
 	waitBFD(t, s, b)
 	gap := time.Hour
 	for range 5 {

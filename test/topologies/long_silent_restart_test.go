@@ -36,7 +36,7 @@ func restartWithBFD(t *testing.T, mode bfdMode, way restarting) {
 	waitBFD(t, s, usual)
 	watches := map[string][]*lab.RouteWatch{}
 	for _, p := range legs() {
-		watches[p.router] = watchRoutes(l, p, vip4, vip6)
+		watches[p.router] = watchRoutes(t, l, p, vip4, vip6)
 	}
 	probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
 
@@ -75,7 +75,7 @@ func TestLongGracefulPrice(t *testing.T) {
 	waitBFD(t, s, usual)
 	watches := map[string][]*lab.RouteWatch{}
 	for _, p := range legs() {
-		watches[p.router] = watchRoutes(l, p, vip4, vip6)
+		watches[p.router] = watchRoutes(t, l, p, vip4, vip6)
 	}
 	failed := time.Now()
 	for _, p := range legs() {
@@ -112,7 +112,7 @@ func TestLongSpeakerKilledWithBFD(t *testing.T) {
 	eachLeg(t, func(t *testing.T, victim, other leg) {
 		l, s := bfdSample(t, usual, withBGP)
 		before := waitBFD(t, s, usual)
-		watches := append(watchRoutes(l, other, vip4, vip6), watchRoutes(l, victim, vip4, vip6)...)
+		watches := append(watchRoutes(t, l, other, vip4, vip6), watchRoutes(t, l, victim, vip4, vip6)...)
 		probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
 		if err := syscall.Kill(speakerAt(before, victim.ifc).PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)

@@ -4,9 +4,12 @@ package topologies
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -35,6 +38,7 @@ func TestMain(m *testing.M) {
 	if code, is := serveEtcd(); is {
 		os.Exit(code)
 	}
+	beside()
 	code := m.Run()
 	if built.dir != "" {
 		if err := os.RemoveAll(built.dir); err != nil {
@@ -42,6 +46,20 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// beside lets more tests run side by side than the machine has processors, unless
+// -parallel says how many: those that can wait for routers most of their time.
+func beside() {
+	flag.Parse()
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if said {
+		return
+	}
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 // binary returns the path of the daemon's binary: VIPSPEAKER_BINARY, or one

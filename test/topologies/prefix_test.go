@@ -15,6 +15,7 @@ import (
 // A whole prefix is one path to the routers, and every address of it is the
 // host's: clients reach services on any of them.
 func TestPrefixVIP(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "vipa")
 	host, client := l.Node("host"), l.Node("client")
 	net4, net6 := netip.MustParsePrefix("10.80.7.0/24"), netip.MustParsePrefix("fd68:80::/64")

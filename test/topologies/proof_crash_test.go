@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -40,7 +41,7 @@ func TestHostileMessage(t *testing.T) {
 			return lab.That(peerAt(st, hostile.peer4).State != "Established", "it is up")
 		})
 		waitLive(t, l.Node("client"), vip4, other.via4.String()+"@e9")
-		watches := append(watchRoutes(l, other, vip4, vip6), watchRoutes(l, hostile, vip6)...)
+		watches := append(watchRoutes(t, l, other, vip4, vip6), watchRoutes(t, l, hostile, vip6)...)
 		probes := probeVIPs(l, ports4, ports6)
 
 		attack(t, s, router, hostile)
@@ -69,6 +70,11 @@ func TestHostileMessage(t *testing.T) {
 func attack(t *testing.T, s *lab.Speaker, router *lab.Node, from leg) {
 	t.Helper()
 	local, remote := netip.AddrPortFrom(from.peer4, 0), netip.AddrPortFrom(from.local4, 179)
+	st, err := s.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := speakerAt(st, from.ifc).PID
 	lab.Eventually(t, 10*time.Second, "the message kills the speaker of "+from.ifc, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -80,8 +86,9 @@ func attack(t *testing.T, s *lab.Speaker, router *lab.Node, from leg) {
 			_, _ = io.Copy(io.Discard, conn)
 			err = errors.Join(err, conn.Close())
 		}
-		// It is not to be sent once more to the next process.
-		for range 50 {
+		// It is not to be sent once more to the next process: one that has ended
+		// waits for the status to say so.
+		for sent := time.Now(); time.Since(sent) < 500*time.Millisecond || time.Since(sent) < 10*time.Second && hasEnded(pid); {
 			st, serr := s.Status()
 			if serr != nil || speakerAt(st, from.ifc).Restarts > 0 {
 				return serr
@@ -90,6 +97,13 @@ func attack(t *testing.T, s *lab.Speaker, router *lab.Node, from leg) {
 		}
 		return errors.Join(errors.New("it lives"), err)
 	})
+}
+
+// hasEnded tells whether a process has ended, also if nobody has waited for it yet:
+// then it has no command line any more.
+func hasEnded(pid int) bool {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return len(line) == 0
 }
 
 // setSession ends a router's IPv4 session with the host by the router's own
@@ -116,7 +130,7 @@ func TestSpeakerKilled(t *testing.T) {
 		l, s := startSample(t)
 		host := l.Node("host")
 		before := s.WaitStatus(5*time.Second, "both are source everywhere", bothSources)
-		watches := append(watchRoutes(l, other, vip4, vip6), watchRoutes(l, victim, vip4, vip6)...)
+		watches := append(watchRoutes(t, l, other, vip4, vip6), watchRoutes(t, l, victim, vip4, vip6)...)
 		probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
 
 		pid := speakerAt(before, victim.ifc).PID
@@ -163,13 +177,15 @@ func peerAt(st *status.Status, address netip.Addr) status.Peer {
 
 // watchRoutes watches the router's routes for the prefixes, each of which leads
 // to the host now.
-func watchRoutes(l *lab.Lab, at leg, prefixes ...netip.Prefix) (list []*lab.RouteWatch) {
+func watchRoutes(t *testing.T, l *lab.Lab, at leg, prefixes ...netip.Prefix) (list []*lab.RouteWatch) {
+	t.Helper()
 	for _, p := range prefixes {
-		w := l.Node(at.node).WatchRoute(p)
-		w.Wait(5*time.Second, time.Now(), "by "+at.dev, func(hops []lab.Hop) bool {
-			return slices.Equal(lab.LiveDevs(hops), []string{at.dev})
+		// A router tells its neighbours of a route before its own kernel has it.
+		lab.Eventually(t, 5*time.Second, fmt.Sprintf("%s has %v by %s", at.node, p, at.dev), func() error {
+			hops, err := l.Node(at.node).Route(p)
+			return errors.Join(err, lab.That(slices.Equal(lab.LiveDevs(hops), []string{at.dev}), "it has %v", hops))
 		})
-		list = append(list, w)
+		list = append(list, l.Node(at.node).WatchRoute(p))
 	}
 	return list
 }
@@ -207,15 +223,11 @@ func probeVIPs(l *lab.Lab, ports4, ports6 []uint16) []*lab.Probe {
 	client, host := l.Node("client"), l.Node("host")
 	var probes []*lab.Probe
 	for vip, ports := range map[netip.Addr][]uint16{vip4.Addr(): ports4, vip6.Addr(): ports6} {
-		server, o := netip.AddrPortFrom(vip, 7), lab.ProbeOptions{Ports: ports}
-		// Neighbours are looked up before it counts.
-		first := lab.StartProbe(client, host, server, o)
-		first.WaitAnswered(5 * time.Second)
-		first.Stop()
-		probes = append(probes, lab.StartProbe(client, host, server, o))
+		probes = append(probes, lab.StartProbe(client, host, netip.AddrPortFrom(vip, 7), lab.ProbeOptions{Ports: ports}))
 	}
 	for _, p := range probes {
 		p.WaitAnswered(5 * time.Second)
+		p.CountFromNow() // neighbours are looked up
 	}
 	return probes
 }

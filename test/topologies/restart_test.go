@@ -85,6 +85,10 @@ func began(t *testing.T, wire *lab.Capture, peer netip.Addr, since time.Time, ag
 	if peer.Is6() {
 		vip = vip6
 	}
+	// The router has the route by then, but not yet all that is said.
+	wire.WaitMessage(10*time.Second, "End-of-RIB to "+peer.String(), func(m lab.Message) bool {
+		return m.Out && m.Dst.Addr() == peer && endOfFamily(m, peer) && m.Time.After(since)
+	})
 	sent := sentTo(wire, peer, since)
 	at := func(ok func(lab.Message) bool) int { return slices.IndexFunc(sent, ok) }
 	if first := at(func(m lab.Message) bool { return m.Announces(vip) }); first >= 0 {
@@ -158,9 +162,6 @@ func restartKeepsRoutes(t *testing.T, topology string, way restarting) {
 		return nil
 	})
 	for _, peer := range allPeers() {
-		wire.WaitMessage(10*time.Second, "End-of-RIB to "+peer.String(), func(m lab.Message) bool {
-			return m.Out && m.Dst.Addr() == peer && endOfFamily(m, peer) && m.Time.After(ended)
-		})
 		began(t, wire, peer, ended, true)
 	}
 	noLoss(t, probes)

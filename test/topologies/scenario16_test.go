@@ -81,6 +81,7 @@ func waitHeld(t *testing.T, host *lab.Node, device string, d time.Duration, what
 // TestScenario16DriftRepair: whoever takes something of ours away, it is back
 // within a second, and a VIP is withdrawn while it is not bound.
 func TestScenario16DriftRepair(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "vipa")
 	host := l.Node("host")
 	kernel, wire := watchAddresses(t, host), host.Capture()

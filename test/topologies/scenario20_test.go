@@ -223,10 +223,13 @@ func (p pinned) noSession(t *testing.T, router *lab.Node) {
 // ownAddresses checks that no BGP connection of the node uses a VIP.
 func ownAddresses(t *testing.T, host *lab.Node) {
 	t.Helper()
-	list := host.Run("ss", "-Htn", "state", "established", "( sport = :179 or dport = :179 )")
-	if n := strings.Count(list, "\n"); n != 4 {
-		t.Errorf("%d BGP connections, want 4:\n%s", n, list)
-	}
+	var list string
+	// Where both ends have connected, one of the two connections ends when the
+	// session is up (RFC 4271 section 6.8).
+	lab.Eventually(t, 5*time.Second, "four BGP connections", func() error {
+		list = host.Run("ss", "-Htn", "state", "established", "( sport = :179 or dport = :179 )")
+		return lab.That(strings.Count(list, "\n") == 4, "%s", list)
+	})
 	for _, vip := range []netip.Addr{vip4.Addr(), vip6.Addr()} {
 		if strings.Contains(list, vip.String()) {
 			t.Errorf("a session uses a VIP:\n%s", list)

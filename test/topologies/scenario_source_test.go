@@ -21,6 +21,7 @@ import (
 // Both routers learn each VIP, each with its own interface's address as next
 // hop, and the client uses both ways.
 func TestScenario01DualAnnounce(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "vipa")
 	wire := l.Node("host").Capture()
 	startSpeaker(t, l)
@@ -86,6 +87,7 @@ func source(t *testing.T, host *lab.Node, network, to string) netip.Addr {
 
 // Programs that choose no source get the VIP, through listed interfaces only.
 func TestScenario05UnboundSource(t *testing.T) {
+	t.Parallel()
 	l, _ := startSample(t)
 	host := l.Node("host")
 	for node, addresses := range map[string][]string{"client": {"10.68.9.9", "fd68:9::9"}, "x7": {"10.68.77.1", "10.68.7.2", "fd68:7::2"}} {
@@ -146,6 +148,7 @@ func synSource(t *testing.T, wire *lab.Capture, to, want string) {
 
 // A program that binds an address keeps it, and so do the BGP sessions.
 func TestScenario06BindWins(t *testing.T) {
+	t.Parallel()
 	l, s := startSample(t)
 	host, client := l.Node("host"), l.Node("client")
 	for i, leg := range legs() {

@@ -48,6 +48,8 @@ func killedServices() []*killed {
 	return []*killed{
 		{name: "listen", serves: "tcp 10.68.6.11:8011", check: "{listen: {port: 8011}" + interval, vip: prefix4(11)},
 		{name: "hold", serves: "tcp 10.68.6.12:8012", check: `{tcp: {address: "10.68.6.12:8012", hold: true}` + interval, vip: prefix4(12), pause: 2200 * time.Millisecond},
+		{name: "http", serves: "http 10.68.6.15:8015", check: `{http: {url: "http://10.68.6.15:8015/", hold: true}` + interval, vip: prefix4(15), pause: 2200 * time.Millisecond},
+		{name: "grpc", serves: "grpc 10.68.6.14:8014", check: `{grpc: {address: "10.68.6.14:8014", hold: true}` + interval, vip: prefix4(14), pause: 2200 * time.Millisecond},
 		{name: "udp", serves: "udp 10.68.6.13:8013", check: "{listen: {port: 8013, protocol: udp}" + interval, vip: prefix4(13)},
 	}
 }

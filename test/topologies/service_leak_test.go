@@ -66,24 +66,28 @@ func leakChecks() []string {
 	const schedule = ", interval: 100ms, timeout: 80ms}"
 	var list []string
 	for name, what := range map[string]string{
-		"tcp":    `tcp: {address: "10.68.6.81:8081"}`,
-		"hold":   `tcp: {address: "10.68.6.81:8081", hold: true}`,
-		"http":   `http: {url: "http://10.68.6.81:8082/"}`,
-		"grpc":   `grpc: {address: "10.68.6.81:8083"}`,
-		"dns":    `dns: {server: "10.68.6.81:8084", query: example.org}`,
-		"icmp":   "icmp: {address: 10.68.77.1}",
-		"listen": "listen: {port: 8081}",
-		"udp":    "listen: {port: 8084, protocol: udp}",
-		"exec":   "exec: {command: [/bin/true]}",
+		"tcp":       `tcp: {address: "10.68.6.81:8081"}`,
+		"hold":      `tcp: {address: "10.68.6.81:8081", hold: true}`,
+		"http":      `http: {url: "http://10.68.6.81:8082/"}`,
+		"http-hold": `http: {url: "http://10.68.6.81:8082/", hold: true}`,
+		"grpc":      `grpc: {address: "10.68.6.81:8083"}`,
+		"grpc-hold": `grpc: {address: "10.68.6.81:8083", hold: true}`,
+		"dns":       `dns: {server: "10.68.6.81:8084", query: example.org}`,
+		"icmp":      "icmp: {address: 10.68.77.1}",
+		"listen":    "listen: {port: 8081}",
+		"udp":       "listen: {port: 8084, protocol: udp}",
+		"exec":      "exec: {command: [/bin/true]}",
 		// These hang: nobody answers, in kinds of ways, and a program with children
 		// of which one has left its parent.
-		"http-hangs":    `http: {url: "http://10.68.6.81:8081/"}`,
-		"dns-tcp-hangs": `dns: {server: "10.68.6.81:8081", query: example.org, transport: tcp}`,
-		"grpc-hangs":    `grpc: {address: "10.68.6.81:8081"}`,
-		"tcp-hangs":     `tcp: {address: "10.68.7.99:80"}`,
-		"dns-hangs":     `dns: {server: 10.68.7.99, query: example.org}`,
-		"icmp-hangs":    "icmp: {address: 10.68.77.2}",
-		"exec-hangs":    `exec: {command: [/bin/sh, -c, "sleep 1000 & (sleep 1001 &); sleep 1002"]}`,
+		"http-hangs":      `http: {url: "http://10.68.6.81:8081/"}`,
+		"http-hold-hangs": `http: {url: "http://10.68.6.81:8081/", hold: true}`,
+		"dns-tcp-hangs":   `dns: {server: "10.68.6.81:8081", query: example.org, transport: tcp}`,
+		"grpc-hangs":      `grpc: {address: "10.68.6.81:8081"}`,
+		"grpc-hold-hangs": `grpc: {address: "10.68.6.81:8081", hold: true}`,
+		"tcp-hangs":       `tcp: {address: "10.68.7.99:80"}`,
+		"dns-hangs":       `dns: {server: 10.68.7.99, query: example.org}`,
+		"icmp-hangs":      "icmp: {address: 10.68.77.2}",
+		"exec-hangs":      `exec: {command: [/bin/sh, -c, "sleep 1000 & (sleep 1001 &); sleep 1002"]}`,
 	} {
 		list = append(list, "{name: "+name+", "+what+schedule)
 	}

@@ -117,7 +117,7 @@ func TestServiceDegrades(t *testing.T) {
 	routersHave(t, m.l, vip, true)
 	routersHave(t, m.l, other, true)
 	waitQuiet(t, m.wire, peersOf(vip)...)
-	watches := append(watchRoutes(m.l, legs()[0], vip, other), watchRoutes(m.l, legs()[1], vip, other)...)
+	watches := append(watchRoutes(t, m.l, legs()[0], vip, other), watchRoutes(t, m.l, legs()[1], vip, other)...)
 	since := time.Now()
 	const normal = "+10.68.6.41/32 med 10 65010:1"
 

@@ -103,19 +103,19 @@ func TestBFDAdminDown(t *testing.T) {
 	t.Parallel()
 	l, s := bfdSample(t, usual, withBGP)
 	shut, router := legs()[0], l.Node("r1")
-	watches := append(watchRoutes(l, legs()[0], vip4, vip6), watchRoutes(l, legs()[1], vip4, vip6)...)
+	watches := append(watchRoutes(t, l, legs()[0], vip4, vip6), watchRoutes(t, l, legs()[1], vip4, vip6)...)
 	before := waitBFD(t, s, usual)
 
 	frrConfigure(router, "bfd", "profile host", "shutdown")
 	st := s.WaitStatus(5*time.Second, "the router says AdminDown", func(st *status.Status) error {
 		for _, peer := range shut.peers() {
-			if b := peerAt(st, peer).BFD; b.State == "Up" || b.RemoteState != "AdminDown" || b.Downs != 0 {
+			if b := peerAt(st, peer).BFD; b.State == "Up" || b.RemoteState != "AdminDown" || b.Downs != peerAt(before, peer).BFD.Downs {
 				return fmt.Errorf("peer %v: %+v", peer, b)
 			}
 		}
 		return nil
 	})
-	if n := interfaceAt(st, shut.ifc); !n.Usable || len(n.Failures) > 0 || n.Penalty.Flaps > 0 {
+	if n := interfaceAt(st, shut.ifc); !n.Usable || len(n.Failures) > 0 || n.Penalty.Flaps != interfaceAt(before, shut.ifc).Penalty.Flaps {
 		t.Errorf("interface %+v", n)
 	}
 	frrConfigure(router, "bfd", "profile host", "no shutdown")
@@ -132,11 +132,12 @@ func TestBFDDaemonKilled(t *testing.T) {
 	t.Parallel()
 	l, s := bfdSample(t, usual, withBGP)
 	r1, fails := l.Node("r1"), legs()[0]
+	before := waitBFD(t, s, usual)
 	killed := time.Now()
 	r1.Daemon("bfdd").Kill()
 	s.WaitStatus(5*time.Second, "BFD is down", func(st *status.Status) error {
 		for _, peer := range fails.peers() {
-			if p := peerAt(st, peer); p.State != "Down" || p.BFD.Downs != 1 {
+			if p := peerAt(st, peer); p.State != "Down" || p.BFD.Downs != peerAt(before, peer).BFD.Downs+1 {
 				return fmt.Errorf("peer %v is %s: %+v", peer, p.State, p.BFD)
 			}
 		}

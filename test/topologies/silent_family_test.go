@@ -62,7 +62,7 @@ func silentFamily(t *testing.T, fails, stays leg, vip netip.Prefix, with string)
 		dst, peer, otherVIP = client6, fails.peer6, vip4
 	}
 	waitEgress(t, host, 5*time.Second, "en1", "en5")
-	other := append(watchRoutes(l, fails, otherVIP), watchRoutes(l, stays, otherVIP)...)
+	other := append(watchRoutes(t, l, fails, otherVIP), watchRoutes(t, l, stays, otherVIP)...)
 	failed := time.Now()
 	dropFamily(l, fails, vip)
 	lab.Eventually(t, attachmentLimit+time.Second, fmt.Sprintf("%v leaves by %s alone", vip, stays.ifc), func() error {

@@ -56,7 +56,7 @@ func speakBFD(t *testing.T, n *lab.Node, b bfdTimers, mode bfdMode, addresses ..
 	ms := b.interval.Milliseconds()
 	lines := []string{
 		"bfd", "profile host", fmt.Sprintf("transmit-interval %d", ms), fmt.Sprintf("receive-interval %d", ms),
-		fmt.Sprintf("detect-multiplier %d", b.multiplier), "exit", "exit", "router bgp 65000",
+		fmt.Sprintf("detect-multiplier %d", b.multiplier), "exit", "exit", "router bgp",
 	}
 	for _, a := range addresses {
 		line := fmt.Sprintf("neighbor %v bfd", a)
@@ -141,7 +141,10 @@ func prompt(t *testing.T, l *lab.Lab, nodes ...string) {
 	}
 }
 
-// bfdSample is the topology vipa with BFD on both sides of both paths.
+// bfdSample is the topology vipa with BFD on both sides of both paths. FRR's
+// sessions may have been down once by then: when BGP connects for the first time,
+// bgpd gives bfdd its own address, and bfdd says Down and makes another session. So
+// what follows counts from here.
 func bfdSample(t *testing.T, b bfdTimers, mode bfdMode) (*lab.Lab, *lab.Speaker) {
 	t.Helper()
 	l := lab.Start(t, "vipa")
@@ -149,9 +152,11 @@ func bfdSample(t *testing.T, b bfdTimers, mode bfdMode) (*lab.Lab, *lab.Speaker)
 		speakBFD(t, l.Node(p.node), b, mode, p.local4, p.local6)
 	}
 	prompt(t, l, "r1", "r5", "client")
-	s := startPaths(t, l, pathConfig{bfd: b.host()})
-	waitClientHasBoth(t, l)
+	// Without damping: a path may fail often, until enough tries count.
+	s := startPaths(t, l, pathConfig{bfd: b.host(), more: "damping: {enabled: false}\n"})
 	waitBFD(t, s, b)
+	s.WaitStatus(20*time.Second, "everything is announced", lab.Established)
+	waitClientHasBoth(t, l)
 	return l, s
 }
 

@@ -74,6 +74,7 @@ func sourceVIPs(check string) []string {
 // What `status source` says is what a socket gets, and it says why. Rules come
 // and go with the announcement of their VIP.
 func TestStatusSource(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t, "vipa")
 	host := l.Node("host")
 	host.Run("touch", "/run/healthy")
@@ -96,7 +97,10 @@ func TestStatusSource(t *testing.T) {
 	check := func(probes ...probe) {
 		t.Helper()
 		for _, p := range probes {
-			args := []string{"status", "source", p.to, "--user", fmt.Sprint(p.uid), "--mark", fmt.Sprint(p.mark), "--interface", p.iface}
+			args := []string{"status", "source", p.to, "--user", fmt.Sprint(p.uid), "--mark", fmt.Sprint(p.mark)}
+			if p.iface != "" {
+				args = append(args, "--interface", p.iface)
+			}
 			told := traceOf(t, s, args...)
 			real, err := socketSource(t, host, p.to, p.uid, p.mark, p.iface)
 			if err != nil || told.From != real || real.String() != p.from || told.VIP != p.vip || told.Reason != p.reason {
@@ -149,6 +153,7 @@ func TestStatusSource(t *testing.T) {
 
 // Trace shows how packets leave and come in, and refuses what is no address.
 func TestTrace(t *testing.T) {
+	t.Parallel()
 	_, s := startSample(t)
 	for _, c := range []struct {
 		args []string
@@ -182,9 +187,9 @@ func TestTrace(t *testing.T) {
 		{[]string{"trace", "vipa", "0.0.0.0"}, "is no host's address"},
 		{[]string{"trace", "vipa", "10.68.9.9", "--mark", "red"}, `--mark: "red" is no mark`},
 		{[]string{"trace", "vipa", "10.68.9.9", "--user", "no-such"}, `--user: "no-such" is neither a user`},
-		{[]string{"trace", "vipa", "10.68.9.9", "--interface", "en9"}, "interface en9 does not exist"},
+		{[]string{"trace", "vipa", "10.68.9.9", "--interface", "en9"}, `--interface: "en9" is no interface of this host`},
 		{[]string{"status", "source", "::ffff:10.0.0.1"}, "write 10.0.0.1"},
-		{[]string{"trace", "vipa"}, "accepts 2 arg(s), received 1"},
+		{[]string{"trace", "vipa"}, "trace takes FROM|to DEST, not 1 argument"},
 	} {
 		if out, err := s.Command(c.args...); err == nil || !strings.Contains(err.Error()+out, c.want) {
 			t.Errorf("%v: %v, want %q", c.args, err, c.want)

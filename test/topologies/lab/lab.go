@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,8 @@ type Lab struct {
 	nodes map[string]*Node
 	order []*Node
 	logs  string
+	// probes counts those that take the next port.
+	probes atomic.Uint32
 }
 
 // Start lays out dir/topology.clab.yml and starts its routers. It returns when

@@ -13,7 +13,8 @@ import (
 
 // ProbeOptions say how to probe.
 type ProbeOptions struct {
-	// Ports are the source ports, one flow each; default one port, 40001.
+	// Ports are the source ports, one flow each; default one port, which is 40001
+	// for the first such probe of a lab, 40002 for the second, and so on.
 	// Routers spread flows over their legs by ports.
 	Ports []uint16
 	// Interval is the time between two probes of a flow; default 1 ms.
@@ -38,6 +39,7 @@ type flow struct {
 	mu       sync.Mutex
 	sent     []time.Time // of the probe with that number
 	answered []bool
+	counts   int // the number of the first probe that counts
 }
 
 // maxProbes bounds what a flow remembers, at 1 ms two minutes.
@@ -54,6 +56,7 @@ type FlowResult struct {
 	Sent, Answered int
 	gaps           []gap
 	stalls         []gap
+	outages        []gap
 }
 
 // gap is a time between two probes.
@@ -65,7 +68,9 @@ func StartProbe(from, to *Node, server netip.AddrPort, o ProbeOptions) *Probe {
 	t := from.lab.t
 	t.Helper()
 	if len(o.Ports) == 0 {
-		o.Ports = []uint16{40001}
+		// A port that was closed may be taken a moment longer, by a process that
+		// another test is starting.
+		o.Ports = []uint16{uint16(40000 + from.lab.probes.Add(1)%20000)}
 	}
 	if o.Interval == 0 {
 		o.Interval = time.Millisecond
@@ -160,6 +165,15 @@ func (p *Probe) WaitAnswered(d time.Duration) {
 	})
 }
 
+// CountFromNow forgets what was seen so far.
+func (p *Probe) CountFromNow() {
+	for _, f := range p.flows {
+		f.mu.Lock()
+		f.counts = len(f.sent)
+		f.mu.Unlock()
+	}
+}
+
 func (f *flow) answeredSince(since time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -191,22 +205,31 @@ func (p *Probe) Stop() ProbeResult {
 }
 
 func (f *flow) result() FlowResult {
-	r := FlowResult{Port: f.port, Sent: len(f.sent)}
-	if len(f.sent) == 0 {
+	probes, answered := f.sent[f.counts:], f.answered[f.counts:]
+	r := FlowResult{Port: f.port, Sent: len(probes)}
+	if len(probes) == 0 {
 		return r
 	}
-	last := f.sent[0]
-	for i, sent := range f.sent {
+	last := probes[0]
+	var lost time.Time // since when nothing was answered
+	for i, sent := range probes {
 		if i > 0 {
-			r.stalls = append(r.stalls, gap{f.sent[i-1], sent})
+			r.stalls = append(r.stalls, gap{probes[i-1], sent})
 		}
-		if f.answered[i] {
+		if answered[i] {
 			r.Answered++
 			r.gaps = append(r.gaps, gap{last, sent})
 			last = sent
 		}
+		switch {
+		case !answered[i] && lost.IsZero():
+			lost = sent
+		case !lost.IsZero() && (answered[i] || i == len(probes)-1):
+			r.outages = append(r.outages, gap{lost, sent})
+			lost = time.Time{}
+		}
 	}
-	r.gaps = append(r.gaps, gap{last, f.sent[len(f.sent)-1]})
+	r.gaps = append(r.gaps, gap{last, probes[len(probes)-1]})
 	return r
 }
 
@@ -217,6 +240,17 @@ func (r ProbeResult) Gap(since time.Time) time.Duration {
 	var d time.Duration
 	for _, f := range r.flows {
 		d = max(d, longest(f.gaps, since))
+	}
+	return d
+}
+
+// Outage is the longest time, of those that end after since, from a probe that was
+// lost to the next one that was answered. It is less than Gap by what this machine
+// held the flow up.
+func (r ProbeResult) Outage(since time.Time) time.Duration {
+	var d time.Duration
+	for _, f := range r.flows {
+		d = max(d, longest(f.outages, since))
 	}
 	return d
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 
 	"vipspeaker/pkg/control"
@@ -31,7 +32,28 @@ type Speaker struct {
 func StartSpeaker(n *Node, binary string, env ...string) *Speaker {
 	n.lab.t.Helper()
 	args := append([]string{"env"}, env...)
-	p := n.StartProcess("vipspeaker", append(args, binary, "run", "--config", ConfigPath)...)
+	return startSpeaker(n, binary, append(args, binary, "run", "--config", ConfigPath))
+}
+
+// StartSpeakerAt is StartSpeaker in a time namespace of its own, whose CLOCK_BOOTTIME
+// and CLOCK_MONOTONIC are ahead of the machine's.
+func StartSpeakerAt(n *Node, binary string, ahead time.Duration, env ...string) *Speaker {
+	n.lab.t.Helper()
+	seconds := strconv.Itoa(int(ahead / time.Second))
+	args := append([]string{"unshare", "--time", "--boottime", seconds, "--monotonic", seconds, "env"}, env...)
+	return startSpeaker(n, binary, append(args, binary, "run", "--config", ConfigPath))
+}
+
+// ReplaceSpeaker is StartSpeaker for a daemon that replaces the one which runs in
+// the node.
+func ReplaceSpeaker(n *Node, binary string) *Speaker {
+	n.lab.t.Helper()
+	return startSpeaker(n, binary, []string{binary, "run", "--replace", "--config", ConfigPath})
+}
+
+func startSpeaker(n *Node, binary string, command []string) *Speaker {
+	n.lab.t.Helper()
+	p := n.StartProcess("vipspeaker", command...)
 	return &Speaker{Process: p, binary: binary, client: control.NewClient(n.Path(SocketPath))}
 }
 
@@ -84,9 +106,18 @@ func (s *Speaker) Command(args ...string) (string, error) {
 }
 
 // Build builds the daemon's binary into dir and returns its path.
-func Build(ctx context.Context, dir string) (string, error) {
+func Build(ctx context.Context, dir string) (string, error) { return build(ctx, dir, "") }
+
+// BuildVersion is Build of a binary that says it is of that version.
+func BuildVersion(ctx context.Context, dir, version string) (string, error) {
+	return build(ctx, dir, "-X main.version="+version)
+}
+
+func build(ctx context.Context, dir, linkerFlags string, more ...string) (string, error) {
 	path := dir + "/vipspeaker"
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "vipspeaker/cmd/vipspeaker") //nolint:gosec // the path is a directory of the test
+	// It may be all of the standard library, while others measure times.
+	args := append([]string{"-n", "19", "go", "build", "-ldflags", linkerFlags, "-o", path}, more...)
+	cmd := exec.CommandContext(ctx, "nice", append(args, "vipspeaker/cmd/vipspeaker")...) //nolint:gosec // the path is a directory of the test
 	// As it is shipped: without cgo it takes other ways to give up privileges.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

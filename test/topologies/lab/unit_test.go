@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -180,4 +181,21 @@ func FuzzDecode(f *testing.F) {
 			_ = decodeMessage(raw).String()
 		}
 	})
+}
+
+// An outage is what was lost, whatever held the probe up before and after.
+func TestOutage(t *testing.T) {
+	began := time.Now()
+	at := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
+	f := &flow{
+		sent:     []time.Time{at(0), at(1), at(90), at(91), at(95), at(96), at(200), at(201), at(203)},
+		answered: []bool{true, true, true, false, false, true, true, false, false},
+	}
+	r := ProbeResult{flows: []FlowResult{f.result()}}
+	if r.Outage(began) != 5*time.Millisecond || r.Outage(at(100)) != 2*time.Millisecond || r.Outage(at(300)) != 0 {
+		t.Errorf("outages %v", f.result().outages)
+	}
+	if r.Gap(began) != 104*time.Millisecond {
+		t.Errorf("gap %s", r.Gap(began))
+	}
 }

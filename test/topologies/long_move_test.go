@@ -1,0 +1,211 @@
+//go:build long
+
+package topologies
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"vipspeaker/pkg/status"
+	"vipspeaker/test/etcdtest"
+	"vipspeaker/test/topologies/lab"
+)
+
+// hold is what etcd has of a host that may announce a VIP.
+type hold struct {
+	Role string `json:"role"`
+	To   string `json:"to"`
+}
+
+// interruption is what happens in the middle of a handover, to whom, and when.
+type interruption struct {
+	fault  string
+	victim string // former, next or etcd
+	when   string
+}
+
+// stages are the moments of a handover, as etcd sees them.
+var stages = map[string]func(from, to hold) bool{
+	"ordered":    func(from, _ hold) bool { return from.To != "" },
+	"joined":     func(_, to hold) bool { return to.Role == "next" },
+	"taken over": func(from, _ hold) bool { return from.Role == "former" },
+}
+
+// interruptions are all that the test knows.
+func interruptions() (all []interruption) {
+	for _, when := range slices.Sorted(maps.Keys(stages)) {
+		for _, fault := range []string{"death", "partition from etcd", "partition from the router"} {
+			all = append(all, interruption{fault, "former", when}, interruption{fault, "next", when})
+		}
+		all = append(all, interruption{"death of etcd", "etcd", when}, interruption{"pause of etcd", "etcd", when})
+	}
+	return all
+}
+
+// moved is a pair of hosts whose handovers are interrupted.
+type moved struct {
+	*faulty
+	etcdKeys *etcdtest.Reader
+	epoch    int64
+}
+
+// holds are those of the VIP that is moved, by host.
+func (m *moved) holds(vip string) (map[string]hold, error) {
+	const prefix = "/vipspeaker/vips/"
+	keys, err := m.etcdKeys.Read(prefix+strings.ReplaceAll(vip, "/", "_")+"/hold/", 100*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]hold{}
+	for host, text := range keys {
+		var h hold
+		if err = json.Unmarshal([]byte(text), &h); err != nil {
+			return nil, err
+		}
+		all[host] = h
+	}
+	return all, nil
+}
+
+const movedVIP = "10.68.6.1/32"
+
+// TestLongMoveFaults: a handover in whose middle either host or etcd dies or is cut off
+// leaves one owner, and never had two but those that have handed over to each other.
+// VIPSPEAKER_FAULTS says how many there are, VIPSPEAKER_SEED which come first.
+func TestLongMoveFaults(t *testing.T) {
+	faults, seed := int(number(t, "VIPSPEAKER_FAULTS", 4)), number(t, "VIPSPEAKER_SEED", uint64(time.Now().Unix()))
+	t.Logf("seed %d", seed)
+	all := interruptions()
+	rand.New(rand.NewPCG(seed, faultLabs)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	program := binary(t)
+	for i := range faultLabs {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			f := startFaulty(t, program, rand.New(rand.NewPCG(seed, uint64(i))))
+			m := &moved{faulty: f, etcdKeys: etcdtest.NewReader(t, etcdAddress+":2379", func(ctx context.Context, address string) (net.Conn, error) {
+				return f.l.Node("etcd").Dial(ctx, "tcp", netip.AddrPort{}, netip.MustParseAddrPort(address))
+			})}
+			// While etcd is out of reach nobody can say that a hold is given up.
+			f.both = func(vip string) bool {
+				holds, err := m.holds(vip)
+				return err != nil || len(holds) == 2
+			}
+			stop := f.watch()
+			defer stop()
+			for n := i; n < faults && !t.Failed(); n += faultLabs {
+				m.interrupt(all[n%len(all)])
+			}
+		})
+	}
+}
+
+// interrupt orders a handover and hurts somebody in its middle.
+func (m *moved) interrupt(what interruption) {
+	m.t.Helper()
+	from, to := "a", "b"
+	if had, err := m.claims("b"); err == nil && slices.Contains(had, movedVIP) {
+		from, to = to, from
+	}
+	victim := map[string]string{"former": from, "next": to, "etcd": from}[what.victim]
+	ordered := make(chan error, 1)
+	orderer := m.hosts[from]
+	if victim == from {
+		orderer = m.hosts[to]
+	}
+	go func() {
+		_, err := orderer.Command("move", "vipa", "--to", to, "--wait", "0s")
+		ordered <- err
+	}()
+	var at hold
+	lab.Eventually(m.t, 10*time.Second, what.when, func() error {
+		holds, err := m.holds(movedVIP)
+		if err != nil {
+			return err
+		}
+		at = holds[from]
+		return lab.That(stages[what.when](holds[from], holds[to]), "holds %v", holds)
+	})
+	kind := slices.IndexFunc(faultKinds, func(k faultKind) bool { return k.name == what.fault })
+	_, heal := m.fault(victim, kind)
+	begin := time.Now()
+	if faultKinds[kind].hopeless {
+		<-time.After(time.Duration(m.r.IntN(int(lease * 3 / 2)))) // the fault lasts
+		heal()
+		begin = time.Now()
+		m.mu.Lock()
+		m.possible = true
+		m.mu.Unlock()
+	}
+	m.one(fmt.Sprintf("%+v", what))
+	took := time.Since(begin)
+	if !faultKinds[kind].hopeless {
+		heal()
+	}
+	m.whole(40 * time.Second)
+	owner := m.one("all is well") // it may be another one: leases can have ended since
+	m.agreed(owner)
+	err := <-ordered
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.t.Logf("%s of %s once %s: %s is the owner after %s, longest without one %s, all is well after %s; the order: %v",
+		what.fault, what.victim, what.when, map[string]string{from: "former", to: "next"}[owner], took, m.gap[movedVIP], time.Since(begin), err)
+	if within := lease + time.Second + slack; took > within || m.gap[movedVIP] > within {
+		m.t.Errorf("it took longer than %s (hold at the fault: %+v)", within, at)
+	}
+	clear(m.gap)
+}
+
+// one waits until one host owns the VIP, and nobody is about to take it over, in etcd
+// and in the routers' tables.
+func (m *moved) one(what string) (owner string) {
+	m.t.Helper()
+	lab.Eventually(m.t, 20*time.Second, "one owner after "+what, func() error {
+		holds, err := m.holds(movedVIP)
+		if err != nil {
+			return err
+		}
+		var claims []string
+		for _, host := range []string{"a", "b"} {
+			had, err := m.claims(host)
+			if err != nil {
+				return err
+			}
+			if slices.Contains(had, movedVIP) {
+				claims = append(claims, host)
+			}
+		}
+		if len(claims) != 1 || len(holds) != 1 || holds[claims[0]] != (hold{Role: "owner"}) {
+			return lab.That(false, "holds %v, in the tables of %v", holds, claims)
+		}
+		owner = claims[0]
+		return nil
+	})
+	return owner
+}
+
+// agreed waits until both hosts say the same about who owns the VIP.
+func (m *moved) agreed(owner string) {
+	m.t.Helper()
+	for name := range m.hosts {
+		m.gate(name, "knows that "+owner+" owns it alone", func(v *status.VIP) bool {
+			r, is := v.Role, name == owner
+			return r.Owner == owner && r.Next == "" && r.Former == "" && !r.Behind && len(v.Duplicates()) == 0 &&
+				r.Owns == is && r.Held == is && v.Announced == is && v.Bound == is && (v.Reason == status.NotOwner) == !is && r.Epoch >= m.epoch
+		})
+	}
+	st, err := m.hosts[owner].Status()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.epoch = st.VIPs[0].Role.Epoch
+}
