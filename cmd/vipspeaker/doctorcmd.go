@@ -124,11 +124,11 @@ func addStatus(in *doctor.Input, cfg *config.Config, s *status.Status) {
 		n := &in.Interfaces[i]
 		addFound(n, &cfg.Interfaces[i], s)
 		for j := range n.Peers {
-			n.Peers[j].Has = negotiated(s, n.Name, &n.Peers[j])
+			addSession(&n.Peers[j], s, n.Name)
 		}
 	}
 	for i := range in.Peers {
-		in.Peers[i].Has = negotiated(s, status.TopLevel, &in.Peers[i])
+		addSession(&in.Peers[i], s, status.TopLevel)
 	}
 }
 
@@ -159,21 +159,21 @@ func addFound(n *doctor.Interface, c *config.Interface, s *status.Status) {
 	}
 }
 
-func negotiated(s *status.Status, where string, peer *doctor.Peer) *doctor.Capabilities {
-	for i := range s.Peers {
-		p := &s.Peers[i]
-		if p.Interface != where || p.Address.WithZone("") != peer.Address || !peer.Address.IsValid() || p.Negotiated == nil {
-			continue
-		}
-		has := &doctor.Capabilities{
-			AddPath: p.Negotiated.AddPath, ExtendedNextHop: p.Negotiated.ExtendedNextHop,
-			GracefulRestart: p.Negotiated.GracefulRestart, LongLived: p.Negotiated.LongLived,
-		}
-		for _, family := range p.Negotiated.Families {
-			has.IPv4 = has.IPv4 || family == "ipv4"
-			has.IPv6 = has.IPv6 || family == "ipv6"
-		}
-		return has
+// addSession adds what became of the session with a peer.
+func addSession(peer *doctor.Peer, s *status.Status, where string) {
+	i := slices.IndexFunc(s.Peers, func(p status.Peer) bool {
+		return p.Interface == where && p.Address.IsValid() && p.Address.WithZone("") == peer.Address && p.Negotiated != nil
+	})
+	if i < 0 {
+		return
 	}
-	return nil
+	p := &s.Peers[i]
+	peer.Has = &doctor.Capabilities{
+		IPv4: slices.Contains(p.Negotiated.Families, "ipv4"), IPv6: slices.Contains(p.Negotiated.Families, "ipv6"),
+		AddPath: p.Negotiated.AddPath, ExtendedNextHop: p.Negotiated.ExtendedNextHop,
+		GracefulRestart: p.Negotiated.GracefulRestart, LongLived: p.Negotiated.LongLived,
+	}
+	if p.BFD != nil {
+		peer.BFDState = p.BFD.State
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -125,6 +126,53 @@ func TestCapability(t *testing.T) {
 	in.Peers[0].Has = &in.Peers[0].Wants
 	if list := look(); len(list) > 0 {
 		t.Errorf("with all: %q", list)
+	}
+}
+
+// TestBFDNotUp: what BGP alone does not show is told, and only while BGP is there to
+// hide it.
+func TestBFDNotUp(t *testing.T) {
+	in := &Input{
+		Interfaces: []Interface{{Name: "en1", Peers: []Peer{{Address: netip.MustParseAddr("10.68.1.2")}}}},
+		Peers:      []Peer{{Address: netip.MustParseAddr("10.68.9.9"), Multihop: true}},
+	}
+	for _, c := range []struct {
+		what               string
+		bfd, established   bool
+		state              string
+		onInterface, other string
+	}{
+		{what: "no BFD", established: true},
+		{what: "no daemon", bfd: true},
+		{what: "no session yet", bfd: true, state: "Down"},
+		{what: "all up", bfd: true, established: true, state: "Up"},
+		{
+			what: "not spoken there", bfd: true, established: true, state: "Down",
+			onInterface: "the session with 10.68.1.2 (en1) is established, and its BFD session is Down",
+			other:       "the session with 10.68.9.9 (no interface) is established, and its BFD session is Down",
+		},
+	} {
+		for _, p := range []*Peer{&in.Interfaces[0].Peers[0], &in.Peers[0]} {
+			p.BFD, p.BFDState, p.Has = c.bfd, c.state, nil
+			if c.established {
+				p.Has = &Capabilities{}
+			}
+		}
+		r, err := Examine(t.Context(), in, "bfd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for _, f := range r.Findings {
+			found = append(found, f.Found)
+		}
+		var want []string
+		if c.other != "" {
+			want = []string{c.onInterface, c.other}
+		}
+		if !slices.Equal(found, want) {
+			t.Errorf("%s: %q", c.what, found)
+		}
 	}
 }
 

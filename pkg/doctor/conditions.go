@@ -196,6 +196,11 @@ func bgpConditions() []Condition {
 			Effect: "what needs it does not work with that router",
 		},
 		{
+			Name: "bfd", Severity: Warning, Remedy: ByHand, look: lookBFD, own: true,
+			Title:  "a session is established, and its BFD session is not up",
+			Effect: "a failure of the path that leaves the link up is seen by the gateway probe or the hold time only",
+		},
+		{
 			Name: "clock", Severity: Note, Remedy: ByHand, look: lookClock,
 			Title:  "the clock is not synchronised, or was set in a step",
 			Effect: "times in the log and of events cannot be compared with those of routers; sessions do not depend on it",

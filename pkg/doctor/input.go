@@ -64,6 +64,8 @@ type Peer struct {
 	Passive bool
 	// BFD and Multihop tell whether there is a BFD session and of which kind.
 	BFD, Multihop bool
+	// BFDState is the state of that session, empty if no daemon tells.
+	BFDState string
 	// Wants is what is configured for the session, Has what was negotiated; Has is
 	// nil unless the session is established.
 	Wants Capabilities

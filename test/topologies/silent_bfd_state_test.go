@@ -3,11 +3,13 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"vipspeaker/pkg/doctor"
 	"vipspeaker/pkg/status"
 	"vipspeaker/test/topologies/lab"
 )
@@ -88,10 +90,19 @@ func TestBFDNeverUp(t *testing.T) {
 				t.Errorf("status does not say %q:\n%s", want, text)
 			}
 		}
+		// Where it is not required, nothing but this shows that it is not there.
+		if r := diagnosis(t, s, "bfd"); len(r.Findings) != 2 || !slices.ContainsFunc(r.Findings, func(f doctor.Finding) bool {
+			return f.Found == fmt.Sprintf("the session with %v (%s) is established, and its BFD session is Down", other.peers()[0], other.ifc)
+		}) {
+			t.Errorf("doctor finds %+v", r.Findings)
+		}
 		for _, p := range legs() {
 			speakBFD(t, l.Node(p.node), usual, withBGP, p.local4, p.local6)
 		}
 		waitBFD(t, s, usual)
+		if r := diagnosis(t, s, "bfd"); !r.Good() {
+			t.Errorf("with BFD doctor finds %+v", r.Findings)
+		}
 		untouched(t, before, s.WaitStatus(15*time.Second, "all sessions are up", lab.Established), other.ifc)
 	})
 }
