@@ -78,6 +78,7 @@ func TestUsage(t *testing.T) {
 	}{
 		"unknown command":   {[]string{"statsu"}, exitUsage, `vipspeaker: unknown command "statsu" for "vipspeaker"` + "; did you mean status?\nTry 'vipspeaker --help'.\n"},
 		"not like any":      {[]string{"xyzzy"}, exitUsage, `vipspeaker: unknown command "xyzzy" for "vipspeaker"` + "\nTry 'vipspeaker --help'.\n"},
+		"negative wait":     {[]string{"move", "vipa", "--to", "b", "--wait", "-5s"}, exitUsage, "vipspeaker: --wait: -5s: must not be negative; 0 is for not at all\nTry 'vipspeaker move --help'.\n"},
 		"unknown below":     {[]string{"vip", "delete"}, exitUsage, `vipspeaker: unknown command "delete" for "vipspeaker vip"; there are add, remove, renew, show` + "\n"},
 		"unknown shell":     {[]string{"completion", "zsch"}, exitUsage, `vipspeaker: unknown command "zsch" for "vipspeaker completion"; did you mean zsh?` + "\nTry 'vipspeaker completion --help'.\n"},
 		"no such shell":     {[]string{"completion", "foo"}, exitUsage, `vipspeaker: unknown command "foo" for "vipspeaker completion"; there are bash, fish, powershell, zsh` + "\n"},

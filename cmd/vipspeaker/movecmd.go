@@ -24,6 +24,12 @@ func newMoveCommand(f *flags) *cobra.Command {
 is ready for it: it binds and announces the VIP, then the former owner
 withdraws it. The order may be given on any host that shares the VIP.`,
 		Args: takes(1, 1),
+		PreRunE: func(*cobra.Command, []string) error {
+			if wait < 0 {
+				return fmt.Errorf("--wait: %s: must not be negative; 0 is for not at all", wait)
+			}
+			return nil
+		},
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			client := f.client()
 			defer client.Close()

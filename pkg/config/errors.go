@@ -40,15 +40,27 @@ type Errors struct {
 	List []Error
 }
 
-// Error returns one line for each mistake, without a final newline.
+// maxPrinted is how many mistakes are printed. A file of something else can have tens of
+// thousands, which nobody reads and which would fill the log; List has all.
+const maxPrinted = 100
+
+// Error returns one line for each of the first hundred mistakes and one for the number
+// of the others, without a final newline.
 func (e *Errors) Error() string {
-	lines := make([]string, 0, len(e.List))
-	for _, one := range e.List {
+	list := e.List
+	if len(list) > maxPrinted+1 { // a line about one more would be no shorter
+		list = list[:maxPrinted]
+	}
+	lines := make([]string, 0, len(list)+1)
+	for _, one := range list {
 		place := e.Name
 		if one.Line > 0 {
 			place += ":" + strconv.Itoa(one.Line)
 		}
 		lines = append(lines, fmt.Sprintf("%s: %s", place, one.Error()))
+	}
+	if more := len(e.List) - len(list); more > 0 {
+		lines = append(lines, fmt.Sprintf("%s: and %d more mistakes", e.Name, more))
 	}
 	return strings.Join(lines, "\n")
 }

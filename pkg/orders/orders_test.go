@@ -1,6 +1,7 @@
 package orders
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -391,5 +392,21 @@ func TestOrderNotSynced(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestDirectoryIsNone: that no order can be taken is told before one is given.
+func TestDirectoryIsNone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s := Open(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Dir: dir, Changed: func() {}})
+	if !strings.Contains(log.String(), "the data directory is no directory") {
+		t.Errorf("the log has %q", log.String())
+	}
+	if err := s.Change(func(o *Orders, now time.Time) error { o.Drain(Drain{Prefix: vipa, Since: now}); return nil }); err == nil {
+		t.Error("an order is taken")
 	}
 }

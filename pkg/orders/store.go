@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,9 @@ func Open(o Options) *Store {
 	if err != nil {
 		orders = &Orders{Damage: err.Error()}
 		o.Log.Error("orders of a former process are not readable, every vip counts as drained", "error", err)
+	}
+	if info, err := os.Stat(o.Dir); err == nil && !info.IsDir() {
+		o.Log.Error("no order can be taken: the data directory is no directory", "directory", o.Dir)
 	}
 	now := time.Now()
 	for i := range orders.VIPs {

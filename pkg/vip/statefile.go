@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -121,18 +122,40 @@ func openState(dir string) (f *stateFile, found bool, err error) {
 	return f, f.exists, err
 }
 
+// largestState bounds what is read of the state file, in bytes: some hundred times what
+// ten thousand VIPs need.
+const largestState = 64 << 20
+
+var errTooLarge = fmt.Errorf("it is larger than %d bytes", largestState)
+
+// readBounded reads a file that somebody else may have made of any size.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator names the directory
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(f, largestState+1))
+	if err == nil && len(data) > largestState {
+		return nil, errTooLarge
+	}
+	return data, err
+}
+
 // read takes what is on disk. It is usable unless it may not be read or is another
 // version's; what a damaged file said is lost.
 func (f *stateFile) read() (usable bool, err error) {
-	data, err := os.ReadFile(f.path)
+	data, err := readBounded(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errTooLarge) {
 		return false, fmt.Errorf("read state file: %w", err)
 	}
 	f.exists = true
-	err = f.decode(data)
+	if err == nil {
+		err = f.decode(data)
+	}
 	_, other := errors.AsType[*otherVersionError](err)
 	if err != nil && !other {
 		f.state, f.unknown = state{Version: stateVersion}, nil

@@ -110,3 +110,19 @@ func TestNewRefusesAnotherVersion(t *testing.T) {
 		}
 	})
 }
+
+// TestStateFileTooLarge: whatever somebody made of the file, it is damaged, and it is not
+// read into memory.
+func TestStateFileTooLarge(t *testing.T) {
+	dir := t.TempDir()
+	f := newStateFile(dir)
+	if err := os.WriteFile(f.path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(f.path, 1<<40); err != nil { // a hole, but for its size
+		t.Fatal(err)
+	}
+	if err := CheckState(dir); err == nil || !strings.Contains(err.Error(), "is damaged: it is larger than") {
+		t.Error(err)
+	}
+}
