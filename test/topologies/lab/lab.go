@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -34,6 +33,7 @@ func Start(tb testing.TB, dir string) *Lab {
 	if os.Geteuid() != 0 {
 		tb.Fatalf("lab %s: network and mount namespaces with routers in them need root", dir)
 	}
+	watched()
 	require(tb, "unshare", "nsenter", "ip", "nft", "sysctl")
 	topo, err := Load(dir)
 	if err != nil {
@@ -158,27 +158,6 @@ func require(tb testing.TB, tools ...string) {
 			tb.Skipf("%s is missing and VIPSPEAKER_SKIP names it", tool)
 		}
 		tb.Fatalf("%s is missing (`make deps` installs it): %v", tool, err)
-	}
-}
-
-// Eventually calls ok until it returns nil and fails the test when it still
-// does not after d.
-func Eventually(tb testing.TB, d time.Duration, what string, ok func() error) {
-	tb.Helper()
-	deadline := time.NewTimer(d)
-	defer deadline.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			tb.Fatalf("%s: not within %v: %v", what, d, err)
-		case <-tick.C:
-		}
 	}
 }
 
