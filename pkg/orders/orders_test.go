@@ -401,10 +401,10 @@ func TestDirectoryIsNone(t *testing.T) {
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
-	s := Open(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Dir: dir, Changed: func() {}})
-	if !strings.Contains(log.String(), "the data directory is no directory") {
-		t.Errorf("the log has %q", log.String())
+	var told bytes.Buffer
+	s := Open(Options{Log: slog.New(slog.NewTextHandler(&told, nil)), Dir: dir, Changed: func() {}})
+	if !strings.Contains(told.String(), "the data directory is no directory") {
+		t.Errorf("the log has %q", told.String())
 	}
 	if err := s.Change(func(o *Orders, now time.Time) error { o.Drain(Drain{Prefix: vipa, Since: now}); return nil }); err == nil {
 		t.Error("an order is taken")
