@@ -64,18 +64,21 @@ func (p *pass) awaitDelivery() {
 	defer bound.Stop()
 	tick := time.NewTicker(deliveryPoll)
 	defer tick.Stop()
-	for {
+	for over := false; ; {
 		p.usable = nil
 		p.usableAddresses()
 		if len(p.undelivered) == 0 {
+			return
+		}
+		if over {
+			p.fail(fmt.Errorf("kernel does not take packets for %s yet, nor for %d others", p.undelivered[0], len(p.undelivered)-1))
 			return
 		}
 		select {
 		case <-p.ctx.Done():
 			return
 		case <-bound.C:
-			p.fail(fmt.Errorf("kernel does not take packets for %s yet, nor for %d others", p.undelivered[0], len(p.undelivered)-1))
-			return
+			over = true // looked at once more: this process may have been kept from looking
 		case <-tick.C:
 		}
 	}

@@ -16,15 +16,17 @@ import (
 )
 
 // hang makes the disk of a state file hang: to open a pipe for writing that nobody reads
-// takes for ever. What it returns makes the disk well again, and waits until it has done
-// what it was to do.
-func (f *stateFile) hang(t *testing.T) (heal func()) {
+// takes for ever. The next one waits for it as long as it is given. What it returns makes
+// the disk well again, and waits until it has done what it was to do.
+func (f *stateFile) hang(t *testing.T, bound time.Duration) (heal func()) {
 	t.Helper()
 	if err := unix.Mkfifo(f.draft(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	f.bound = bound
 	return func() {
 		t.Helper()
+		f.bound = soon
 		pipe, err := os.OpenFile(f.draft(), os.O_RDONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -50,14 +52,20 @@ func TestDiskHangs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.allow = func(n int) int { return n }
+		f.allow, f.bound = func(n int) int { return n }, soon
 		return f
 	}
-	// quickly fails the test if something waits for the disk, or does not say that it hangs.
-	quickly := func(t *testing.T, what string, want error, do func() error) {
+	hang := func(t *testing.T, f *stateFile) (heal func()) {
 		t.Helper()
+		return f.hang(t, 50*time.Millisecond)
+	}
+	// quickly fails the test if something waits for the disk while that hangs, or does not
+	// say that it hangs.
+	quickly := func(t *testing.T, f *stateFile, what string, want error, do func() error) {
+		t.Helper()
+		f.bound = 2 * soon
 		began := time.Now()
-		if err := do(); !errors.Is(err, want) || time.Since(began) > diskBound/2 {
+		if err := do(); !errors.Is(err, want) || time.Since(began) > soon {
 			t.Errorf("%s: %v after %s, want %v", what, err, time.Since(began), want)
 		}
 	}
@@ -67,7 +75,7 @@ func TestDiskHangs(t *testing.T) {
 		if err := errors.Join(f.setDevice("vi0", 7), f.setSysctls(a)); err != nil {
 			t.Fatal(err)
 		}
-		heal := f.hang(t)
+		heal := hang(t, f)
 		if err := f.setSysctls(b); !errors.Is(err, errDisk) {
 			t.Errorf("the disk hangs: %v", err)
 		}
@@ -80,16 +88,16 @@ func TestDiskHangs(t *testing.T) {
 			"a learned route":              func() error { return f.setLearned([]Learned{{Static: true}}) },
 			"that nothing is left of ours": f.remove,
 		} {
-			quickly(t, what, errDisk, do)
+			quickly(t, f, what, errDisk, do)
 		}
-		quickly(t, "what stays", nil, func() error { return f.setDevice("vi0", 7) })
-		quickly(t, "that there is a file", nil, f.touch)
+		quickly(t, f, "what stays", nil, func() error { return f.setDevice("vi0", 7) })
+		quickly(t, f, "that there is a file", nil, f.touch)
 		heal()
 		if !slices.Equal(f.Sysctls, b) || !slices.Equal(f.Devices, []deviceRecord{{"vi0", 7}}) {
 			t.Errorf("what it wrote at last is not known: %+v", f.state)
 		}
-		quickly(t, "what it wrote", nil, func() error { return f.setSysctls(b) })
-		quickly(t, "what was there, again", nil, func() error { return f.setSysctls(a) })
+		quickly(t, f, "what it wrote", nil, func() error { return f.setSysctls(b) })
+		quickly(t, f, "what was there, again", nil, func() error { return f.setSysctls(a) })
 		again, _, err := openState(filepath.Dir(f.path))
 		if err != nil || !slices.Equal(again.Sysctls, a) {
 			t.Errorf("read again: %+v, %v", again, err)
@@ -98,13 +106,13 @@ func TestDiskHangs(t *testing.T) {
 	t.Run("at the first write", func(t *testing.T) {
 		t.Parallel()
 		f := open(t)
-		heal := f.hang(t)
+		heal := hang(t, f)
 		if err := f.touch(); !errors.Is(err, errDisk) {
 			t.Errorf("the disk hangs: %v", err)
 		}
-		quickly(t, "that there is a file", errDisk, f.touch)
+		quickly(t, f, "that there is a file", errDisk, f.touch)
 		heal()
-		quickly(t, "that there is a file at last", nil, f.touch)
+		quickly(t, f, "that there is a file at last", nil, f.touch)
 	})
 	t.Run("and fails", func(t *testing.T) {
 		t.Parallel()
@@ -112,7 +120,7 @@ func TestDiskHangs(t *testing.T) {
 		if err := f.setSysctls(a); err != nil {
 			t.Fatal(err)
 		}
-		heal := f.hang(t)
+		heal := hang(t, f)
 		if err := f.setSysctls(b); !errors.Is(err, errDisk) {
 			t.Errorf("the disk hangs: %v", err)
 		}
@@ -128,7 +136,7 @@ func TestDiskHangs(t *testing.T) {
 		if !slices.Equal(f.Sysctls, a) {
 			t.Errorf("what was not written counts: %+v", f.state)
 		}
-		quickly(t, "again", nil, func() error { return f.setSysctls(b) })
+		quickly(t, f, "again", nil, func() error { return f.setSysctls(b) })
 	})
 }
 
@@ -145,20 +153,22 @@ func TestFailoverWhileTheDiskHangs(t *testing.T) {
 		d.MainMetric = 20
 		converge(t, m, d)
 		main := l.mainTable()
-		heal := m.state.hang(t)
+		const once = 3 * time.Second
+		heal := m.state.hang(t, once)
 		other := netip.MustParsePrefix("10.99.0.0/16")
 		more := d
 		more.Learned = append(slices.Clone(d.Learned), learn(other, by("en5", "10.68.5.77", 1)))
 		began := time.Now()
-		if _, err := m.Steer(t.Context(), more); !errors.Is(err, errDisk) || time.Since(began) > 3*diskBound {
+		if _, err := m.Steer(t.Context(), more); !errors.Is(err, errDisk) || time.Since(began) >= 2*once {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 		if got := l.mainTable(); got != main {
 			t.Errorf("main without a record:\n%s\nbefore:\n%s", got, main)
 		}
+		m.state.bound = 2 * soon // as long would whoever waited again
 		began = time.Now()
 		_, err := m.Steer(t.Context(), d.usable(false, true))
-		if took := time.Since(began); took > diskBound/2 {
+		if took := time.Since(began); took > soon {
 			t.Errorf("a failover took %s: %v", took, err)
 		}
 		if got := l.IP("route show table %d", DefaultBaseTable); strings.Contains(got, "en1") || !strings.Contains(got, "en5") {

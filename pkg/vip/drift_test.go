@@ -30,27 +30,32 @@ func (l *lab) ours() string {
 // it.
 func TestDriftIsRepaired(t *testing.T) {
 	for name, c := range map[string]struct {
-		disturb func(*lab)
+		disturb func(testing.TB, *lab)
 		objects []string
 	}{
-		"address deleted":      {func(l *lab) { l.IP("addr del 10.68.6.1/32 dev vi0") }, []string{"address"}},
-		"ipv6 address deleted": {func(l *lab) { l.IP("addr del fd68:6::1/128 dev vi0") }, []string{"address"}},
-		"device deleted":       {func(l *lab) { l.IP("link del vi0") }, []string{"address", "link"}},
-		"device down":          {func(l *lab) { l.IP("link set vi0 down") }, []string{"address", "link"}},
-		"rules flushed": {func(l *lab) {
+		"address deleted":      {func(_ testing.TB, l *lab) { l.IP("addr del 10.68.6.1/32 dev vi0") }, []string{"address"}},
+		"ipv6 address deleted": {func(_ testing.TB, l *lab) { l.IP("addr del fd68:6::1/128 dev vi0") }, []string{"address"}},
+		"device deleted":       {func(_ testing.TB, l *lab) { l.IP("link del vi0") }, []string{"address", "link"}},
+		"device down":          {func(_ testing.TB, l *lab) { l.IP("link set vi0 down") }, []string{"address", "link"}},
+		"rules flushed": {func(_ testing.TB, l *lab) {
 			l.IP("rule flush")
 			l.IP("rule add pref 32766 lookup main")
 			l.IP("rule add pref 32767 lookup default")
 		}, []string{"rule"}},
-		"one rule":       {func(l *lab) { l.IP("-6 rule del pref 32101") }, []string{"rule"}},
-		"table flushed":  {func(l *lab) { l.IP("route flush table 6801") }, []string{"route"}},
-		"source table":   {func(l *lab) { l.IP("-6 route flush table 6802") }, []string{"route"}},
-		"route changed":  {func(l *lab) { l.IP("route replace default via 10.68.5.2 proto 68 table 6801") }, []string{"route"}},
-		"sysctl":         {func(l *lab) { l.Sysctl("net/ipv4/conf/en1/arp_announce", "0") }, []string{"sysctl"}},
-		"link flap":      {func(l *lab) { l.IP("link set en5 down"); l.IP("link set en5 up"); l.restore5() }, []string{"route"}},
-		"alias":          {func(l *lab) { l.IP("link set vi0 alias other") }, []string{"link"}},
-		"arp":            {func(l *lab) { l.IP("link set vi0 arp on") }, []string{"link"}},
-		"nothing broken": {func(*lab) {}, nil},
+		"one rule":      {func(_ testing.TB, l *lab) { l.IP("-6 rule del pref 32101") }, []string{"rule"}},
+		"table flushed": {func(_ testing.TB, l *lab) { l.IP("route flush table 6801") }, []string{"route"}},
+		"source table":  {func(_ testing.TB, l *lab) { l.IP("-6 route flush table 6802") }, []string{"route"}},
+		"route changed": {func(_ testing.TB, l *lab) { l.IP("route replace default via 10.68.5.2 proto 68 table 6801") }, []string{"route"}},
+		"sysctl":        {func(_ testing.TB, l *lab) { l.Sysctl("net/ipv4/conf/en1/arp_announce", "0") }, []string{"sysctl"}},
+		"link flap": {func(tb testing.TB, l *lab) {
+			tb.Helper()
+			l.IP("link set en5 down")
+			l.IP("link set en5 up")
+			l.restore5(tb)
+		}, []string{"route"}},
+		"alias":          {func(_ testing.TB, l *lab) { l.IP("link set vi0 alias other") }, []string{"link"}},
+		"arp":            {func(_ testing.TB, l *lab) { l.IP("link set vi0 arp on") }, []string{"link"}},
+		"nothing broken": {func(testing.TB, *lab) {}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -62,7 +67,7 @@ func TestDriftIsRepaired(t *testing.T) {
 				d := desired(vip4, vip6)
 				converge(t, m, d)
 				want := l.ours()
-				c.disturb(l)
+				c.disturb(t, l)
 				a := converge(t, m, d)
 				if got := slices.Sorted(maps.Keys(a.Repaired)); !slices.Equal(got, c.objects) {
 					t.Errorf("repaired %v, want %v", a.Repaired, c.objects)
@@ -86,8 +91,10 @@ func TestDriftIsRepaired(t *testing.T) {
 }
 
 // restore5 gives en5 back what the kernel took away with its going down.
-func (l *lab) restore5() {
+func (l *lab) restore5(tb testing.TB) {
+	tb.Helper()
 	l.IP("-6 addr replace fd68:5::1/64 dev en5 nodad")
 	l.IP("route replace default via 10.68.5.2 metric 200")
 	l.IP("-6 route replace default via fd68:5::2 metric 200")
+	l.settle(tb)
 }

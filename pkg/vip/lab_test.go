@@ -110,13 +110,19 @@ func (l *lab) clientVia(n string) {
 
 func (l *lab) manager(tb testing.TB) *Manager {
 	tb.Helper()
-	m, err := New(Options{Log: discard(), StateDir: l.dir})
+	return newManager(tb, Options{Log: discard(), StateDir: l.dir})
+}
+
+// newManager is New for a test in which the kernel and the disk are well.
+func newManager(tb testing.TB, o Options) *Manager {
+	tb.Helper()
+	m, err := New(o)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(m.Close)
 	// A busy machine takes longer than the loop waits before it tries again.
-	m.deliveryBound = 10 * time.Second
+	m.deliveryBound, m.state.bound = soon, soon
 	return m
 }
 
@@ -212,4 +218,6 @@ func (l *lab) sameButOrder(tb testing.TB, before string) {
 	}
 }
 
-const soon = 10 * time.Second
+// soon is for how long is waited for what comes in no time. Only a failure uses it up, or
+// a machine that stands still.
+const soon = 30 * time.Second

@@ -100,11 +100,7 @@ func TestSectionsRenumbered(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
 		newLab(t, ns)
-		m, err := New(Options{Log: discard(), StateDir: t.TempDir()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
+		m := newManager(t, Options{Log: discard(), StateDir: t.TempDir()})
 		row := func(a byte, n int) (out []netip.Prefix) {
 			for i := range n {
 				out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, a, 0, byte(2 * i)}), 32))

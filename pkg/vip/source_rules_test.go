@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"vipspeaker/test/netnstest"
 
@@ -23,7 +22,7 @@ type process struct {
 // source is the source of a connection that the process makes, before and after
 // it is made the same.
 func (p process) source(network, to string) (netip.Addr, error) {
-	d := net.Dialer{Timeout: time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+	d := net.Dialer{Timeout: soon, Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		err := c.Control(func(fd uintptr) {
 			if p.uid > 0 { // a socket's owner is what fchown says
@@ -187,11 +186,7 @@ func TestSourceRuleSelectsByLess(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		t.Helper()
 		newLab(t, ns)
-		m, err := New(Options{Log: discard(), StateDir: t.TempDir()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
+		m := newManager(t, Options{Log: discard(), StateDir: t.TempDir()})
 		d := desired(vip4, vip6, netip.MustParsePrefix("10.68.6.11/32"), netip.MustParsePrefix("fd68:6::11/128"))
 		rules := func(far4, far6 netip.Prefix) []SourceRule {
 			both := []string{"en1", "en5"}

@@ -71,6 +71,8 @@ type stateFile struct {
 	// hung is what the disk still does, nil for nothing: until that has ended, nobody
 	// knows what is in the file.
 	hung *diskWork
+	// bound is for how long the disk is waited for.
+	bound time.Duration
 }
 
 // diskWork is something that is done to the file.
@@ -104,7 +106,7 @@ func CheckState(dir string) error {
 }
 
 func newStateFile(dir string) *stateFile {
-	return &stateFile{path: filepath.Join(dir, stateName), state: state{Version: stateVersion}}
+	return &stateFile{path: filepath.Join(dir, stateName), state: state{Version: stateVersion}, bound: diskBound}
 }
 
 // openState reads what a former process left; found tells whether it left any. A
@@ -237,16 +239,21 @@ func (f *stateFile) work(w *diskWork, do func() error) error {
 	}
 	w.ended = make(chan error, 1)
 	go func() { w.ended <- do() }()
-	timer := time.NewTimer(diskBound)
+	timer := time.NewTimer(f.bound)
 	defer timer.Stop()
+	var err error
 	select {
-	case err := <-w.ended:
-		f.end(w, err)
-		return err
+	case err = <-w.ended:
 	case <-timer.C:
-		f.hung = w
-		return fmt.Errorf("state file %s: %w within %s", f.path, errDisk, diskBound)
+		select {
+		case err = <-w.ended: // both: it was this process that did not go on
+		default:
+			f.hung = w
+			return fmt.Errorf("state file %s: %w within %s", f.path, errDisk, f.bound)
+		}
 	}
+	f.end(w, err)
+	return err
 }
 
 // end notes what is in the file once something has been done to it. With an error that

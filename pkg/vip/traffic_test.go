@@ -50,7 +50,7 @@ func sourceTo(tb testing.TB, network, to string) netip.Addr {
 }
 
 func trySource(network, to string) (netip.Addr, error) {
-	d := net.Dialer{Timeout: time.Second}
+	d := net.Dialer{Timeout: soon}
 	c, err := d.Dial(network, to)
 	if err != nil {
 		return netip.Addr{}, err

@@ -100,11 +100,7 @@ func TestOneRouteKeepsOneAddress(t *testing.T) {
 		t.Helper()
 		l := newLab(t, ns)
 		var out bytes.Buffer
-		m, err := New(Options{Log: slog.New(slog.NewTextHandler(&out, nil)), StateDir: l.dir})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(m.Close)
+		m := newManager(t, Options{Log: slog.New(slog.NewTextHandler(&out, nil)), StateDir: l.dir})
 		converge(t, m, desired(vip4, netip.MustParsePrefix("10.68.6.2/32"), netip.MustParsePrefix("10.68.6.3/32"), vip6))
 		l.IP("route add 10.77.0.0/24 via 10.68.1.2 src 10.68.6.1")
 		const want = "10.68.6.1 is not unbound: route 10.77.0.0/24 in table main of another owner has it as source and would be deleted; " +
