@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"vipspeaker/test/etcdtest"
 
@@ -24,37 +23,37 @@ func hasCeased(h *host, why ...Ceased) func() bool {
 func TestCeased(t *testing.T) {
 	t.Parallel()
 	endpoint, _ := etcdtest.Start(t)
-	a, b := startPair(t, endpoint)
+	a, b := startPair(t, endpoint, testLease)
 	if !hasCeased(a)() || !hasCeased(b)() {
 		t.Errorf("nobody has ceased: %v, %v", a.ceased, b.ceased)
 	}
 	if _, err := a.m.Move(t.Context(), vip, "b"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "b owns it", owns(b))
-	eventually(t, 5*time.Second, "a has let go", func() bool { s := a.m.State().VIPs[vip]; return s.Role == None && s.Ceased == HandedOver })
+	eventually(t, soon, "b owns it", owns(b))
+	eventually(t, soon, "a has let go", func() bool { s := a.m.State().VIPs[vip]; return s.Role == None && s.Ceased == HandedOver })
 	b.ready(false)
-	eventually(t, 5*time.Second, "a owns it", owns(a))
+	eventually(t, soon, "a owns it", owns(a))
 	if s := a.m.State().VIPs[vip]; s.Ceased != "" || !hasCeased(a, HandedOver)() {
 		t.Errorf("a is the owner again: %+v", s)
 	}
-	eventually(t, 5*time.Second, "b has given up", hasCeased(b, GivenUp))
+	eventually(t, soon, "b has given up", hasCeased(b, GivenUp))
 	// Nobody else has a key of it now, so etcd has nothing of it.
 	a.ready(false)
-	eventually(t, 5*time.Second, "a has given up", hasCeased(a, HandedOver, GivenUp))
+	eventually(t, soon, "a has given up", hasCeased(a, HandedOver, GivenUp))
 	a.ready(true)
-	eventually(t, 5*time.Second, "a owns it again", owns(a))
+	eventually(t, soon, "a owns it again", owns(a))
 
 	s := a.m.store.Load()
 	if _, err := s.client.Delete(t.Context(), s.key(vip, holdKey, "a")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "a has noticed", hasCeased(a, HandedOver, GivenUp, HoldGone))
-	eventually(t, 5*time.Second, "a owns it again", owns(a))
+	eventually(t, soon, "a has noticed", hasCeased(a, HandedOver, GivenUp, HoldGone))
+	eventually(t, soon, "a owns it again", owns(a))
 	if _, err := s.client.Revoke(t.Context(), leaseOf(t, s)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "a has no lease any more", hasCeased(a, HandedOver, GivenUp, HoldGone, LeaseEnded))
+	eventually(t, soon, "a has no lease any more", hasCeased(a, HandedOver, GivenUp, HoldGone, LeaseEnded))
 }
 
 // leaseOf is the lease that holds the VIP.

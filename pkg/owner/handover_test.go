@@ -158,18 +158,18 @@ func TestOwnersLeaving(t *testing.T) {
 	t.Parallel()
 	endpoint, _ := etcdtest.Start(t)
 	a := startHost(t, endpoint, "a", 1, true)
-	eventually(t, 10*time.Second, "a owns it", owns(a))
+	eventually(t, soon, "a owns it", owns(a))
 	b := startHost(t, endpoint, "b", 2, true)
-	eventually(t, 5*time.Second, "b is ready", func() bool { return len(a.m.State().VIPs[vip].Ready) == 2 })
+	eventually(t, soon, "b is ready", func() bool { return len(a.m.State().VIPs[vip].Ready) == 2 })
 	defer watchOne(t, a, b)()
 	a.leaving(true)
-	t.Logf("handed over in %s", eventually(t, 5*time.Second, "b owns it", owns(b)))
-	eventually(t, 5*time.Second, "a has given it up", func() bool {
+	t.Logf("handed over in %s", eventually(t, soon, "b owns it", owns(b)))
+	eventually(t, soon, "a has given it up", func() bool {
 		s := b.m.State().VIPs[vip]
 		return s.Former == "" && slices.Equal(s.Ready, []string{"b"}) && !a.carried.Load()
 	})
 	a.leaving(false)
-	eventually(t, 10*time.Second, "a owns it again", owns(a))
+	eventually(t, soon, "a owns it again", owns(a))
 }
 
 // An order is in force as long as the revision is its own, and it is told when the owner
@@ -177,14 +177,14 @@ func TestOwnersLeaving(t *testing.T) {
 func TestMoveTakenBack(t *testing.T) {
 	t.Parallel()
 	endpoint, _ := etcdtest.Start(t)
-	a, b := startPair(t, endpoint)
+	a, b := startPair(t, endpoint, testLease)
 	b.link.hang(true) // its ask lasts as long as its lease
 	order, err := a.m.Move(t.Context(), vip, "b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, testLease, "it is in force", func() bool { s := a.m.State().VIPs[vip]; return s.Next == "b" && s.Revision == order })
-	eventually(t, 3*testLease, "it is taken back", func() bool { return a.m.State().VIPs[vip].Next == "" })
+	eventually(t, soon, "it is in force", func() bool { s := a.m.State().VIPs[vip]; return s.Next == "b" && s.Revision == order })
+	eventually(t, soon, "it is taken back", func() bool { return a.m.State().VIPs[vip].Next == "" })
 	if s := a.m.State().VIPs[vip]; s.Owner != "a" || s.Revision <= order || s.Epoch >= order {
 		t.Errorf("order %d, %+v", order, s)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vipspeaker/test/etcdtest"
+	"vipspeaker/test/netnstest"
 )
 
 // refusedBy tells whether a host takes no part because of a machine.
@@ -31,7 +32,7 @@ func TestSameName(t *testing.T) {
 		hosts[instance] = startInstance(t, endpoint, "a", instance, i+1, true)
 	}
 	in, out := hosts["x"], hosts["y"]
-	eventually(t, 10*time.Second, "one takes part, the other does not", func() bool {
+	eventually(t, soon, "one takes part, the other does not", func() bool {
 		if refusedBy(in, "machine-y")() {
 			in, out = out, in
 		}
@@ -39,7 +40,7 @@ func TestSameName(t *testing.T) {
 	})
 	defer watchOne(t, in, out)()
 	c := startHost(t, endpoint, "c", 3, false)
-	eventually(t, 5*time.Second, "the third one is ready", func() bool { return len(c.m.State().VIPs[vip].Ready) == 2 })
+	eventually(t, soon, "the third one is ready", func() bool { return len(c.m.State().VIPs[vip].Ready) == 2 })
 	before := c.m.State().VIPs[vip]
 	// It goes on being refused while the other one renews, and disturbs nothing.
 	ended := time.Now().Add(2 * testLease)
@@ -56,7 +57,7 @@ func TestSameName(t *testing.T) {
 		t.Errorf("who is refused sees %+v", s)
 	}
 	in.stop()
-	t.Logf("joined in %s", eventually(t, 2*askAgain+time.Second, "the other one takes part", takesPart(out)))
+	t.Logf("joined in %s", eventually(t, soon, "the other one takes part", takesPart(out)))
 }
 
 // A daemon that is started again after its death goes on under its name at once,
@@ -66,23 +67,23 @@ func TestSameInstance(t *testing.T) {
 	t.Parallel()
 	endpoint, _ := etcdtest.Start(t)
 	former := startInstance(t, endpoint, "a", "x", 1, false)
-	eventually(t, 10*time.Second, "it owns it", owns(former))
+	eventually(t, soon, "it owns it", owns(former))
 	former.link.hang(true)
 	next := startInstance(t, endpoint, "a", "x", 1, false)
-	took := eventually(t, 10*time.Second, "the next one takes part", takesPart(next))
+	took := eventually(t, soon, "the next one takes part", takesPart(next))
 	t.Logf("takes part after %s", took)
-	if next.m.State().Refused != "" || took > testLease/2 {
-		t.Errorf("refused by its former self for %s", took)
+	if now, until := Now(), former.m.State().Until; next.m.State().Refused != "" || now >= until {
+		t.Errorf("refused by its former self, whose lease ended %s before", now-until)
 	}
 	defer watchOne(t, former, next)()
 	former.link.hang(false)
-	eventually(t, 2*testLease, "the former one takes no part", refusedBy(former, "machine-x"))
-	eventually(t, 2*testLease, "the next one owns it", owns(next))
+	eventually(t, soon, "the former one takes no part", refusedBy(former, "machine-x"))
+	eventually(t, soon, "the next one owns it", owns(next))
 	if refusedBy(next, "machine-x")() {
 		t.Error("both are refused")
 	}
 	next.stop()
-	eventually(t, 2*askAgain+testLease, "one of them goes on", owns(former))
+	eventually(t, soon, "one of them goes on", owns(former))
 }
 
 // Another machine waits for the end of the lease of one that is silent.
@@ -90,18 +91,18 @@ func TestSameNameSilent(t *testing.T) {
 	t.Parallel()
 	endpoint, _ := etcdtest.Start(t)
 	former := startInstance(t, endpoint, "a", "x", 1, false)
-	eventually(t, 10*time.Second, "it owns it", owns(former))
+	eventually(t, soon, "it owns it", owns(former))
 	former.link.hang(true)
-	cut := time.Now()
+	took := netnstest.Awake(t)
 	next := startInstance(t, endpoint, "a", "y", 1, false)
-	eventually(t, testLease, "the other machine is refused", refusedBy(next, "machine-x"))
+	eventually(t, soon, "the other machine is refused", refusedBy(next, "machine-x"))
 	defer watchOne(t, former, next)()
-	eventually(t, 2*testLease, "it owns it", owns(next))
-	if d := time.Since(cut); d > testLease+askAgain+time.Second {
+	eventually(t, soon, "it owns it", owns(next))
+	if d := took(); d > testLease+askAgain+time.Second {
 		t.Errorf("waited %s for a lease of %s", d, testLease)
 	}
 	former.link.hang(false)
-	eventually(t, 2*testLease, "the first one is refused", refusedBy(former, "machine-y"))
+	eventually(t, soon, "the first one is refused", refusedBy(former, "machine-y"))
 }
 
 // What is written by somebody who has lost the name has no effect.

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,9 +19,16 @@ import (
 // The function that it returns ends it sooner.
 func Start(tb testing.TB) (endpoint string, stop func()) {
 	tb.Helper()
-	e, err := start(tb.TempDir(), "127.0.0.1", freePort(tb), freePort(tb))
-	if err != nil {
-		tb.Fatal(err)
+	var e *embed.Etcd
+	for {
+		var err error
+		if e, err = start(tb.TempDir(), "127.0.0.1", freePort(tb), freePort(tb)); err == nil {
+			break
+		}
+		// A port that was free may be anybody's by now.
+		if !strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
+			tb.Fatal(err)
+		}
 	}
 	stopped := false
 	stop = func() {
