@@ -83,9 +83,12 @@ func checkBFD(t *testing.T, r *interopRun) {
 
 	failed := time.Now()
 	r.l.DropFrames("host", "en5")
-	lab.Eventually(t, 6*time.Second, "the router has left the path", func() error { return r.without(interopBFD, vip4) })
-	t.Logf("left after %s", time.Since(failed).Round(10*time.Millisecond))
-	lab.Eventually(t, time.Second, "the router's BFD session is down", up(false))
+	lab.Eventually(t, 30*time.Second, "the router has left the path", func() error { return r.without(interopBFD, vip4) })
+	left := time.Since(failed)
+	t.Logf("left after %s", left.Round(10*time.Millisecond))
+	// Of its hold time of 9 s a keepalive time of 3 s is over at the most.
+	lab.Within(t, "leaving the path", failed, left, 6*time.Second)
+	lab.Eventually(t, 20*time.Second, "the router's BFD session is down", up(false))
 }
 
 // without is an error while the router has a path of the VIP from a neighbour.
@@ -148,7 +151,7 @@ func checkGR(t *testing.T, r *interopRun) {
 	// Once the session is as wanted, with a path at every look.
 	kept := func(what string, ok func(up bool, p lab.Path) error) {
 		t.Helper()
-		lab.Eventually(t, 20*time.Second, what, func() error {
+		lab.Eventually(t, 40*time.Second, what, func() error {
 			up, err := r.router.Up(interopGTSM)
 			if err != nil {
 				return err
@@ -201,31 +204,45 @@ func checkGSHUT(t *testing.T, r *interopRun) {
 		}
 	}
 	r.s.Signal(syscall.SIGTERM)
+	// Both are looked at in turn: they are so for a few seconds only.
+	todo := map[netip.Addr]netip.Prefix{interop4: vip4, interop6: vip6}
+	lab.Eventually(t, 20*time.Second, "GRACEFUL_SHUTDOWN", func() error {
+		var errs []error
+		for from, vip := range todo {
+			err := r.lastChoice(from, vip)
+			if err == nil {
+				delete(todo, from)
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
 	for from, vip := range map[netip.Addr]netip.Prefix{interop4: vip4, interop6: vip6} {
-		lab.Eventually(t, 4*time.Second, fmt.Sprintf("GRACEFUL_SHUTDOWN of %v", vip), func() error {
-			list, err := r.router.PathsFrom(from, vip)
-			if err != nil {
-				return err
-			}
-			if len(list) != 1 || !slices.Contains(list[0].Communities, gracefulShutdownText) {
-				return fmt.Errorf("%v", list)
-			}
-			if r.software == lab.ExaBGP {
-				return nil // it chooses nothing
-			}
-			last := uint32(0)
-			if r.software == lab.GoBGP {
-				last = 1 // its policies cannot set 0
-			}
-			return lab.That(list[0].LocalPref != nil && *list[0].LocalPref == last, "not the last choice: %v", list[0])
-		})
+		lab.Eventually(t, 30*time.Second, "withdrawn", func() error { return r.without(from, vip) })
 	}
-	for from, vip := range map[netip.Addr]netip.Prefix{interop4: vip4, interop6: vip6} {
-		lab.Eventually(t, 15*time.Second, "withdrawn", func() error { return r.without(from, vip) })
-	}
-	if code := r.s.Wait(20 * time.Second); code != 0 {
+	if code := r.s.Wait(40 * time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// lastChoice is an error unless the router's path of a VIP has GRACEFUL_SHUTDOWN, and
+// is the last that it would choose.
+func (r *interopRun) lastChoice(from netip.Addr, vip netip.Prefix) error {
+	list, err := r.router.PathsFrom(from, vip)
+	if err != nil {
+		return err
+	}
+	if len(list) != 1 || !slices.Contains(list[0].Communities, gracefulShutdownText) {
+		return fmt.Errorf("%v: %v", vip, list)
+	}
+	if r.software == lab.ExaBGP {
+		return nil // it chooses nothing
+	}
+	last := uint32(0)
+	if r.software == lab.GoBGP {
+		last = 1 // its policies cannot set 0
+	}
+	return lab.That(list[0].LocalPref != nil && *list[0].LocalPref == last, "not the last choice: %v", list[0])
 }
 
 const gracefulShutdownText = "65535:0"

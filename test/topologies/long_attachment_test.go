@@ -3,6 +3,7 @@
 package topologies
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -22,19 +23,28 @@ func TestLongSilentPathHoldTime(t *testing.T) {
 		sessions := startSessions(t, l, localVia(t, l.Node("client"), fails.via4))
 		wire := l.Node("host").Capture()
 		watch := l.Node(fails.node).WatchRoute(vip4)
-		failed := time.Now()
-		l.DropFrames("host", fails.ifc)
-		waitEgress(t, l.Node("host"), 5*time.Second, stays.ifc)
-		moved := time.Since(failed)
-		kept := watch.Wait(15*time.Second, failed, "none", noLegs).Time.Sub(failed)
+		var failed time.Time
+		var moved time.Duration
+		rounds(t, 1, attachmentLimit/20, func(r *round) {
+			if r.n > 0 { // long before the router's hold time is over
+				l.PassFrames("host", fails.ifc)
+				allBack(t, l, s)
+			}
+			failed = time.Now()
+			l.DropFrames("host", fails.ifc)
+			waitEgress(t, l.Node("host"), 20*time.Second, stays.ifc)
+			if moved = time.Since(failed); moved > attachmentLimit {
+				r.errorf(failed, failed.Add(moved), "the host has left %s after %v only", fails.ifc, moved)
+			}
+		})
+		kept := watch.Wait(30*time.Second, failed, "none", noLegs).Time.Sub(failed)
 		for _, one := range sessions {
-			one.WaitAlive(30 * time.Second)
+			one.WaitAlive(time.Minute)
 		}
 		t.Logf("the host has left %s after %s, the router after %s, longest silence of a TCP session %s",
 			fails.ifc, millis(moved), millis(kept), millis(waitAllAlive(sessions, failed)))
-		if moved > attachmentLimit || kept > 11*time.Second {
-			t.Error("that is too long")
-		}
+		// Its hold time is 9 s.
+		lab.Within(t, "the route by the dead path", failed, kept, 11*time.Second)
 		l.PassFrames("host", fails.ifc)
 		allBack(t, l, s)
 		waitAllAlive(sessions, failed)
@@ -60,7 +70,8 @@ func vanishBehindSwitch(t *testing.T, topology string, withBFD bool) {
 	t.Helper()
 	l := lab.Start(t, topology)
 	host, router := l.Node("host"), l.Node("router")
-	c, limit := pathConfig{onlyDial: true}, 10*time.Second
+	// Without damping: BFD goes down as well when the machine stands still.
+	c, limit := pathConfig{onlyDial: true, more: "damping: {enabled: false}\n"}, 10*time.Second
 	if withBFD {
 		var addresses []netip.Addr
 		for _, p := range legs() {
@@ -86,27 +97,26 @@ func vanishBehindSwitch(t *testing.T, topology string, withBFD bool) {
 		watches := []*lab.RouteWatch{router.WatchRoute(vip4), router.WatchRoute(vip6)}
 		gone := time.Now()
 		way.gone(h, at)
-		s.WaitStatus(5*time.Second, way.name, outOfUse(at.ifc, way.reason))
+		s.WaitStatus(20*time.Second, way.name, outOfUse(at.ifc, way.reason))
 		var moved time.Duration
 		for _, w := range watches {
-			moved = max(moved, w.Wait(15*time.Second, gone, "by e5", onlyBy("e5")).Time.Sub(gone))
+			moved = max(moved, w.Wait(30*time.Second, gone, "by e5", onlyBy("e5")).Time.Sub(gone))
 			w.Stop()
 		}
 		for _, one := range sessions {
-			one.WaitAlive(30 * time.Second)
+			one.WaitAlive(time.Minute)
 		}
 		t.Logf("%s is %s: the router has moved after %s, longest silence of a TCP session %s", at.ifc, way.name, millis(moved), millis(waitAllAlive(sessions, gone)))
-		if moved > limit {
-			t.Errorf("the router needs %v, want %v at the most", moved, limit)
-		}
+		lab.Within(t, "the router's way", gone, moved, limit)
 		way.back(h, at)
-		s.WaitStatus(20*time.Second, "all is back", lab.Established)
+		s.WaitStatus(60*time.Second, "all is back", lab.Established)
 		waitRouterHasBoth(t, router)
-		waitEgress(t, host, 5*time.Second, "en1", "en5")
+		waitEgress(t, host, 20*time.Second, "en1", "en5")
 		waitAllAlive(sessions, gone)
-		if n := interfaceAt(s.WaitStatus(time.Second, "all is up", lab.Established), at.ifc); n.Reason != status.Reason("") {
-			t.Errorf("interface %+v", n)
-		}
+		s.WaitStatus(20*time.Second, "all is up", func(st *status.Status) error {
+			n := interfaceAt(st, at.ifc)
+			return errors.Join(lab.Established(st), lab.That(n.Usable && n.Reason == "", "interface %+v", n))
+		})
 	}
 	noResets(t, wire, sessions)
 }

@@ -4,6 +4,7 @@ package topologies
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -21,7 +22,7 @@ const (
 	thousandChecks  = 1000
 	thousandVIPs    = 50
 	thousandSeconds = 20
-	thousandDrift   = 10 * time.Millisecond
+	thousandDrift   = 8 * time.Millisecond
 )
 
 // thousandKinds are checks of every kind that needs no program, of an address each,
@@ -60,12 +61,14 @@ func TestLongThousandChecks(t *testing.T) {
 	used := cpuOver(t, s, thousandSeconds*time.Second)
 	to := time.Now()
 	t.Logf("%d checks a second: %.1f %% of a core in the daemon", thousandChecks, used*100)
-	ranInTime(t, s.WaitStatus(5*time.Second, "all is announced still", lab.Established))
+	s.WaitStatus(20*time.Second, "all is announced still", lab.Established)
+	// One picture may be of a moment in which the machine stood still.
+	s.WaitStatus(20*time.Second, "all checks have run", func(st *status.Status) error { return ranInTime(t, st) })
 	allRan(t, service, from, to)
 }
 
 // ranInTime checks that all checks have run lately.
-func ranInTime(t *testing.T, st *status.Status) {
+func ranInTime(t *testing.T, st *status.Status) error {
 	t.Helper()
 	var oldest time.Duration
 	n := 0
@@ -74,25 +77,20 @@ func ranInTime(t *testing.T, st *status.Status) {
 			c := &st.VIPs[i].Checks[j]
 			n++
 			if c.Verdict != "healthy" {
-				t.Errorf("%s of %s is %s: %s", c.Name, st.VIPs[i].Name, c.Verdict, c.Reason)
+				return fmt.Errorf("%s of %s is %s: %s", c.Name, st.VIPs[i].Name, c.Verdict, c.Reason)
 			}
 			oldest = max(oldest, st.Time.Sub(c.Checked))
 		}
 	}
 	t.Logf("the check that ran the longest ago: %v before the picture", oldest.Round(time.Millisecond))
-	if n != thousandChecks {
-		t.Errorf("%d checks", n)
-	}
-	if oldest > 1500*time.Millisecond {
-		t.Errorf("a check ran %v ago", oldest)
-	}
+	return lab.That(n == thousandChecks && oldest <= 1500*time.Millisecond, "%d checks, one ran %v ago", n, oldest)
 }
 
 // allRan checks by the service's own count that each address to which each run makes a
 // connection was asked once in each second, and tells how regularly.
 func allRan(t *testing.T, service *lab.Process, from, to time.Time) {
 	t.Helper()
-	asked := map[string][]int64{}
+	asked, again := map[string][]int64{}, 0
 	for line := range strings.Lines(service.Log()) {
 		fields := strings.Fields(line)
 		if len(fields) != 3 || fields[0] != "accepted" {
@@ -102,16 +100,25 @@ func allRan(t *testing.T, service *lab.Process, from, to time.Time) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if at >= from.UnixMicro() && at <= to.UnixMicro() {
+		switch {
+		case at < from.UnixMicro() || at > to.UnixMicro():
+		case holdsConnection(t, fields[1]):
+			again++
+		default:
 			asked[fields[1]] = append(asked[fields[1]], at)
 		}
 	}
-	// Those that hold a connection made it before.
+	// Those that hold a connection made it before, and make another one only after a
+	// run that has failed.
+	if why := lab.Busy(from, to, 50*time.Millisecond); again > 0 && why == "" {
+		t.Errorf("%d connections that were held were made again", again)
+	} else if again > 0 {
+		t.Logf("%d connections that were held were made again, for %s", again, why)
+	}
 	if want := thousandVIPs * perVIP("tcp", "http", "grpc"); len(asked) != want {
 		t.Errorf("%d addresses were asked, want %d", len(asked), want)
 	}
-	var late []time.Duration
-	var drift time.Duration
+	var late, drifts []time.Duration
 	var off []string
 	runs := int(to.Sub(from) / time.Second)
 	for address, times := range asked {
@@ -119,23 +126,56 @@ func allRan(t *testing.T, service *lab.Process, from, to time.Time) {
 			off = append(off, fmt.Sprintf("%s was asked %d times", address, len(times)))
 		}
 		for i := 1; i < len(times); i++ {
-			apart := time.Duration(times[i]-times[i-1])*time.Microsecond - time.Second
-			late, drift = append(late, apart.Abs()), drift+apart
+			late = append(late, (time.Duration(times[i]-times[i-1])*time.Microsecond - time.Second).Abs())
 		}
-	}
-	drift /= time.Duration(max(len(asked), 1))
-	if drift.Abs() > thousandDrift {
-		t.Errorf("in %v checks are %v late on their schedule, want %v at most", to.Sub(from), drift, thousandDrift)
-	}
-	if len(off) > 0 {
-		t.Errorf("in %v %d addresses were asked too often or not often enough: %s, …", to.Sub(from), len(off), off[0])
+		drifts = append(drifts, driftOf(times))
 	}
 	if len(late) == 0 {
 		t.Fatal("nothing was asked")
 	}
+	slices.Sort(drifts)
+	drift := drifts[len(drifts)/2]
+	if drift.Abs() > thousandDrift {
+		t.Errorf("in %v checks are %v late on their schedule, want %v at most", to.Sub(from), drift, thousandDrift)
+	}
+	if why := lab.Busy(from, to, time.Second/2); len(off) > 0 && why != "" {
+		t.Logf("%d addresses were asked too often or not often enough, but %s", len(off), why)
+	} else if len(off) > 0 {
+		t.Errorf("in %v %d addresses were asked too often or not often enough: %s, …", to.Sub(from), len(off), off[0])
+	}
 	slices.Sort(late)
 	t.Logf("two runs of a check are one second apart, but for %v at p50, %v at p99 and %v at most; they drift by %v",
 		late[len(late)/2], late[len(late)*99/100], late[len(late)-1], drift)
+}
+
+// driftOf is how much later on its schedule a check runs at the end than at the begin.
+// A busy machine makes any single run late and none too early: of some at either end
+// the one that is the least late tells of the schedule.
+func driftOf(microseconds []int64) time.Duration {
+	const some = 5
+	earliest := func(list []int64) time.Duration {
+		least := time.Second
+		for _, at := range list {
+			// The check may have left out runs.
+			late := time.Duration(at-microseconds[0])*time.Microsecond + time.Second/2
+			least = min(least, late%time.Second-time.Second/2)
+		}
+		return least
+	}
+	n := len(microseconds)
+	return earliest(microseconds[max(0, n-some):]) - earliest(microseconds[:min(n, some)])
+}
+
+// holdsConnection tells whether the check of an address holds its connection: the
+// last number says which check of a VIP it is.
+func holdsConnection(t *testing.T, address string) bool {
+	t.Helper()
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := int(a.Addr().As4()[3]) - 1
+	return strings.Contains(thousandKinds[j%len(thousandKinds)], "hold")
 }
 
 // perVIP is how many checks of the kinds a VIP has that make a connection in each run.

@@ -39,6 +39,7 @@ type failover struct {
 	// stall the longest that the client itself was held up by this machine.
 	moved4, moved6, gap, stall time.Duration
 	lost                       int
+	failed                     time.Time
 }
 
 func (f failover) String() string {
@@ -75,13 +76,13 @@ func measureFailover(t *testing.T, topology string, a announcer, f failure) fail
 
 	failed := time.Now()
 	f.fail(l, "en1")
-	moved4 := v4.Wait(15*time.Second, failed, "en5 only", legs("e5"))
-	moved6 := v6.Wait(15*time.Second, failed, "en5 only", legs("e5"))
+	moved4 := v4.Wait(30*time.Second, failed, "en5 only", legs("e5"))
+	moved6 := v6.Wait(30*time.Second, failed, "en5 only", legs("e5"))
 	probe.WaitAnswered(10 * time.Second)
 	r := probe.Stop()
 	return failover{
 		moved4: moved4.Time.Sub(failed), moved6: moved6.Time.Sub(failed),
-		gap: r.Gap(failed), stall: r.Stall(failed), lost: r.Lost(),
+		gap: r.Gap(failed), stall: r.Stall(failed), lost: r.Lost(), failed: failed,
 	}
 }
 
@@ -122,28 +123,21 @@ func TestLongFailover(t *testing.T) {
 			t.Run(topology+"/"+f.name, func(t *testing.T) {
 				yardstick := measureFailover(t, topology, frrAnnouncer, f)
 				t.Logf("FRR announces:        %v", yardstick)
-				got := measureFailover(t, topology, vipspeakerAnnouncer, f)
-				for range 2 {
-					if got.within(yardstick) {
-						break
-					}
+				rounds(t, 3, margin/5, func(r *round) {
+					got := measureFailover(t, topology, vipspeakerAnnouncer, f)
 					t.Logf("vipspeaker announces: %v", got)
-					got = measureFailover(t, topology, vipspeakerAnnouncer, f)
-				}
-				t.Logf("vipspeaker announces: %v", got)
-				if !got.within(yardstick) {
-					t.Errorf("the router needs more than %v longer than with FRR", margin)
-				}
+					if moved := got.moved(); moved > yardstick.moved4+margin {
+						r.errorf(got.failed, got.failed.Add(moved), "the router needs more than %v longer than with FRR", margin)
+					}
+				})
 			})
 		}
 	}
 }
 
-// within asks the same of IPv6 as of IPv4, although FRR takes its hold time there
+// moved is judged for IPv6 by what FRR needs for IPv4: there it takes its hold time
 // when carrier is lost.
-func (f failover) within(yardstick failover) bool {
-	return max(f.moved4, f.moved6) <= yardstick.moved4+margin
-}
+func (f failover) moved() time.Duration { return max(f.moved4, f.moved6) }
 
 // TestLongFailoverSessions lets TCP sessions to and from the VIPs outlive the
 // failure of one interface, and then of the other.
@@ -157,16 +151,19 @@ func TestLongFailoverSessions(t *testing.T) {
 				sessions := startSessions(t, l, netip.AddrPort{})
 				wire := l.Node("host").Capture()
 				for _, ifc := range []string{"en1", "en5"} {
-					failed := time.Now()
-					f.fail(l, ifc)
-					gap := waitAllAlive(sessions, failed)
-					t.Logf("%s fails: longest silence of %d sessions %v", ifc, len(sessions), gap.Round(time.Millisecond))
-					if gap > longestOutage {
-						t.Errorf("a session was silent for %v", gap)
-					}
-					f.heal(l, ifc)
-					s.WaitStatus(15*time.Second, "all is back", lab.Established)
-					waitBothLegs(t, l.Node("router"))
+					rounds(t, 1, longestOutage/10, func(r *round) {
+						waitAllAlive(sessions, time.Now())
+						failed := time.Now()
+						f.fail(l, ifc)
+						gap := waitAllAlive(sessions, failed)
+						t.Logf("%s fails: longest silence of %d sessions %v", ifc, len(sessions), gap.Round(time.Millisecond))
+						if gap > longestOutage {
+							r.errorf(failed, time.Now(), "a session was silent for %v", gap)
+						}
+						f.heal(l, ifc)
+						s.WaitStatus(60*time.Second, "all is back", lab.Established)
+						waitBothLegs(t, l.Node("router"))
+					})
 				}
 				waitAllAlive(sessions, time.Now())
 				noResets(t, wire, sessions)

@@ -203,7 +203,7 @@ func (k *killing) kill(m moment) {
 func (k *killing) stop() {
 	k.t.Helper()
 	k.s.Signal(syscall.SIGTERM)
-	if code := k.s.Wait(10 * time.Second); code != 0 {
+	if code := k.s.Wait(30 * time.Second); code != 0 {
 		k.t.Fatalf("exit code %d\n%s", code, k.s.Log())
 	}
 	if diff := cmp.Diff(k.before, k.host.State()); diff != "" {
@@ -217,7 +217,7 @@ func (k *killing) stop() {
 func (k *killing) noSpeakers() {
 	k.t.Helper()
 	network := strings.TrimSpace(k.host.Run("readlink", "/proc/self/ns/net"))
-	lab.Eventually(k.t, 2*time.Second, "no speaker process is left", func() error {
+	lab.Eventually(k.t, 20*time.Second, "no speaker process is left", func() error {
 		files, err := filepath.Glob("/proc/[0-9]*/ns/net")
 		for _, file := range files {
 			ns, nserr := os.Readlink(file)
@@ -245,7 +245,7 @@ func (k *killing) lostOfOthers() (lost []string) {
 // converge waits until the world is what it was at first.
 func (k *killing) converge(what string) {
 	k.t.Helper()
-	lab.Eventually(k.t, 15*time.Second, what, func() error {
+	lab.Eventually(k.t, 60*time.Second, what, func() error {
 		if diff := cmp.Diff(k.want, k.world()); diff != "" {
 			return errors.New(diff)
 		}

@@ -15,28 +15,28 @@ import (
 
 // startLearningWithBFD starts topology vipa, whose host takes its default routes
 // from its routers and speaks BFD with them.
-func startLearningWithBFD(t *testing.T) (*lab.Lab, *lab.Speaker) {
+func startLearningWithBFD(t *testing.T, b bfdTimers, more string) (*lab.Lab, *lab.Speaker) {
 	t.Helper()
 	l := lab.Start(t, "vipa")
 	host := l.Node("host")
 	host.Run("ip", "route", "del", "default")
 	host.Run("ip", "-6", "route", "del", "default")
 	for _, p := range legs() {
-		speakBFD(t, l.Node(p.node), usual, withBGP, p.local4, p.local6)
+		speakBFD(t, l.Node(p.node), b, withBGP, p.local4, p.local6)
 	}
 	prompt(t, l, "r1", "r5", "client")
 	sendDefaults(t, l)
-	host.WriteFile(lab.ConfigPath, learning("", usual.host()))
+	host.WriteFile(lab.ConfigPath, learning(more, b.host()))
 	s := startSpeaker(t, l)
 	waitClientHasBoth(t, l)
-	waitBFD(t, s, usual)
+	waitBFD(t, s, b)
 	waitLearned(s)
 	return l, s
 }
 
 // waitLearned waits until both families leave by both routers.
 func waitLearned(s *lab.Speaker) {
-	s.WaitStatus(30*time.Second, "defaults by both routers", func(st *status.Status) error {
+	s.WaitStatus(60*time.Second, "defaults by both routers", func(st *status.Status) error {
 		for _, prefix := range []string{"0.0.0.0/0", "::/0"} {
 			if err := usesLegs(prefix, "en1", "en5")(st); err != nil {
 				return err
@@ -73,7 +73,7 @@ func transfers(t *testing.T, l *lab.Lab, each int) []*lab.Session {
 	return list
 }
 
-// throughRouter checks that some sessions of each family need the router: packets
+// throughRouter waits until some sessions of each family need the router: packets
 // of theirs from the client go by it.
 func throughRouter(t *testing.T, client *lab.Node, sessions []*lab.Session, by leg) {
 	t.Helper()
@@ -85,15 +85,18 @@ func throughRouter(t *testing.T, client *lab.Node, sessions []*lab.Session, by l
 		}
 		flows[i] = fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", to.Addr(), from.Addr(), from.Port(), to.Port())
 	}
-	ways, err := client.RouteGets(flows...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, via := range []netip.Addr{by.via4, by.via6()} {
-		if !slices.ContainsFunc(ways, func(way lab.RouteGet) bool { return way.Gateway == via }) {
-			t.Fatalf("none of %d sessions goes by %v", len(sessions), via)
+	lab.Eventually(t, 20*time.Second, "sessions go by "+by.router, func() error {
+		ways, err := client.RouteGets(flows...)
+		if err != nil {
+			return err
 		}
-	}
+		for _, via := range []netip.Addr{by.via4, by.via6()} {
+			if !slices.ContainsFunc(ways, func(way lab.RouteGet) bool { return way.Gateway == via }) {
+				return fmt.Errorf("none of %d sessions goes by %v", len(sessions), via)
+			}
+		}
+		return nil
+	})
 }
 
 // coverVIPs gives r1 (FRR) a way to the VIPs by its neighbour r5, for when its own
@@ -107,7 +110,7 @@ func coverVIPs(l *lab.Lab) {
 
 // TestLongLearnedGap measures how long established TCP from the VIP stands still
 // when one of two learned legs fails. On a busy machine a single time may be
-// anything: of five, the best counts, and all are told. FRR tells the client 60 ms
+// anything: of five that count, the best does, and all are told. FRR tells the client 60 ms
 // after its link has failed that it has no way to the VIPs any more: what the
 // client sends until then is lost, but where a covering route leads it on.
 func TestLongLearnedGap(t *testing.T) {
@@ -126,19 +129,26 @@ func TestLongLearnedGap(t *testing.T) {
 		{"", cutSilently(), legs()[0], legs()[1], nil, 2*usual.detection() + 100*time.Millisecond},
 	} {
 		t.Run(c.failure.name+" to "+c.fails.router+c.name, func(t *testing.T) {
-			l, s := startLearningWithBFD(t)
+			// BFD is what is measured where nothing else sees the failure.
+			b, more := unhurried, ""
+			if c.failure.name == cutSilently().name {
+				b, more = usual, "damping: {enabled: false}\n"
+			}
+			l, s := startLearningWithBFD(t, b, more)
 			if c.prepare != nil {
 				c.prepare(l)
 			}
 			sessions := transfers(t, l, 8)
-			gaps := map[string][]time.Duration{}
-			for range 5 {
+			gaps, good := map[string][]time.Duration{}, map[string]bool{}
+			count := 0
+			// More than five only while the best is not good enough.
+			for n := 0; n < 5 || count < 5 && n < 5+maxVoid && !(good["IPv4"] && good["IPv6"]); n++ {
 				waitAllAlive(sessions, time.Now())
 				throughRouter(t, l.Node("client"), sessions, c.fails)
 				failed := time.Now()
 				c.failure.fail(l, c.fails.ifc)
-				s.WaitStatus(10*time.Second, "the IPv4 default by the other leg", usesLegs("0.0.0.0/0", c.stays.ifc))
-				s.WaitStatus(10*time.Second, "the IPv6 default by the other leg", usesLegs("::/0", c.stays.ifc))
+				s.WaitStatus(60*time.Second, "the IPv4 default by the other leg", usesLegs("0.0.0.0/0", c.stays.ifc))
+				s.WaitStatus(60*time.Second, "the IPv6 default by the other leg", usesLegs("::/0", c.stays.ifc))
 				waitAllAlive(sessions, failed)
 				longest := map[string]time.Duration{}
 				for _, session := range sessions {
@@ -150,15 +160,24 @@ func TestLongLearnedGap(t *testing.T) {
 				}
 				for family, gap := range longest {
 					gaps[family] = append(gaps[family], gap)
+					good[family] = good[family] || gap < c.limit
+				}
+				if why := lab.Busy(failed.Add(-c.limit), time.Now(), c.limit/5); why == "" {
+					count++
+				} else {
+					t.Logf("this round does not count, for %s", why)
 				}
 				c.failure.heal(l, c.fails.ifc)
 				waitLearned(s)
-				waitBFD(t, s, usual)
+				waitBFD(t, s, b)
 				waitClientHasBoth(t, l)
 			}
 			for family, list := range gaps {
 				t.Logf("%s: longest gap of established TCP %v", family, list)
-				if best := slices.Min(list); best >= c.limit {
+				switch best := slices.Min(list); {
+				case best >= c.limit && count < 5:
+					t.Logf("%s: the best is %v, but the machine is too busy to judge it", family, best)
+				case best >= c.limit:
 					t.Errorf("%s: the best of five is %v, want less than %v", family, best, c.limit)
 				}
 			}
@@ -169,7 +188,7 @@ func TestLongLearnedGap(t *testing.T) {
 // TestLongLearnedTransfers: 100 transfers at a time, of both families and in both
 // directions, outlive whatever happens to one of two learned legs.
 func TestLongLearnedTransfers(t *testing.T) {
-	l, s := startLearningWithBFD(t)
+	l, s := startLearningWithBFD(t, unhurried, "")
 	host := l.Node("host")
 	sessions := transfers(t, l, 25)
 	check := func(what string, since time.Time) {
@@ -179,7 +198,7 @@ func TestLongLearnedTransfers(t *testing.T) {
 			if err := session.Err(); err != nil {
 				t.Fatalf("%s: session %v to %v: %v", what, session.Local, session.Remote, err)
 			}
-			session.WaitAlive(30 * time.Second)
+			session.WaitAlive(time.Minute)
 			gap = max(gap, session.Gap(since))
 		}
 		t.Logf("%s: %d transfers live, longest gap %v", what, len(sessions), gap)
@@ -187,7 +206,7 @@ func TestLongLearnedTransfers(t *testing.T) {
 	for _, f := range append(failures(), cutSilently()) {
 		since := time.Now()
 		f.fail(l, "en1")
-		s.WaitStatus(20*time.Second, "the default by r5 alone", usesLegs("0.0.0.0/0", "en5"))
+		s.WaitStatus(60*time.Second, "the default by r5 alone", usesLegs("0.0.0.0/0", "en5"))
 		check(f.name, since)
 		since = time.Now()
 		f.heal(l, "en1")

@@ -64,10 +64,10 @@ type reloadMatrix struct {
 // try makes one change and takes it back.
 func (m *reloadMatrix) try(row reloadRow) {
 	m.t.Helper()
-	before := m.s.WaitStatus(30*time.Second, "ready for "+row.key, lab.Established)
+	before := m.s.WaitStatus(60*time.Second, "ready for "+row.key, lab.Established)
 	m.load(row.key, changed(m.t, row.change))
 	if len(row.flaps) > 0 {
-		m.s.WaitStatus(20*time.Second, row.key+": sessions flap", func(st *status.Status) error {
+		m.s.WaitStatus(30*time.Second, row.key+": sessions flap", func(st *status.Status) error {
 			got := flapped(before, st)
 			return lab.That(len(got) >= len(row.flaps), "flapped: %v, want %v", got, row.flaps)
 		})
@@ -75,7 +75,7 @@ func (m *reloadMatrix) try(row reloadRow) {
 	// What should stay has this long to show that it does not.
 	var got []string
 	end := time.Now().Add(300 * time.Millisecond)
-	m.s.WaitStatus(5*time.Second, "a moment passes", func(st *status.Status) error {
+	after := m.s.WaitStatus(20*time.Second, "a moment passes", func(st *status.Status) error {
 		got = flapped(before, st)
 		return lab.That(time.Now().After(end), "not yet")
 	})
@@ -83,6 +83,17 @@ func (m *reloadMatrix) try(row reloadRow) {
 		m.t.Errorf("%s (%s): sessions that flapped: %v, want %v", row.key, row.change, got, row.flaps)
 	}
 	m.load(row.key+" taken back", reloadBase)
+	// What flaps now is none of the next row's matters.
+	m.s.WaitStatus(30*time.Second, row.key+" taken back: the same sessions flap", func(st *status.Status) error {
+		got := flapped(after, st)
+		for _, name := range row.flaps {
+			there := slices.ContainsFunc(after.Peers, func(p status.Peer) bool { return p.Interface == name })
+			if there && !slices.Contains(got, name) {
+				return fmt.Errorf("flapped: %v, want %v", got, row.flaps)
+			}
+		}
+		return nil
+	})
 }
 
 func (m *reloadMatrix) load(what, file string) {

@@ -3,6 +3,7 @@
 package topologies
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
@@ -28,25 +29,27 @@ func restartWithBFD(t *testing.T, mode bfdMode, way restarting) {
 	t.Helper()
 	l := lab.Start(t, "vipa")
 	for _, p := range legs() {
-		speakBFD(t, l.Node(p.node), usual, mode, p.local4, p.local6)
+		speakBFD(t, l.Node(p.node), unhurried, mode, p.local4, p.local6)
 	}
 	prompt(t, l, "r1", "r5", "client")
-	s := startPaths(t, l, pathConfig{bfd: usual.host(), more: "shutdown: {mode: restart}\n"})
+	s := startPaths(t, l, pathConfig{bfd: unhurried.host(), more: "shutdown: {mode: restart}\n"})
 	waitClientHasBoth(t, l)
-	waitBFD(t, s, usual)
+	waitBFD(t, s, unhurried)
 	watches := map[string][]*lab.RouteWatch{}
 	for _, p := range legs() {
 		watches[p.router] = watchRoutes(t, l, p, vip4, vip6)
 	}
 	probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
 
-	ended := time.Now()
 	way.end(s)
-	lab.Eventually(t, 5*time.Second, "routers notice that BFD has ended", func() error {
-		return lab.That(time.Since(ended) > 10*usual.detection(), "not yet")
-	})
+	for _, p := range legs() {
+		lab.Eventually(t, 20*time.Second, p.node+" notices that BFD has ended", func() error {
+			up, err := l.Node(p.node).BFDSessions()
+			return errors.Join(err, lab.That(!up[p.local4.String()] && !up[p.local6.String()], "up: %v", up))
+		})
+	}
 	s = startSpeaker(t, l)
-	waitBFD(t, s, usual)
+	waitBFD(t, s, unhurried)
 	waitClientHasBoth(t, l)
 	noLoss(t, probes)
 	for _, p := range legs() {
@@ -67,12 +70,12 @@ func restartWithBFD(t *testing.T, mode bfdMode, way restarting) {
 func TestLongGracefulPrice(t *testing.T) {
 	l := lab.Start(t, "vipa")
 	for _, p := range legs() {
-		speakBFD(t, l.Node(p.node), usual, graceful, p.local4, p.local6)
+		speakBFD(t, l.Node(p.node), unhurried, graceful, p.local4, p.local6)
 	}
 	prompt(t, l, "r1", "r5", "client")
-	s := startPaths(t, l, pathConfig{bfd: usual.host()})
+	s := startPaths(t, l, pathConfig{bfd: unhurried.host()})
 	waitClientHasBoth(t, l)
-	waitBFD(t, s, usual)
+	waitBFD(t, s, unhurried)
 	watches := map[string][]*lab.RouteWatch{}
 	for _, p := range legs() {
 		watches[p.router] = watchRoutes(t, l, p, vip4, vip6)
@@ -81,7 +84,7 @@ func TestLongGracefulPrice(t *testing.T) {
 	for _, p := range legs() {
 		l.DropFrames("host", p.ifc)
 	}
-	st := s.WaitStatus(5*time.Second, "all sessions have ended", func(st *status.Status) error {
+	st := s.WaitStatus(20*time.Second, "all sessions have ended", func(st *status.Status) error {
 		for _, p := range st.Peers {
 			if p.State != "Down" {
 				return fmt.Errorf("peer %v is %s", p.Address, p.State)
@@ -90,18 +93,17 @@ func TestLongGracefulPrice(t *testing.T) {
 		return nil
 	})
 	for _, p := range st.Peers {
-		if after := p.BFD.Since.Sub(failed); after > usual.detection()+longestOutage/2 {
-			t.Errorf("the host has left %v after %v", p.Address, after)
-		}
+		lab.Within(t, fmt.Sprintf("leaving %v", p.Address), failed, p.BFD.Since.Sub(failed), unhurried.detection()+longestOutage/2)
 	}
-	// The hold time is 9 s, the restart time 30 s.
-	for router, limits := range map[string][2]time.Duration{"frr": {5 * time.Second, 11 * time.Second}, "bird": {25 * time.Second, 35 * time.Second}} {
+	// The hold time is 9 s, of which a keepalive time may be over; the restart time 30 s.
+	for router, limits := range map[string][2]time.Duration{"frr": {4 * time.Second, 11 * time.Second}, "bird": {25 * time.Second, 35 * time.Second}} {
 		for _, w := range watches[router] {
-			kept := w.Wait(40*time.Second, failed, "none", noLegs).Time.Sub(failed)
+			kept := w.Wait(time.Minute, failed, "none", noLegs).Time.Sub(failed)
 			t.Logf("%s has kept its route for %s", router, millis(kept))
-			if kept < limits[0] || kept > limits[1] {
+			if kept < limits[0] {
 				t.Errorf("%s has kept its route for %v, want %v", router, kept, limits)
 			}
+			lab.Within(t, "the route that "+router+" keeps", failed, kept, limits[1])
 		}
 	}
 }
@@ -110,14 +112,14 @@ func TestLongGracefulPrice(t *testing.T) {
 // dies takes none of it along, and by graceful restart no router loses a route.
 func TestLongSpeakerKilledWithBFD(t *testing.T) {
 	eachLeg(t, func(t *testing.T, victim, other leg) {
-		l, s := bfdSample(t, usual, withBGP)
-		before := waitBFD(t, s, usual)
+		l, s := bfdSample(t, unhurried, withBGP)
+		before := waitBFD(t, s, unhurried)
 		watches := append(watchRoutes(t, l, other, vip4, vip6), watchRoutes(t, l, victim, vip4, vip6)...)
 		probes := probeVIPs(l, probePorts(t, l, vip4, legs()...), probePorts(t, l, vip6, legs()...))
 		if err := syscall.Kill(speakerAt(before, victim.ifc).PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		s.WaitStatus(5*time.Second, "another process", func(st *status.Status) error {
+		s.WaitStatus(20*time.Second, "another process", func(st *status.Status) error {
 			p := speakerAt(st, victim.ifc)
 			return lab.That(p.Restarts == 1 && p.PID != 0, "%+v", p)
 		})
