@@ -10,7 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -35,8 +37,9 @@ const (
 	parallel = 8
 	// outputBytes is how much of a command's output is logged.
 	outputBytes = 2 << 10
-	// pipeWait bounds the wait for the end of the output after the command's end.
-	pipeWait = 100 * time.Millisecond
+	// pipeBytes is the most of it that is read after the command's end, which is more
+	// than a pipe holds.
+	pipeBytes = 1 << 20
 	// lastWait is how long commands get that are due when the process ends.
 	lastWait = 2 * time.Second
 	// gone is why a host ceases to be the owner of a VIP that it does not have any more.
@@ -239,23 +242,60 @@ func (r *Runner) run(ctx context.Context, event string, s *State) {
 	began := time.Now() // before its timeout begins: what is killed has taken no less
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	var out limited
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // the operator's command
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = "/", &out, &out, pipeWait
+	cmd.Dir = "/"
 	cmd.Env = s.environment(event)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	err := cmd.Run()
+	out, err := outputOf(cmd)
 	took := time.Since(began).Round(time.Millisecond)
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("killed after %s", s.Timeout)
-	}
-	attrs := []any{"vip", s.Name, "event", event, "command", command[0], "took", took, "output", clean(string(out.kept))}
+	err = outcome(ctx, cmd.ProcessState, err, s.Timeout)
+	attrs := []any{"vip", s.Name, "event", event, "command", command[0], "took", took, "output", clean(string(out))}
 	if err != nil {
 		r.log.WarnContext(ctx, "hook failed", append(attrs, "error", err)...)
 		return
 	}
 	r.log.InfoContext(ctx, "hook ran", attrs...)
+}
+
+// outcome is the error of a command. What the process itself says counts: its time may
+// have been up when it had ended already, and nobody had looked.
+func outcome(ctx context.Context, state *os.ProcessState, err error, timeout time.Duration) error {
+	switch {
+	case state == nil: // it was not started
+		return err
+	case state.Success():
+		return nil
+	case state.ExitCode() < 0 && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("killed after %s", timeout)
+	case errors.Is(err, context.DeadlineExceeded):
+		return &exec.ExitError{ProcessState: state}
+	}
+	return err
+}
+
+// outputOf runs a command to its end and returns the beginning of what it has written
+// until then. Nobody waits for processes that it leaves behind, nor hears them.
+func outputOf(cmd *exec.Cmd) ([]byte, error) {
+	in, out, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close() //nolint:errcheck // it was only read
+	cmd.Stdout, cmd.Stderr = out, out
+	err = cmd.Start()
+	_ = out.Close() // the command has its own
+	if err != nil {
+		return nil, err
+	}
+	var text limited
+	var reader sync.WaitGroup
+	reader.Go(func() { _, _ = io.Copy(&text, in) }) // to the end, or to the command's
+	err = cmd.Wait()
+	_ = in.SetReadDeadline(time.Now())
+	reader.Wait()
+	text.rest(in)
+	return text.kept, err
 }
 
 // environment is that of the command of an event.
@@ -284,6 +324,24 @@ func (l *limited) Write(p []byte) (int, error) {
 		l.kept = append(l.kept, p[:min(room, len(p))]...)
 	}
 	return len(p), nil
+}
+
+// rest takes what a pipe holds and waits for nothing.
+func (l *limited) rest(in *os.File) {
+	raw, err := in.SyscallConn()
+	if err != nil || in.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	buf := make([]byte, 32<<10)
+	for total, n := 0, 1; n > 0 && total < pipeBytes; total += n {
+		if raw.Read(func(fd uintptr) bool {
+			n, err = syscall.Read(int(fd), buf)
+			return true
+		}) != nil || err != nil {
+			return
+		}
+		l.kept = append(l.kept, buf[:min(n, outputBytes-len(l.kept))]...)
+	}
 }
 
 // clean makes one line of a text: what a router or a program said must not be
