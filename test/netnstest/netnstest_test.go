@@ -37,7 +37,7 @@ func TestRunIsolates(t *testing.T) {
 		if got := ns.Exec("cat", "/proc/sys/net/ipv4/conf/en5/rp_filter"); got != "2\n" {
 			t.Errorf("rp_filter of en5 = %q, want 2", got)
 		}
-		netnstest.Until(t, time.Second, func() error {
+		netnstest.Until(t, 20*time.Second, func() error {
 			if !strings.Contains(router.IP("-br addr show dev p5"), "10.68.5.2/24") {
 				return errors.New("no address in r1")
 			}
