@@ -24,6 +24,7 @@ type ours struct {
 	t     *testing.T
 	m     *Manager
 	pokes atomic.Int64
+	told  atomic.Pointer[State] // what there was at the last poke, which is counted
 	end   func()
 }
 
@@ -32,7 +33,10 @@ func run(t *testing.T, interfaces ...string) *ours {
 	t.Helper()
 	routines, files := runtime.NumGoroutine(), openFiles(t)
 	o := &ours{t: t}
-	o.m = New(Options{Poke: func() { o.pokes.Add(1) }})
+	o.m = New(Options{Poke: func() {
+		o.pokes.Add(1)
+		o.told.Store(o.m.State())
+	}})
 	o.m.Set(interfaces)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -47,7 +51,7 @@ func run(t *testing.T, interfaces ...string) *ours {
 		if err := <-done; err != nil {
 			t.Errorf("run: %v", err)
 		}
-		netnstest.Until(t, 5*time.Second, func() error {
+		netnstest.Until(t, patience, func() error {
 			if r, f := runtime.NumGoroutine(), openFiles(t); r > routines || f > files {
 				return fmt.Errorf("%d goroutines and %d files are left, there were %d and %d", r, f, routines, files)
 			}
@@ -80,12 +84,13 @@ func (o *ours) iface(name string) Interface {
 	return i
 }
 
-// await waits until the interface is as ok says and returns how it is then.
+// await waits until a poke has told that the interface is as ok says, and returns how
+// it is then.
 func (o *ours) await(name, what string, ok func(Interface) bool) Interface {
 	o.t.Helper()
 	var i Interface
 	netnstest.Until(o.t, patience, func() error {
-		if i = o.iface(name); !ok(i) {
+		if i, _ = o.told.Load().Interface(name); !ok(i) {
 			return fmt.Errorf("%s is not %s: %+v", name, what, i)
 		}
 		return nil

@@ -140,7 +140,7 @@ func TestNeighbours(t *testing.T) {
 		netnstest.Until(t, soon, morePokes(w, n, func(s *State) bool {
 			return len(s.Neighbours) == 0 || !s.Neighbours[0].resolved()
 		}))
-		if got := w.pokes()[n]; len(got.Neighbours) > 0 && got.Neighbours[0].resolved() {
+		if got := w.pokes()[n]; len(got.Neighbours) > 0 && got.Neighbours[0].State == unix.NUD_STALE {
 			t.Errorf("poke for stale, want none: %+v", got.Neighbours)
 		}
 	})
