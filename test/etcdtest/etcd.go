@@ -5,30 +5,32 @@ package etcdtest
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
-	"strings"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// Start runs an etcd on 127.0.0.1 until the test ends and returns its endpoint.
-// The function that it returns ends it sooner.
+// started counts the etcds of the process.
+var started atomic.Uint32 //nolint:gochecknoglobals // of all tests
+
+// Start runs an etcd on a loopback address until the test ends and returns its
+// endpoint. The function that it returns ends it sooner.
+//
+// The address is that of no other process, and the ports are no ephemeral ones: one
+// that was picked as free may be taken by anybody before etcd has it.
 func Start(tb testing.TB) (endpoint string, stop func()) {
 	tb.Helper()
-	var e *embed.Etcd
-	for {
-		var err error
-		if e, err = start(tb.TempDir(), "127.0.0.1", freePort(tb), freePort(tb)); err == nil {
-			break
-		}
-		// A port that was free may be anybody's by now.
-		if !strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
-			tb.Fatal(err)
-		}
+	pid := os.Getpid() // 22 bits at most
+	address := netip.AddrFrom4([4]byte{127, byte(64 + pid>>16), byte(pid >> 8), byte(pid)})
+	port := 2379 + 10*int(started.Add(1))
+	e, err := start(tb.TempDir(), urls(address.String(), port), urls(address.String(), port+1))
+	if err != nil {
+		tb.Fatal(err)
 	}
 	stopped := false
 	stop = func() {
@@ -44,19 +46,19 @@ func Start(tb testing.TB) (endpoint string, stop func()) {
 // Serve runs an etcd with its data in dir on an address and the usual ports until
 // it fails: the body of a process.
 func Serve(dir, address string) error {
-	e, err := start(dir, address, 2379, 2380)
+	e, err := start(dir, urls(address, 2379), urls("127.0.0.1", 2380))
 	if err != nil {
 		return err
 	}
 	return <-e.Err()
 }
 
-func start(dir, address string, client, peer int) (*embed.Etcd, error) {
+func start(dir string, client, peer []url.URL) (*embed.Etcd, error) {
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.LogLevel, cfg.LogOutputs = dir, "error", []string{os.DevNull}
-	cfg.ListenClientUrls = urls(address, client)
+	cfg.ListenClientUrls = client
 	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	cfg.ListenPeerUrls = urls("127.0.0.1", peer)
+	cfg.ListenPeerUrls = peer
 	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	cfg.UnsafeNoFsync = true
@@ -75,14 +77,4 @@ func start(dir, address string, client, peer int) (*embed.Etcd, error) {
 
 func urls(address string, port int) []url.URL {
 	return []url.URL{{Scheme: "http", Host: net.JoinHostPort(address, fmt.Sprint(port))}}
-}
-
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()                     //nolint:errcheck // it was never used
-	return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is TCP
 }
