@@ -34,7 +34,7 @@ type Client struct {
 // the first call.
 func NewClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		d := net.Dialer{Timeout: 2 * time.Second}
+		d := net.Dialer{Timeout: dialPatience}
 		return d.DialContext(ctx, "unix", path)
 	}
 	transport := &http.Transport{DialContext: dial, ResponseHeaderTimeout: patience}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -206,8 +207,10 @@ func TestSocketRemoved(t *testing.T) {
 	}()
 	events.Add(status.Event{Message: "before"})
 	<-seen
+	away := t.TempDir()
 	for n, what := range []string{path, dir, path} {
-		if err := os.RemoveAll(what); err != nil {
+		// In one step: what is half removed may be made anew meanwhile.
+		if err := os.Rename(what, filepath.Join(away, fmt.Sprint(n))); err != nil {
 			t.Fatal(err)
 		}
 		waitFor(t, answers)
@@ -312,11 +315,11 @@ func TestSocketCannotBeRestored(t *testing.T) {
 	}
 }
 
-// waitFor waits until what gives no error, for 5 s.
+// waitFor waits until what gives no error.
 func waitFor(t *testing.T, what func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(soon); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if err = what(); err == nil {
 			return
 		}
@@ -507,11 +510,27 @@ func TestCloseKeepsASuccessor(t *testing.T) {
 }
 
 // TestThousandConnections: clients that connect and say nothing, half a line or
-// nonsense do not keep an honest one from its answer.
+// nonsense do not keep an honest one from its answer. Here no time ends them, so they
+// would do so for ever.
 func TestThousandConnections(t *testing.T) {
-	d := &daemon{store: status.NewStore()}
-	d.store.Publish(&status.Status{Version: "v1"})
-	path := start(t, d)
+	store := status.NewStore()
+	store.Publish(&status.Status{Version: "v1"})
+	path := filepath.Join(t.TempDir(), "s")
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := Listen(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := status.NewServer(newHandler(ctx, Options{Log: slog.New(slog.DiscardHandler), Status: store.Load}), slog.New(slog.DiscardHandler))
+	srv.ReadHeaderTimeout, srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 0, 0, 0, 0
+	done := make(chan error, 1)
+	go func() { done <- status.Serve(ctx, srv, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	for i := range 1000 {
 		c, err := net.Dial("unix", path)
 		if err != nil {
@@ -521,11 +540,7 @@ func TestThousandConnections(t *testing.T) {
 		// The server may have closed it already.
 		_, _ = io.WriteString(c, []string{"", "GET /v1/st", "\x16\x03\x01\x02\x00", strings.Repeat("A", 1<<15)}[i%4])
 	}
-	begin := time.Now()
 	if _, err := newClient(t, path).Status(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("the answer took %v", took)
 	}
 }

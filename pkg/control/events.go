@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"vipspeaker/pkg/status"
@@ -20,9 +21,11 @@ const (
 	// eventsPatience is how long a client may take to make room for events: one
 	// that reads them at all needs far less.
 	eventsPatience = 10 * time.Second
-	// eventsGoodbye is how long a stream has at the end of the server, which
-	// waits for no client.
-	eventsGoodbye = 100 * time.Millisecond
+	// goodbyeSteps and goodbyeStep are how long a stream has at the end of the server,
+	// which waits for no client. A host that stands still meanwhile takes away a step,
+	// not the last words.
+	goodbyeSteps = 10
+	goodbyeStep  = 10 * time.Millisecond
 	// maxEvent bounds one event in the client. Texts of routers are short.
 	maxEvent = 1 << 20
 )
@@ -79,19 +82,20 @@ func eventsHandler(life context.Context, events *status.Events, patience time.Du
 		rc := http.NewResponseController(w)
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		ended := make(chan struct{})
+		s := &stream{out: bufio.NewWriter(w), rc: rc, events: events, last: q.since, patience: patience}
+		answered, ended := make(chan struct{}), make(chan struct{})
 		unhook := context.AfterFunc(life, func() {
 			defer close(ended)
 			cancel()
-			rc.SetWriteDeadline(time.Now().Add(eventsGoodbye)) //nolint:errcheck,gosec // the server closes the connection in the end
+			s.goodbye(answered)
 		})
 		defer func() {
+			close(answered)
 			if !unhook() {
 				<-ended // the response must not be touched after the handler
 			}
 		}()
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		s := &stream{out: bufio.NewWriter(w), rc: rc, events: events, last: q.since, patience: patience}
 		s.run(ctx, q.follow) //nolint:contextcheck // it ends with the request and with the server
 	}
 }
@@ -103,11 +107,28 @@ type stream struct {
 	events   *status.Events
 	last     uint64 // number of the last one that was written
 	patience time.Duration
+	over     atomic.Bool // nothing more is to be written
+}
+
+// goodbye ends the stream when its last words have had their time, unless it has been
+// answered before.
+func (s *stream) goodbye(answered <-chan struct{}) {
+	step := time.NewTicker(goodbyeStep)
+	defer step.Stop()
+	for range goodbyeSteps {
+		select {
+		case <-answered:
+			return
+		case <-step.C:
+		}
+	}
+	s.over.Store(true)
+	s.rc.SetWriteDeadline(time.Now()) //nolint:errcheck,gosec // the server closes the connection in the end
 }
 
 // run writes events, with follow until ctx ends, or until one cannot be written.
 func (s *stream) run(ctx context.Context, follow bool) {
-	for over := !follow; s.write(ctx) == nil && !over; {
+	for over := !follow; s.write() == nil && !over; {
 		// What came before the end is written all the same.
 		over = s.events.Wait(ctx, s.last) != nil
 	}
@@ -115,15 +136,12 @@ func (s *stream) run(ctx context.Context, follow bool) {
 
 // write writes the events that are new, or, if there are none yet, the header:
 // the client then knows that it is heard.
-func (s *stream) write(ctx context.Context) error {
+func (s *stream) write() error {
 	if err := s.rc.SetWriteDeadline(time.Now().Add(s.patience)); err != nil {
 		return err
 	}
-	// The end sets a deadline too, after ctx has ended: see eventsHandler.
-	if ctx.Err() != nil {
-		if err := s.rc.SetWriteDeadline(time.Now().Add(eventsGoodbye)); err != nil {
-			return err
-		}
+	if s.over.Load() { // that deadline may have been there before this one
+		return context.DeadlineExceeded
 	}
 	list, _ := s.events.Since(s.last)
 	encoder := json.NewEncoder(s.out)

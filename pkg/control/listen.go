@@ -18,6 +18,10 @@ import (
 // final NUL.
 const maxPath = 107
 
+// dialPatience bounds a connection that the kernel makes or refuses at once: a host that
+// stands still meanwhile is not to be taken for a socket that cannot be tried.
+const dialPatience = 10 * time.Second
+
 // socketName is the name of the socket in its temporary directory; short,
 // because the path is bounded.
 const socketName = "s"
@@ -104,7 +108,7 @@ func refuseLive(ctx context.Context, path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return errors.New("it exists and is not a socket; remove it or set control.socket to another path")
 	}
-	d := net.Dialer{Timeout: time.Second}
+	d := net.Dialer{Timeout: dialPatience}
 	c, err := d.DialContext(ctx, "unix", path)
 	if err == nil {
 		return errors.Join(errors.New("another process answers on it; is vipspeaker running already?"), c.Close())
