@@ -11,7 +11,7 @@ import (
 )
 
 // askBound is how long a router may take for an answer.
-const askBound = 5 * time.Second
+const askBound = 20 * time.Second
 
 // Ask asks FRR's bgpd, or BIRD, by its socket, which takes no process for each
 // question and so can be done a hundred times a second.

@@ -165,20 +165,36 @@ func Busy(from, to time.Time, matters time.Duration) string {
 	return ""
 }
 
-// Within fails the test when something that began at a time took longer than the
-// limit. A figure is not judged when the machine was Busy meanwhile, or just before,
-// for a tenth of the limit: it is told, and that it says nothing.
+// Within fails the test when something took longer than the limit, in the time since
+// it began. A figure is not judged when the machine was Busy in that time, or just
+// before, for a tenth of the limit: it is told, and that it says nothing.
 func Within(tb testing.TB, what string, began time.Time, took, limit time.Duration) {
+	tb.Helper()
+	within(tb, what, began, time.Now(), took, limit)
+}
+
+func within(tb testing.TB, what string, began, ended time.Time, took, limit time.Duration) {
 	tb.Helper()
 	if took <= limit {
 		return
 	}
 	// What was held up before is still behind.
-	if why := Busy(began.Add(-limit/2), began.Add(took), limit/10); why != "" {
+	if why := Busy(began.Add(-limit/2), ended, limit/10); why != "" {
 		tb.Logf("%s took %v, limit %v: it is not judged, for %s", what, round(took), limit, why)
 		return
 	}
 	tb.Errorf("%s took %v, limit %v", what, round(took), limit)
+}
+
+// Pass waits until the machine has given that time to each who wanted it, from now on:
+// what others had to do now, and needs less, they have done then.
+func Pass(d time.Duration) {
+	w := watched()
+	tick := time.NewTicker(watchStep)
+	defer tick.Stop()
+	for end := w.spent() + d; w.spent() < end; {
+		<-tick.C
+	}
 }
 
 // longestWait is how much longer by the clock a wait may last than it says.

@@ -78,11 +78,11 @@ func TestWithin(t *testing.T) {
 	// Times at which there was no watch, so that nothing of this machine is in them.
 	calm := time.Now().Add(-time.Hour)
 	j := &judged{}
-	Within(j, "it", calm, time.Second, time.Second)
+	within(j, "it", calm, calm.Add(time.Second), time.Second, time.Second)
 	if j.errors+j.logs != "" {
 		t.Errorf("within the limit: %+v", j)
 	}
-	Within(j, "it", calm, time.Second+time.Millisecond, time.Second)
+	within(j, "it", calm, calm.Add(2*time.Second), time.Second+time.Millisecond, time.Second)
 	if j.errors != "it took 1.001s, limit 1s" || j.logs != "" {
 		t.Errorf("above the limit: %+v", j)
 	}
@@ -96,9 +96,18 @@ func TestWithin(t *testing.T) {
 		judged bool
 	}{{stood.Add(-time.Second), false}, {stood.Add(400 * time.Millisecond), false}, {stood.Add(700 * time.Millisecond), true}} {
 		j = &judged{}
-		if Within(j, "it", tt.began, 2*time.Second, time.Second); (j.errors != "") != tt.judged || !tt.judged && !strings.Contains(j.logs, "stood still for 101ms") {
+		if within(j, "it", tt.began, tt.began.Add(2*time.Second), 2*time.Second, time.Second); (j.errors != "") != tt.judged || !tt.judged && !strings.Contains(j.logs, "stood still for 101ms") {
 			t.Errorf("%v from a stall: %+v", tt.began.Sub(stood), j)
 		}
+	}
+}
+
+func TestPass(t *testing.T) {
+	began := time.Now()
+	Pass(20 * time.Millisecond)
+	// The watch may have been about to add a step.
+	if took := time.Since(began); took < 20*time.Millisecond-watchStep-heldUp {
+		t.Errorf("20 ms have passed after %v", took)
 	}
 }
 
