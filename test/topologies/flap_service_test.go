@@ -21,6 +21,27 @@ const flapDamping = "damping: {half_life: 4s, suppress: 2500, reuse: 1200, max_s
 // flapsToSuppress is how many flaps in a row exceed that.
 const flapsToSuppress = 3
 
+// suppress flaps until that is too often, and returns how many flaps it took. More than
+// flapsToSuppress are right only on a machine that makes each take longer.
+func suppress(t *testing.T, flap func(), suppressed func() bool) (n int) {
+	t.Helper()
+	for began := time.Now(); ; {
+		flap()
+		n++
+		is := suppressed()
+		if is && n >= flapsToSuppress {
+			return n
+		}
+		why := lab.Busy(began, time.Now(), 100*time.Millisecond)
+		switch {
+		case is:
+			t.Fatalf("suppressed after %d flaps, want %d", n, flapsToSuppress)
+		case n >= flapsToSuppress && why == "" || n == 5*flapsToSuppress:
+			t.Fatalf("not suppressed after %d flaps in %v, want %d: %s", n, time.Since(began), flapsToSuppress, why)
+		}
+	}
+}
+
 // flapping is a service that opens and closes its port. Several VIPs are on it,
 // that of listensFor without damping, so that it shows what the daemon has seen.
 type flapping struct {
@@ -54,7 +75,7 @@ func (f *flapping) close() {
 func (f *flapping) sent(since time.Time, ok func(lab.Message) bool) {
 	f.t.Helper()
 	for _, peer := range peersOf(f.listensFor) {
-		waitSent(f.t, f.wire, 5*time.Second, "UPDATE of the VIP without damping", peer, since, ok)
+		waitSent(f.t, f.wire, 20*time.Second, "UPDATE of the VIP without damping", peer, since, ok)
 	}
 }
 
@@ -91,32 +112,45 @@ func TestFlappingService(t *testing.T) {
 	f.s = startWith(t, f.l, c)
 	quiet := waitQuiet(t, f.wire, peersOf(damped)...)
 
-	f.times(flapsToSuppress)
-	f.s.WaitStatus(5*time.Second, "damped", withheld("damped", status.Damped))
+	flaps := suppress(t, func() { f.times(1) }, f.isDamped)
 	suppressed := time.Now()
 	f.times(5)
+	flaps += 5
 	reload(t, f.host, f.s, c)
 	waitQuiet(t, f.wire, peersOf(damped)...)
-	st := f.s.WaitStatus(time.Second, "damped still", withheld("damped", status.Damped))
+	st, err := f.s.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
 	v, err := vipNamed(st, "damped")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.explained(&v)
+	if !v.Penalty.Suppressed && f.tooBusy(suppressed) {
+		return
+	}
+	f.explained(&v, flaps)
 	tellsOfDamping(t, f.s, quiet, "vip", "vip withheld", "damped")
 	until := v.Penalty.Until
 	// Whatever happened since it was suppressed, nothing was said of it.
 	calm := waitQuiet(t, f.wire, peersOf(damped)...)
 	if calm.After(until) {
-		t.Fatalf("this machine is too busy: quiet at %v, reuse at %v", calm, until)
+		if !f.tooBusy(suppressed) {
+			t.Errorf("quiet at %v, reuse at %v", calm, until)
+		}
+		return
 	}
 	for _, peer := range peersOf(damped) {
-		want := []string{"-" + damped.String(), "+" + damped.String(), "-" + damped.String(), "+" + damped.String(), "-" + damped.String()}
+		var want, wantDegraded []string
+		for range flaps - 5 {
+			want = append(want, "-"+damped.String(), "+"+damped.String())
+			wantDegraded = append(wantDegraded, "+"+degraded.String()+" med 500", "+"+degraded.String())
+		}
+		want, wantDegraded = want[:len(want)-1], wantDegraded[:len(wantDegraded)-1]
 		if diff := cmp.Diff(want, updatesOf(f.wire, peer, damped, quiet)); diff != "" {
 			t.Errorf("%v was sent of the damped VIP (-want +got):\n%s", peer, diff)
 		}
-		want = []string{"+" + degraded.String() + " med 500", "+" + degraded.String(), "+" + degraded.String() + " med 500", "+" + degraded.String(), "+" + degraded.String() + " med 500"}
-		if diff := cmp.Diff(want, updatesOf(f.wire, peer, degraded, quiet)); diff != "" {
+		if diff := cmp.Diff(wantDegraded, updatesOf(f.wire, peer, degraded, quiet)); diff != "" {
 			t.Errorf("%v was sent of the degraded VIP (-want +got):\n%s", peer, diff)
 		}
 		t.Logf("%v: %d UPDATEs of the VIP without damping since the other was suppressed, %d of that",
@@ -132,12 +166,36 @@ func TestFlappingService(t *testing.T) {
 	f.s.WaitStatus(5*time.Second, "all is announced", lab.Established)
 }
 
+// isDamped tells whether the VIP is damped, once it is clear.
+func (f *flapping) isDamped() (is bool) {
+	f.t.Helper()
+	f.s.WaitStatus(20*time.Second, "damped or announced", func(st *status.Status) error {
+		v, err := vipNamed(st, "damped")
+		if err != nil {
+			return err
+		}
+		is = v.Reason == status.Damped
+		return lab.That(is || v.Announced, "%+v", v)
+	})
+	return is
+}
+
+// tooBusy tells that the machine was too slow for the suppression, and what follows it.
+func (f *flapping) tooBusy(since time.Time) bool {
+	f.t.Helper()
+	why := lab.Busy(since, time.Now(), 300*time.Millisecond)
+	if why != "" {
+		f.t.Logf("the suppression is over before it was looked at, for %s: what it does is not judged", why)
+	}
+	return why != ""
+}
+
 // explained checks what is told of a VIP that is damped.
-func (f *flapping) explained(v *status.VIP) {
+func (f *flapping) explained(v *status.VIP, flaps int) {
 	f.t.Helper()
 	p := v.Penalty
-	if !p.Suppressed || p.Flaps != flapsToSuppress+5 || p.Value < 1200 {
-		f.t.Errorf("penalty %+v after %d flaps", p, flapsToSuppress+5)
+	if !p.Suppressed || p.Flaps != uint64(flaps) || p.Value < 1200 { //nolint:gosec // it is a small number
+		f.t.Errorf("penalty %+v after %d flaps", p, flaps)
 	}
 	if want := p.Until.Local().Format(time.TimeOnly); !strings.Contains(v.Detail, want) {
 		f.t.Errorf("detail %q does not tell %s", v.Detail, want)
@@ -154,7 +212,7 @@ func (f *flapping) explained(v *status.VIP) {
 		`vipspeaker_vip_suppressed{vip="degraded"}`:               "1",
 		`vipspeaker_vip_suppressed{vip="restless"}`:               "0",
 		`vipspeaker_vip_withheld{reason="damped",vip="damped"}`:   "1",
-		`vipspeaker_vip_flaps_total{vip="damped"}`:                fmt.Sprint(flapsToSuppress + 5),
+		`vipspeaker_vip_flaps_total{vip="damped"}`:                fmt.Sprint(flaps),
 		`vipspeaker_vip_withheld{reason="damped",vip="degraded"}`: "",
 	} {
 		if got := metric(f.t, f.host, series); got != want {
@@ -171,9 +229,7 @@ func (f *flapping) reused(vip netip.Prefix, want string, until time.Time) {
 	early := until.Add(-10 * time.Millisecond)
 	for _, peer := range peersOf(vip) {
 		m := waitSent(f.t, f.wire, 15*time.Second, "used again", peer, early, announces(vip))
-		if late := m.Time.Sub(until); late > time.Second {
-			f.t.Errorf("%v: used again %v too late", peer, late)
-		}
+		lab.Within(f.t, fmt.Sprintf("%v: the use again after the suppression", peer), until, m.Time.Sub(until), time.Second)
 		if diff := cmp.Diff([]string{want}, updatesOf(f.wire, peer, vip, early)); diff != "" {
 			f.t.Errorf("%v was sent (-want +got):\n%s", peer, diff)
 		}

@@ -195,7 +195,8 @@ func waitSent(t *testing.T, c *lab.Capture, d time.Duration, what string, peer n
 func waitQuiet(t *testing.T, c *lab.Capture, peers ...netip.Addr) time.Time {
 	t.Helper()
 	// The speaker processes get their orders a moment after the decision.
-	decided := time.Now().Add(200 * time.Millisecond)
+	lab.Pass(200 * time.Millisecond)
+	decided := time.Now()
 	for _, peer := range peers {
 		waitSent(t, c, 10*time.Second, "KEEPALIVE", peer, decided, func(m lab.Message) bool { return m.Type == lab.Keepalive })
 	}
@@ -206,7 +207,7 @@ func waitQuiet(t *testing.T, c *lab.Capture, peers ...netip.Addr) time.Time {
 // `vipspeaker_vip_bound{vip="vipa"}`.
 func metric(t *testing.T, host *lab.Node, series string) string {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return host.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))

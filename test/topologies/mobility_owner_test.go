@@ -79,9 +79,7 @@ func (m *mobility) handedOver(to string, probe *lab.Probe, since time.Time) {
 	result := probe.Stop()
 	m.t.Logf("to %s within %s: %d probes lost, longest outage %s, longest gap %s, longest stall %s",
 		to, took.Round(time.Millisecond), result.Lost(), result.Outage(since), result.Gap(since), result.Stall(since))
-	if d := result.Outage(since); d >= ownedMoveGap {
-		m.t.Errorf("no answer for %s", d)
-	}
+	lab.Within(m.t, "no answer", since, result.Outage(since), ownedMoveGap)
 }
 
 // move hands the VIP over and waits until that is over.
@@ -129,7 +127,7 @@ func parted(connections int) func(*status.VIP) bool {
 func TestOwnedMoveServesConnections(t *testing.T) {
 	t.Parallel()
 	m := startMobility(t)
-	m.owned("drain: {connections_timeout: 6s}")
+	m.owned("drain: {connections_timeout: 1m}")
 	// The connections' way does not follow the routes.
 	r1 := m.l.Node("r1")
 	r1.Run("ip", "route", "add", vip4.String(), "via", "10.68.1.1", "table", "77")
@@ -147,24 +145,30 @@ func TestOwnedMoveServesConnections(t *testing.T) {
 	if out, err := m.hosts["a"].Command("status"); err != nil || !strings.Contains(out, "handed over") {
 		t.Errorf("status: %v\n%s", err, out)
 	}
-	session.WaitAlive(2 * time.Second)
+	session.WaitAlive(5 * time.Second)
 	m.move("b", "a")
 	m.gate("a", "is as ever", func(v *status.VIP) bool { return v.Parted == nil && v.Bound })
 	m.move("a", "b")
 	m.gate("a", "serves it again", parted(1))
-	session.WaitAlive(2 * time.Second)
+	session.WaitAlive(5 * time.Second)
 	session.Stop()
 	m.gate("a", "has unbound it", unbound)
 
 	m.move("b", "a")
+	n := m.l.Node("a")
+	n.WriteFile(lab.ConfigPath, strings.Replace(n.Run("cat", lab.ConfigPath), "connections_timeout: 1m", "connections_timeout: 6s", 1))
+	if out, err := m.hosts["a"].Command("reload"); err != nil {
+		t.Fatal(err, out)
+	}
 	session = connect()
-	m.move("a", "b")
-	m.gate("a", "serves it", parted(1))
+	// Before the withdraw, and the reset is seen after it: so it is no less than the
+	// daemon has waited.
 	left := time.Now()
-	lab.Eventually(t, 15*time.Second, "the client is reset", func() error {
+	m.move("a", "b")
+	lab.Eventually(t, 20*time.Second, "the client is reset", func() error {
 		return lab.That(errors.Is(session.Err(), syscall.ECONNRESET), "%v", session.Err())
 	})
-	if d := time.Since(left); d < 3*time.Second {
+	if d := time.Since(left); d < 6*time.Second {
 		t.Errorf("reset after %s, want 6s after the withdraw", d)
 	}
 	m.gate("a", "has unbound it", unbound)
@@ -229,12 +233,10 @@ func TestOwnedStop(t *testing.T) {
 	since = time.Now()
 	m.hosts["b"].Signal(syscall.SIGTERM)
 	m.through("e1")
-	probe.WaitAnswered(5 * time.Second)
+	probe.WaitAnswered(20 * time.Second)
 	gap := probe.Stop().Gap(since)
 	t.Logf("gap of %s with a plain stop", gap)
-	if gap > time.Second {
-		t.Errorf("gap of %s", gap)
-	}
+	lab.Within(t, "no answer", since, gap, time.Second)
 }
 
 // TestOwnerKilled: when the owner dies, another one takes over within the lease
@@ -248,10 +250,8 @@ func TestOwnerKilled(t *testing.T) {
 	m.hosts["a"].Kill()
 	m.gate("b", "owns it", func(v *status.VIP) bool { return v.Announced && v.Role.Owner == "b" })
 	m.through("e2")
-	probe.WaitAnswered(5 * time.Second)
+	probe.WaitAnswered(20 * time.Second)
 	gap := probe.Stop().Gap(since)
 	t.Logf("gap of %s", gap)
-	if gap > lease+time.Second {
-		t.Errorf("gap of %s, more than the lease of %s and 1 s", gap, lease)
-	}
+	lab.Within(t, "no answer", since, gap, lease+time.Second)
 }

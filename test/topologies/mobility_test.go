@@ -167,18 +167,26 @@ func TestRankedMove(t *testing.T) {
 func TestRankedDrain(t *testing.T) {
 	t.Parallel()
 	m := startMobility(t)
-	const options = "drain: {time: 1s}"
+	const options = "drain: {time: 2s}"
 	m.start("a", "role: {rank: 1}", options)
 	m.start("b", "role: {rank: 2}", options)
 	m.gate("a", "announced", announcedVIP)
 	m.gate("b", "announced", announcedVIP)
 	m.through("e1")
 	probe := m.probe()
+	wire, watch := m.l.Node("a").Capture(), m.l.Node("r1").WatchRoute(vip4)
+	ordered := time.Now()
 	if out, err := m.hosts["a"].Command("drain", "vipa"); err != nil {
 		t.Fatal(err, out)
 	}
-	m.through("e2")
-	m.gate("a", "is about to go still", func(v *status.VIP) bool { return v.Announced && v.Drain.Phase == status.DrainLeaving })
+	moved := watch.Wait(20*time.Second, ordered, "by the other router", onlyBy("e2")).Time
+	gone := wire.WaitMessage(20*time.Second, "the withdraw", func(msg lab.Message) bool {
+		return msg.Out && msg.Withdraws(vip4) && msg.Time.After(ordered)
+	}).Time
+	if after := gone.Sub(ordered); after < 2*time.Second {
+		t.Errorf("withdrawn %v after the order", after)
+	}
+	lab.Within(t, "the move by the other router, which should be before the withdraw,", ordered, moved.Sub(ordered), gone.Sub(ordered))
 	m.gate("a", "is drained", func(v *status.VIP) bool { return !v.Announced && v.Drain.Phase == status.DrainDone })
 	result := probe.Stop()
 	t.Logf("%v", result)
