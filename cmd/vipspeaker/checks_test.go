@@ -87,7 +87,7 @@ func TestCheckersFollowTheConfiguration(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			defer cancel()
 			err = checker.Check(ctx)
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
@@ -106,7 +106,7 @@ func asked(t *testing.T, checker health.Checker, err error) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	return checker.Check(ctx)
 }
@@ -207,8 +207,8 @@ func TestProbesAskWhatTheyAreFor(t *testing.T) {
 			defer cancel()
 			return checker.Check(ctx)
 		}
-		netnstest.Until(t, 5*time.Second, func() error { return run(probe) })
-		netnstest.Until(t, 5*time.Second, func() error { return run(path) })
+		netnstest.Until(t, soon, func() error { return run(probe) })
+		netnstest.Until(t, soon, func() error { return run(path) })
 		for _, b := range []speaker.Probe{silent, elsewhere} {
 			if run(b) == nil {
 				t.Errorf("%+v is answered", b)

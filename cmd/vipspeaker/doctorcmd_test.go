@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"vipspeaker/pkg/config"
 	"vipspeaker/pkg/doctor"
@@ -91,14 +90,14 @@ func TestDaemonLooks(t *testing.T) {
 		ns.IP("rule add pref 31000 to 10.99.0.0/16 lookup 200")
 		p := start(t, nil, nil, "run", "--config", l.config)
 		const line = "IPv4 rule 31000 (from all to 10.99.0.0/16 lookup 200) of another owner comes before ours"
-		netnstest.Until(t, 10*time.Second, func() error {
+		netnstest.Until(t, soon, func() error {
 			r := call(t, "status", "--config", l.config)
 			if !strings.Contains(r.Stdout, line) {
 				return fmt.Errorf("%+v", r)
 			}
 			return nil
 		})
-		netnstest.Until(t, 5*time.Second, func() error {
+		netnstest.Until(t, soon, func() error {
 			if n := strings.Count(p.log.String(), line); n != 1 {
 				return fmt.Errorf("the log has it %d times:\n%s", n, p.log.String())
 			}

@@ -165,7 +165,7 @@ func TestEventsFollow(t *testing.T) {
 		}
 		lines := func(b *safeBuffer, want int) {
 			t.Helper()
-			netnstest.Until(t, 5*time.Second, func() error {
+			netnstest.Until(t, soon, func() error {
 				if have := strings.Count(b.String(), "\n"); have != want {
 					return fmt.Errorf("%d lines, want %d:\n%s", have, want, b.String())
 				}
@@ -248,7 +248,7 @@ func TestEventsFollowUnknown(t *testing.T) {
 		done <- run(ctx, []string{"vipspeaker", "--socket", socket, "events", "-f", "--vip", "later"}, &bytes.Buffer{}, stdout, stderr)
 	}()
 	const hint = `vipspeaker: no VIP "later": the VIPs are vipa; waiting for one` + "\n"
-	netnstest.Until(t, 5*time.Second, func() error {
+	netnstest.Until(t, soon, func() error {
 		if stderr.String() != hint {
 			return errors.New(stderr.String())
 		}
@@ -256,7 +256,7 @@ func TestEventsFollowUnknown(t *testing.T) {
 	})
 	threeEvents(events)
 	events.Add(status.Event{Kind: "vip", Subject: "later", Message: "run-time vip added"})
-	netnstest.Until(t, 5*time.Second, func() error {
+	netnstest.Until(t, soon, func() error {
 		if text := stdout.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "later") {
 			return errors.New(text)
 		}

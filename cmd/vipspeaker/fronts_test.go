@@ -94,7 +94,7 @@ func TestStateOnADiskThatHangs(t *testing.T) {
 			}()
 			select {
 			case <-published:
-			case <-time.After(10 * time.Second):
+			case <-time.After(soon):
 				t.Error("publish waits for the disk")
 			}
 			// The disk is well again: what was wanted last is written before the end.

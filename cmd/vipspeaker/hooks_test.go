@@ -48,7 +48,7 @@ func TestHooksOfTheDaemon(t *testing.T) {
 		p := start(t, nil, nil, "run", "--config", l.config, "--data-dir", "/run/data")
 		told := func(want string) {
 			t.Helper()
-			netnstest.Until(t, 20*time.Second, func() error {
+			netnstest.Until(t, soon, func() error {
 				if got, _ := os.ReadFile(notes); string(got) != want {
 					return fmt.Errorf("notes %q, want %q", got, want)
 				}

@@ -21,6 +21,10 @@ import (
 	"vipspeaker/test/netnstest"
 )
 
+// soon is for how long is waited for what comes sooner. Only a failure uses it up, or a
+// machine that stands still.
+const soon = 30 * time.Second
+
 // programMarker is the environment variable that makes the test binary be the
 // program, for the daemon and for its speaker processes.
 const programMarker = "VIPSPEAKER_TEST_PROGRAM"
@@ -57,7 +61,7 @@ func newLab(t *testing.T, ns netnstest.NS, config string) *lab {
 	ns.IP("addr add 10.68.1.1/24 dev en1")
 	ns.IP("route add default via 10.68.1.2")
 	// The carrier comes a moment after the devices are up.
-	netnstest.Until(t, 5*time.Second, func() error {
+	netnstest.Until(t, soon, func() error {
 		if links := ns.IP("-br link show type veth"); strings.Count(links, " UP ") != 2 {
 			return errors.New(links)
 		}
@@ -161,7 +165,7 @@ func (l *lab) daemon(t *testing.T, env ...string) *program {
 
 func (l *lab) ready(t *testing.T, p *program) {
 	t.Helper()
-	netnstest.Until(t, 15*time.Second, func() error {
+	netnstest.Until(t, soon, func() error {
 		select {
 		case err := <-p.end:
 			p.end <- err
@@ -176,6 +180,17 @@ func (l *lab) ready(t *testing.T, p *program) {
 			if !s.VIPs[i].Bound {
 				return fmt.Errorf("%s is not bound", s.VIPs[i].Name)
 			}
+		}
+		return nil
+	})
+}
+
+// says waits until the log has a text: lines of it are written beside the control loop.
+func (p *program) says(t *testing.T, text string) {
+	t.Helper()
+	netnstest.Until(t, soon, func() error {
+		if log := p.log.String(); !strings.Contains(log, text) {
+			return fmt.Errorf("it does not say %s:\n%s", text, log)
 		}
 		return nil
 	})
@@ -196,7 +211,7 @@ func (p *program) wait(t *testing.T) int {
 	case err := <-p.end:
 		p.end <- err // for whoever asks next
 		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(20 * time.Second):
+	case <-time.After(soon):
 		t.Fatalf("it does not end:\n%s", &p.log)
 		return 0
 	}

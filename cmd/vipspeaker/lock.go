@@ -94,10 +94,12 @@ func takeLock(ctx context.Context, dir string) (*lock, error) {
 // awaitLock is takeLock that waits for up to within, as long as who holds the lock
 // is worth waiting for.
 func awaitLock(ctx context.Context, dir string, within time.Duration, worth func(*heldError) bool) (*lock, error) {
-	for end := time.Now().Add(within); ; {
+	// Not by the clock: who stands still with the whole machine would give up at once, and
+	// what it waits for has stood still, too.
+	for tries := within / lockRetry; ; tries-- {
 		l, err := tryLock(ctx, dir)
 		var held *heldError
-		if !errors.As(err, &held) || !worth(held) || time.Now().After(end) {
+		if !errors.As(err, &held) || !worth(held) || tries <= 0 {
 			return l, err
 		}
 		select {

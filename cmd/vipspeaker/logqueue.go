@@ -65,12 +65,7 @@ func (q *logQueue) close() {
 	q.closed = true
 	q.poke()
 	q.mu.Unlock()
-	late := time.NewTimer(logGoodbye)
-	defer late.Stop()
-	select {
-	case <-q.ended:
-	case <-late.C:
-	}
+	within(q.ended, logGoodbye)
 }
 
 func (q *logQueue) poke() {

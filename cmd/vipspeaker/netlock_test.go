@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"vipspeaker/test/netnstest"
 )
@@ -28,7 +27,7 @@ func TestImpostor(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			netnstest.Until(t, 5*time.Second, func() error {
+			netnstest.Until(t, soon, func() error {
 				if !impostor(cmd.Process.Pid) {
 					return errors.New(argv[0] + " is believed")
 				}

@@ -32,7 +32,7 @@ func (l *lab) replacement(t *testing.T, args ...string) *program {
 func (l *lab) serves(t *testing.T, p *program, since time.Time) *status.Status {
 	t.Helper()
 	var s *status.Status
-	netnstest.Until(t, 15*time.Second, func() (err error) {
+	netnstest.Until(t, soon, func() (err error) {
 		if s, err = picture(t); err == nil && s.StartedAt.Before(since) {
 			err = fmt.Errorf("the daemon has been started at %v, before %v", s.StartedAt, since)
 		}
@@ -67,16 +67,14 @@ func TestReplace(t *testing.T) {
 			if socket == defaultSocket {
 				l.serves(t, next, began)
 			} else {
-				netnstest.Until(t, 15*time.Second, func() error {
+				netnstest.Until(t, soon, func() error {
 					if got := call(t, "status", "--socket", socket); got.Code != exitGood {
 						return fmt.Errorf("%+v", got)
 					}
 					return nil
 				})
 			}
-			if !strings.Contains(next.log.String(), "adopted=true") {
-				t.Errorf("it did not take over:\n%s", &next.log)
-			}
+			next.says(t, "adopted=true")
 			d = next
 		}
 		if got := call(t, "cleanup", "--if-stopped"); got.Code != exitBad {
@@ -101,9 +99,7 @@ func TestReplaceWithoutGracefulRestart(t *testing.T) {
 		}
 		l.serves(t, next, began)
 		for _, want := range []string{"adopted=false", "withdraws its VIPs and unbinds them", "the new configuration has no bgp.graceful_restart"} {
-			if !strings.Contains(next.log.String(), want) {
-				t.Errorf("it does not say %s:\n%s", want, &next.log)
-			}
+			next.says(t, want)
 		}
 		if code := next.signal(t, syscall.SIGTERM); code != exitGood {
 			t.Errorf("exit code %d", code)

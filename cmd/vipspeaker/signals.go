@@ -63,16 +63,13 @@ func (r *reloads) order() {
 
 // await waits until what was ordered has been carried out, but not for longer than
 // it is given.
-func (r *reloads) await(within time.Duration) {
+func (r *reloads) await(bound time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		r.ordered.Wait()
 		close(done)
 	}()
-	select {
-	case <-done:
-	case <-time.After(within):
-	}
+	within(done, bound)
 }
 
 // outliveReaders makes writing to a pipe that nobody reads any more an error, until
@@ -87,7 +84,7 @@ func outliveReaders() func() {
 
 // echoes is for how long after an order to stop another one is the same: timeout(1)
 // signals its child and then its own process group, and a terminal's ^C comes to a
-// process by its group and perhaps by its parent.
+// process by its group and perhaps by its parent. It is a bound as those of within.
 const echoes = 500 * time.Millisecond
 
 // signals maps signals, and the end of order, to actions until life ends. It
@@ -96,16 +93,25 @@ func (d *daemon) signals(order, life context.Context) error {
 	ordered := order.Done()
 	reloads := &reloads{next: make(chan struct{}, 1)}
 	go reloads.run(life, func(ctx context.Context) { d.reload(ctx) })
-	var last time.Time // when we have last begun to stop
+	// Since we have begun to stop there are left of echoes, which tick counts.
+	left, tick := 0, &time.Ticker{}
 	stop := func() {
 		reloads.await(reloadWait)
 		d.stop(d.config.Load().Shutdown.Mode, d.loop.Stop)
-		last = time.Now() // now, because what came meanwhile is heard next
+		// Now, because what came meanwhile is heard next.
+		left, tick = boundSteps, time.NewTicker(echoes/boundSteps)
 	}
+	defer func() {
+		if tick.C != nil {
+			tick.Stop()
+		}
+	}()
 	for {
 		select {
 		case <-life.Done():
 			return nil
+		case <-tick.C:
+			left = max(left-1, 0)
 		case <-ordered:
 			ordered = nil
 			stop()
@@ -115,7 +121,7 @@ func (d *daemon) signals(order, life context.Context) error {
 			case s == syscall.SIGHUP && !stopping:
 				reloads.order()
 			case s == syscall.SIGHUP:
-			case stopping && time.Since(last) < echoes:
+			case stopping && left > 0:
 			case stopping:
 				return errSecondSignal
 			default:
@@ -145,14 +151,16 @@ func (d *daemon) stop(mode string, tell func()) string {
 
 // inTime calls do, which writes, and waits for it, but not for longer than noteWait.
 func inTime(do func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- do() }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(noteWait):
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		err = do()
+	}()
+	if !within(done, noteWait) {
 		return fmt.Errorf("not done within %s", noteWait)
 	}
+	return err
 }
 
 // endMode is how the daemon ends: as was ordered, else as the configuration says.

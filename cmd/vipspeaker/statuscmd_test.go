@@ -147,7 +147,7 @@ func TestStatusWatch(t *testing.T) {
 		// grown waits until that much is printed and returns it.
 		grown := func(size int) string {
 			t.Helper()
-			netnstest.Until(t, 5*time.Second, func() error {
+			netnstest.Until(t, soon, func() error {
 				if have := len(stdout.String()); have < size {
 					return fmt.Errorf("%d octets, want %d", have, size)
 				}
