@@ -458,17 +458,7 @@ func TestSecondSignal(t *testing.T) {
 		l := newLab(t, ns, labConfig)
 		d := l.daemon(t)
 		// A process that does not answer is waited for.
-		pid := 0
-		netnstest.Until(t, soon, func() error {
-			st, err := picture(t)
-			if err != nil {
-				return err
-			}
-			if pid = st.Interfaces[0].Speaker.PID; pid == 0 {
-				return errors.New("no speaker process runs")
-			}
-			return nil
-		})
+		pid := speakerOf(t)
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
@@ -494,32 +484,79 @@ func TestSecondSignal(t *testing.T) {
 	})
 }
 
+// speakerOf is the speaker process of the daemon.
+func speakerOf(t *testing.T) (pid int) {
+	t.Helper()
+	netnstest.Until(t, soon, func() error {
+		st, err := picture(t)
+		if err != nil {
+			return err
+		}
+		if pid = st.Interfaces[0].Speaker.PID; pid == 0 {
+			return errors.New("no speaker process runs")
+		}
+		return nil
+	})
+	return pid
+}
+
 // TestEchoOfASignal: two signals at once are one order, which is carried out.
 func TestEchoOfASignal(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		l := newLab(t, ns, labConfig)
 		d := l.daemon(t)
-		for name, signals := range map[string][]syscall.Signal{
-			"both are there when it goes on":                {syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGINT},
-			"it stands still before it can hear the second": {syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGINT},
-		} {
-			for _, s := range signals {
-				if err := d.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		// Both are there when it goes on.
+		for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGINT} {
+			if err := d.cmd.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if code := d.signal(t, syscall.SIGCONT); code != exitGood {
+			t.Errorf("code %d:\n%s", code, &d.log)
+		}
+		l.same(t)
+	})
+}
+
+// TestEchoAfterAStandstill: the time in which a process does not run makes no other
+// order of the second of two signals.
+func TestEchoAfterAStandstill(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
+		l := newLab(t, ns, labConfig)
+		for early := false; !early; {
+			d := l.daemon(t)
+			peer := speakerOf(t)
+			send := func(pid int, s syscall.Signal) {
+				t.Helper()
+				if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(2 * echoes) // no such time counts
-			if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				t.Fatal(err)
+			send(peer, syscall.SIGSTOP) // which is waited for
+			began := time.Now()
+			send(d.cmd.Process.Pid, syscall.SIGTERM)
+			d.says(t, "msg=stopping")
+			send(d.cmd.Process.Pid, syscall.SIGSTOP)
+			early = time.Since(began) < echoes/2 // else the next one may rightly be another order
+			send(d.cmd.Process.Pid, syscall.SIGINT)
+			time.Sleep(2 * echoes)
+			send(d.cmd.Process.Pid, syscall.SIGCONT)
+			netnstest.Until(t, soon, func() error {
+				err := pending(d.cmd.Process.Pid, syscall.SIGINT)
+				if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+					return nil // it has ended
+				}
+				return err
+			})
+			time.Sleep(echoes / 10) // and is heard
+			send(peer, syscall.SIGCONT)
+			if code := d.wait(t); early && code != exitGood {
+				t.Errorf("code %d:\n%s", code, &d.log)
 			}
-			if code := d.wait(t); code != exitGood {
-				t.Errorf("%s: code %d:\n%s", name, code, &d.log)
+			if got := call(t, "cleanup", "--if-stopped"); got.Code != exitGood {
+				t.Errorf("cleanup: %+v", got)
 			}
 			l.same(t)
-			d = l.daemon(t)
-		}
-		if code := d.signal(t, syscall.SIGTERM); code != exitGood {
-			t.Errorf("code %d:\n%s", code, &d.log)
 		}
 	})
 }
