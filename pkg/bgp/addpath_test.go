@@ -112,10 +112,10 @@ func TestPathsByID(t *testing.T) {
 				apply(t, s, cfg)
 				slices.Sort(step)
 				want, first := hop(step...), hop(step[:min(1, len(step))]...)
-				eventually(t, time.Second, func() string { return fmt.Sprintf("step %d: %v, want %v", i, hopsOf(every), want) },
+				eventually(t, patience, func() string { return fmt.Sprintf("step %d: %v, want %v", i, hopsOf(every), want) },
 					func() bool { return slices.Equal(hopsOf(every), want) })
 				for _, p := range one {
-					eventually(t, time.Second, func() string { return fmt.Sprintf("step %d: %v, want %v", i, hopsOf(p), first) },
+					eventually(t, patience, func() string { return fmt.Sprintf("step %d: %v, want %v", i, hopsOf(p), first) },
 						func() bool { return slices.Equal(hopsOf(p), first) })
 				}
 			}
@@ -125,7 +125,7 @@ func TestPathsByID(t *testing.T) {
 			apply(t, s, cfg)
 			cfg.Paths = slices.Delete(cfg.Paths, 1, 2)
 			apply(t, s, cfg)
-			eventually(t, time.Second, func() string { return fmt.Sprint(hopsOf(every)) },
+			eventually(t, patience, func() string { return fmt.Sprint(hopsOf(every)) },
 				func() bool { return slices.Equal(hopsOf(every), hop(5, 7)) })
 			if got := every.count() + one[0].count() - before; got != 2 {
 				t.Errorf("%d messages for one path that comes and one that goes, want 2 to the peer with ADD-PATH alone", got)
@@ -159,7 +159,7 @@ func TestIDsHideInside(t *testing.T) {
 		in:  {"192.0.2.1 pref 50" + plus, "192.0.2.2 pref 200", "192.0.2.3 pref 1"},
 		out: {"192.0.2.1" + plus, "192.0.2.2", "192.0.2.3"},
 	} {
-		eventually(t, time.Second, func() string { return fmt.Sprint(hopsOf(p)) }, func() bool { return len(p.routes()) == 3 })
+		eventually(t, patience, func() string { return fmt.Sprint(hopsOf(p)) }, func() bool { return len(p.routes()) == 3 })
 		if diff := cmp.Diff(want, hopsOf(p)); diff != "" {
 			t.Errorf("paths (-want +got):\n%s", diff)
 		}
@@ -171,7 +171,7 @@ func TestIDsHideInside(t *testing.T) {
 	}
 	cfg.Paths[1].LocalPref = &low
 	apply(t, s, cfg)
-	in.await(time.Second, func(all []string) bool { return len(all) == 1 && strings.Contains(all[0], "{LocalPref: 50}") })
+	in.await(patience, func(all []string) bool { return len(all) == 1 && strings.Contains(all[0], "{LocalPref: 50}") })
 }
 
 // The speaker process is told of paths by prefix and ID.
@@ -186,7 +186,7 @@ func TestPathsByIDThroughAProcess(t *testing.T) {
 	p := dialRaw(t, router, host, 65001, rawOptions{addPath: true})
 	await := func(want ...string) {
 		t.Helper()
-		eventually(t, 2*time.Second, func() string { return fmt.Sprintf("%v, want %v", hopsOf(p), want) },
+		eventually(t, patience, func() string { return fmt.Sprintf("%v, want %v", hopsOf(p), want) },
 			func() bool { return slices.Equal(hopsOf(p), want) })
 	}
 	const tag = " {Communities: 65010:5}"
@@ -230,5 +230,5 @@ func TestLowestIDWinsUnderLoad(t *testing.T) {
 	wg.Wait()
 	cfg.Paths = []Path{via(5), via(2), via(4)}
 	apply(t, s, cfg)
-	eventually(t, time.Second, func() string { return fmt.Sprint(hopsOf(p)) }, func() bool { return slices.Equal(hopsOf(p), []string{"192.0.2.2"}) })
+	eventually(t, patience, func() string { return fmt.Sprint(hopsOf(p)) }, func() bool { return slices.Equal(hopsOf(p), []string{"192.0.2.2"}) })
 }

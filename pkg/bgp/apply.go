@@ -288,13 +288,18 @@ func (s *Speaker) loosen(a netip.Addr) error {
 	return setConnections(p.LocalAddress, a, level, option, lastTTL)
 }
 
+// leastLooks is how often awaitDown looks at least. The time alone may be over before
+// any session could do something, where the machine stood still.
+const leastLooks = 20
+
 // awaitDown waits until none of the peers is established.
 func (s *Speaker) awaitDown(ctx context.Context, srv *server.BgpServer, peers []netip.Addr, wait time.Duration) {
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
-	for len(peers) > 0 {
+	over := false
+	for looks := 1; len(peers) > 0; looks++ {
 		now, err := s.listPeers(ctx, srv)
 		if err != nil {
 			return
@@ -302,13 +307,13 @@ func (s *Speaker) awaitDown(ctx context.Context, srv *server.BgpServer, peers []
 		peers = slices.DeleteFunc(peers, func(a netip.Addr) bool {
 			return stateFromAPI(now[a].GetState().GetSessionState()) != Established
 		})
-		if len(peers) == 0 {
+		if len(peers) == 0 || over && looks >= leastLooks {
 			return
 		}
 		select {
 		case <-poll.C:
 		case <-deadline.C:
-			return
+			over = true
 		case <-ctx.Done():
 			return
 		}

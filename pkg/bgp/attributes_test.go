@@ -34,7 +34,7 @@ func (p *rawPeer) announced() (byAttrs map[string]int, updates int) {
 func (p *rawPeer) awaitAnnounced(want map[string]int) int {
 	p.t.Helper()
 	got, updates := map[string]int{}, 0
-	eventually(p.t, 20*time.Second, func() string { return fmt.Sprintf("got %v, want %v", got, want) }, func() bool {
+	eventually(p.t, patience, func() string { return fmt.Sprintf("got %v, want %v", got, want) }, func() bool {
 		more, n := p.announced()
 		for k, v := range more {
 			got[k] += v
@@ -107,10 +107,10 @@ func TestAttributesOfOnePeer(t *testing.T) {
 	apply(t, s, cfg)
 	cfg.Paths[0].MED = &med
 	apply(t, s, cfg)
-	p1.await(time.Second, func(all []string) bool {
+	p1.await(patience, func(all []string) bool {
 		return slices.Equal(all, []string{"[+10.100.0.0/32] via " + via + " 65010 65010 65010} {Med: 0} {Communities: 65010:9}]"})
 	})
-	if diff := cmp.Diff([]string{"[+10.100.0.0/32] via " + via + "} {Med: 500} {Communities: 65010:9}]"}, p2.quiet(100*time.Millisecond)); diff != "" {
+	if diff := cmp.Diff([]string{"[+10.100.0.0/32] via " + via + "} {Med: 500} {Communities: 65010:9}]"}, p2.gets(1, 100*time.Millisecond)); diff != "" {
 		t.Errorf("the other peer (-want +got):\n%s", diff)
 	}
 	for _, a := range []netip.Addr{one, other} {
@@ -188,7 +188,7 @@ func TestManyChangesArePacked(t *testing.T) {
 				t.Errorf("%d UPDATEs for two times %d paths", updates, n)
 			}
 			t.Logf("%d paths in %d UPDATEs for two peers, %s", n, updates, time.Since(start))
-			eventually(t, 5*time.Second, func() string { return fmt.Sprintf("late peer has %d paths", len(p3.routes())) }, func() bool {
+			eventually(t, patience, func() string { return fmt.Sprintf("late peer has %d paths", len(p3.routes())) }, func() bool {
 				all := p3.routes()
 				for _, v := range all {
 					if !strings.Contains(v, "planned-shut") {
@@ -273,7 +273,7 @@ func TestBulkIsCutShort(t *testing.T) {
 	cfg.Paths = append(cfg.Paths, path6(1))
 	cfg.Paths[n].NextHop = netip.MustParseAddr("fd00::1")
 	apply(t, s, cfg)
-	p.await(time.Second, hasPrefix("[+2001:db8::1/128]")) // nothing is held back any more
+	p.await(patience, hasPrefix("[+2001:db8::1/128]")) // nothing is held back any more
 }
 
 // What GoBGP's policies can write of extended communities.

@@ -34,9 +34,9 @@ func (l *deviceLab) plug() {
 func (l *deviceLab) dial(t *testing.T, asn uint32) *rawPeer {
 	t.Helper()
 	var raw *rawPeer
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	netnstest.Until(t, 15*time.Second, func() (err error) {
+	netnstest.Until(t, patience, func() (err error) {
 		l.r.Do(func() error {
 			raw, err = tryRaw(ctx, t, l.router, l.host, asn, rawOptions{hold: 3})
 			return nil

@@ -45,7 +45,7 @@ func TestFamiliesOverIPv6(t *testing.T) {
 		cfg.Peers[1].TTLSecurity = true
 		apply(t, s, cfg)
 		p := dialRaw(t, r1, host, 65001, rawOptions{caps: extendedHop()})
-		got := p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+		got := p.await(patience, func(all []string) bool { return len(all) == 2 })
 		slices.Sort(got)
 		if diff := cmp.Diff([]string{
 			"[+10.100.0.1/32] via fd77::1 [{AsPath: 65010}]", "[+2001:db8::1/128] via fd77::1 [{AsPath: 65010}]",
@@ -62,7 +62,7 @@ func TestFamiliesOverIPv6(t *testing.T) {
 		}
 		cfg.Paths = cfg.Paths[:1]
 		apply(t, s, cfg)
-		if diff := cmp.Diff([]string{"[-2001:db8::1/128]"}, p.quiet(100*time.Millisecond)); diff != "" {
+		if diff := cmp.Diff([]string{"[-2001:db8::1/128]"}, p.gets(1, 100*time.Millisecond)); diff != "" {
 			t.Errorf("messages (-want +got):\n%s", diff)
 		}
 	})
@@ -77,15 +77,15 @@ func TestNoIPv6NextHopUnasked(t *testing.T) {
 		apply(t, s, cfg)
 		p := dialRaw(t, r1, host, 65001, rawOptions{})
 		q := dialRaw(t, r2, host, 65002, rawOptions{caps: extendedHop()})
-		q.await(time.Second, func(all []string) bool { return len(all) == 2 })
-		p.await(time.Second, hasPrefix(v6))
+		q.await(patience, func(all []string) bool { return len(all) == 2 })
+		p.await(patience, hasPrefix(v6))
 
 		med := uint32(3)
 		hop4 := Path{Prefix: path4(2).Prefix, NextHop: netip.MustParseAddr("192.0.2.7")}
 		cfg.Paths = []Path{{Prefix: path4(1).Prefix, MED: &med}, hop4, path6(1)}
 		apply(t, s, cfg)
-		q.await(time.Second, func(all []string) bool { return len(all) == 2 })
-		if diff := cmp.Diff([]string{"[+10.100.0.2/32] via 192.0.2.7 [{AsPath: 65010}]"}, p.quiet(50*time.Millisecond)); diff != "" {
+		q.await(patience, func(all []string) bool { return len(all) == 2 })
+		if diff := cmp.Diff([]string{"[+10.100.0.2/32] via 192.0.2.7 [{AsPath: 65010}]"}, p.gets(1, 50*time.Millisecond)); diff != "" {
 			t.Errorf("messages (-want +got):\n%s", diff)
 		}
 		cfg.Paths = append(many(bulkFrom, nil), cfg.Paths[1:]...)
@@ -99,9 +99,9 @@ func TestNoIPv6NextHopUnasked(t *testing.T) {
 		apply(t, s, cfg)
 
 		_ = q.conn.Close()
-		eventually(t, time.Second, func() string { return "the session ended" }, func() bool { return peerState(s.State(), r2).State != Established })
+		eventually(t, patience, func() string { return "the session ended" }, func() bool { return peerState(s.State(), r2).State != Established })
 		q = dialRaw(t, r2, host, 65002, rawOptions{})
-		if got := q.quiet(200 * time.Millisecond); !slices.Equal(got, []string{v6}) {
+		if got := q.gets(1, 200*time.Millisecond); !slices.Equal(got, []string{v6}) {
 			t.Errorf("messages without the capability %q", got)
 		}
 	})
@@ -120,17 +120,17 @@ func TestNoIPv6NextHopUnaskedOfSeveral(t *testing.T) {
 	cfg.Paths = []Path{hop(1, "192.0.2.1"), hop(2, "fd00::2")}
 	apply(t, s, cfg)
 	p := dialRaw(t, r1, host, 65010, rawOptions{addPath: true})
-	if diff := cmp.Diff([]string{"[+10.100.0.1/32] via 192.0.2.1 [{AsPath: } {LocalPref: 100}]"}, p.quiet(200*time.Millisecond)); diff != "" {
+	if diff := cmp.Diff([]string{"[+10.100.0.1/32] via 192.0.2.1 [{AsPath: } {LocalPref: 100}]"}, p.gets(1, 200*time.Millisecond)); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}
 	cfg.Paths[0] = hop(1, "fd00::1")
 	apply(t, s, cfg)
-	if diff := cmp.Diff([]string{"[-10.100.0.1/32]"}, p.quiet(200*time.Millisecond)); diff != "" {
+	if diff := cmp.Diff([]string{"[-10.100.0.1/32]"}, p.gets(1, 200*time.Millisecond)); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}
 	cfg.Paths[0] = hop(1, "192.0.2.1")
 	apply(t, s, cfg)
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32] via 192.0.2.1"))
+	p.await(patience, hasPrefix("[+10.100.0.1/32] via 192.0.2.1"))
 }
 
 // A peer that was held back is then sent each path once.
@@ -158,11 +158,11 @@ func TestIPv6NextHopAfterCrash(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := dialRaw(t, r1, host, 65001, rawOptions{caps: extendedHop(), restart: 120})
-		p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+		p.await(patience, func(all []string) bool { return len(all) == 2 })
 		q := dialRaw(t, r2, host, 65002, rawOptions{restart: 120})
-		q.await(time.Second, hasPrefix("notification 6/4 IPv4 with an IPv6 next hop was not negotiated"))
+		q.await(patience, hasPrefix("notification 6/4 IPv4 with an IPv6 next hop was not negotiated"))
 		q = dialRaw(t, r2, host, 65002, rawOptions{restart: 120})
-		if got := q.quiet(200 * time.Millisecond); !slices.Equal(got, []string{"[+2001:db8::1/128] via fd77::1 [{AsPath: 65010}]"}) {
+		if got := q.gets(1, 200*time.Millisecond); !slices.Equal(got, []string{"[+2001:db8::1/128] via fd77::1 [{AsPath: 65010}]"}) {
 			t.Errorf("messages without the capability %q", got)
 		}
 		if got := p.quiet(time.Millisecond); got != nil {
@@ -194,7 +194,7 @@ func TestNextHopThatWasAnotherForAMoment(t *testing.T) {
 				apply(t, s, without)
 				apply(t, s, cfg)
 				p := dialRaw(t, r1, host, 65001, rawOptions{})
-				p.await(2*time.Second, contains("+2001:db8::1/128"))
+				p.await(patience, contains("+2001:db8::1/128"))
 			})
 		})
 	}

@@ -33,7 +33,7 @@ func TestFamiliesOverIPv4(t *testing.T) {
 		t.Errorf("apply: %v, want %s", err, want)
 	}
 	p := dialRaw(t, router, host, 65001, rawOptions{})
-	got := p.await(time.Second, func(all []string) bool { return len(all) == 3 })
+	got := p.await(patience, func(all []string) bool { return len(all) == 3 })
 	slices.Sort(got)
 	if diff := cmp.Diff([]string{
 		"[+10.100.0.1/32] via " + host.String() + " [{AsPath: 65010}]",
@@ -42,7 +42,7 @@ func TestFamiliesOverIPv4(t *testing.T) {
 	}, got); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}
-	eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", s.State()) }, func() bool { return s.State().Error == want })
+	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State()) }, func() bool { return s.State().Error == want })
 }
 
 // LOCAL_PREF is for internal peers, and a prepend never is.
@@ -57,7 +57,7 @@ func TestInternalPeer(t *testing.T) {
 		t.Errorf("apply: %v", err)
 	}
 	p := dialRaw(t, router, host, 65010, rawOptions{})
-	got := p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+	got := p.await(patience, func(all []string) bool { return len(all) == 2 })
 	slices.Sort(got)
 	if diff := cmp.Diff([]string{
 		"[+10.100.0.1/32] via " + host.String() + " [{AsPath: } {LocalPref: 100}]",
@@ -78,7 +78,7 @@ func TestLocalPrefZero(t *testing.T) {
 	cfg.Paths = []Path{{Prefix: path4(1).Prefix, LocalPref: &last}, {Prefix: path4(2).Prefix, ID: 1, LocalPref: &last}}
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65010, rawOptions{})
-	got := p.await(time.Second, func(all []string) bool { return len(all) == 2 })
+	got := p.await(patience, func(all []string) bool { return len(all) == 2 })
 	slices.Sort(got)
 	if diff := cmp.Diff([]string{
 		"[+10.100.0.1/32] via " + host.String() + " [{AsPath: } {LocalPref: 0}]",
@@ -97,7 +97,7 @@ func TestExternalPeerAttributes(t *testing.T) {
 	cfg.Paths = []Path{{Prefix: path4(1).Prefix, LocalPref: &pref, MED: &med, LargeCommunities: []LargeCommunity{{65010, 2, 3}, {65010, 1, 1}}}}
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{})
-	got := p.await(time.Second, hasPrefix("[+"))
+	got := p.await(patience, hasPrefix("[+"))
 	want := "[+10.100.0.1/32] via " + host.String() + " [{AsPath: 65010} {Med: 0} {LargeCommunity: [ 65010:1:1, 65010:2:3]}]"
 	if diff := cmp.Diff([]string{want}, got); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
@@ -121,7 +121,7 @@ func TestManyPrependedPaths(t *testing.T) {
 	}
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{})
-	p.await(5*time.Second, func(all []string) bool { return strings.Count(strings.Join(all, ""), "+10.") == 3000 })
+	p.await(patience, func(all []string) bool { return strings.Count(strings.Join(all, ""), "+10.") == 3000 })
 	if e := s.State().Error; e != "" {
 		t.Errorf("error: %s", e)
 	}

@@ -134,11 +134,15 @@ func (w *worker) sweep(ctx context.Context, until time.Duration) {
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for {
+	for over := false; ; {
 		w.mu.Lock()
 		done := w.swept == until || w.fence != until
 		w.mu.Unlock()
-		if done {
+		switch {
+		case done:
+			return
+		case over: // looked at once more: the machine may have stood still since the last time
+			w.die(errFence)
 			return
 		}
 		select {
@@ -146,8 +150,7 @@ func (w *worker) sweep(ctx context.Context, until time.Duration) {
 			return
 		case <-tick.C:
 		case <-deadline.C:
-			w.die(errFence)
-			return
+			over = true
 		}
 	}
 }

@@ -2,9 +2,12 @@ package bgp
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"slices"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,7 +23,7 @@ func fencedPair(t *testing.T) (*process, *rawPeer) {
 	cfg.Paths[0].Fenced = true
 	proc := startByHand(t, helloMessage{}, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{})
-	p.await(2*time.Second, hasPrefix("[+10.100.0.2/32"))
+	p.await(patience, hasPrefix("[+10.100.0.2/32"))
 	if got := p.quiet(50 * time.Millisecond); slices.ContainsFunc(got, func(s string) bool { return s == "[+10.100.0.1/32]" }) {
 		t.Fatalf("announced without a fence: %q", got)
 	}
@@ -34,39 +37,96 @@ func tell(t *testing.T, proc *process, m message) {
 	}
 }
 
+// undisturbed plays a round, and another one where it failed and the machine had
+// stood still meanwhile: a process that cannot withdraw in time has to end itself,
+// whoever is to blame.
+func undisturbed(t *testing.T, round func(t *testing.T) error) {
+	t.Helper()
+	watch := startWatch(t)
+	for n := 1; ; n++ {
+		began, ran := time.Now(), watch.elapsed()
+		err := round(t)
+		if err == nil {
+			return
+		}
+		lost := time.Since(began) - (watch.elapsed() - ran)
+		if lost < fenceBound/2 || n == 10 {
+			t.Fatalf("round %d, in which the machine stood still for %s: %v", n, lost, err)
+		}
+		t.Logf("round %d counts for nothing, because the machine stood still for %s: %v", n, lost, err)
+	}
+}
+
+// awaitOrEnd collects what comes until something begins so.
+func (p *rawPeer) awaitOrEnd(prefix string) ([]string, error) {
+	p.t.Helper()
+	all := p.await(patience, func(all []string) bool { return hasPrefix(prefix)(all) || p.ended() != nil })
+	if !hasPrefix(prefix)(all) {
+		return nil, fmt.Errorf("the connection ended (%w) before %q, after %q", p.ended(), prefix, all)
+	}
+	return all, nil
+}
+
 // A fenced path ends at its time without a word from the daemon, which may be
 // stopped; the others stay. A later end brings it back.
-func TestFence(t *testing.T) {
+func TestFence(t *testing.T) { undisturbed(t, fence) }
+
+func fence(t *testing.T) error {
+	t.Helper()
 	proc, p := fencedPair(t)
-	const life = 400 * time.Millisecond
-	began := time.Now()
-	tell(t, proc, message{Fence: &fenceMessage{Until: bootTime() + life}})
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32"))
-	tell(t, proc, message{Fence: &fenceMessage{Until: bootTime() + 2*life}}) // renewed
-	got := p.await(3*life, hasPrefix("[-"))
-	took := time.Since(began)
+	const life = time.Second
+	first := bootTime() + life
+	tell(t, proc, message{Fence: &fenceMessage{Until: first}})
+	if _, err := p.awaitOrEnd("[+10.100.0.1/32"); err != nil {
+		return err
+	}
+	end := first + life
+	tell(t, proc, message{Fence: &fenceMessage{Until: end}}) // renewed
+	var got []string
+	late := time.Duration(0) // what ran since the end
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(got) == 0 {
+		<-tick.C
+		got = p.seen()
+		switch now := bootTime(); {
+		case len(got) > 0 && now < end:
+			return fmt.Errorf("%q comes %s before the end", got, end-now)
+		case now >= end:
+			late += time.Millisecond
+		}
+		if late > fenceBound {
+			return fmt.Errorf("%q comes more than %s after the end, connection %w", got, fenceBound, p.ended())
+		}
+	}
 	if diff := cmp.Diff([]string{"[-10.100.0.1/32]"}, got); diff != "" {
-		t.Errorf("messages (-want +got):\n%s", diff)
+		return fmt.Errorf("messages (-want +got):\n%s", diff)
 	}
-	t.Logf("withdrawn %s after the end", took-2*life)
-	if took < 2*life-50*time.Millisecond || took > 2*life+fenceBound {
-		t.Errorf("withdrawn after %s, want %s", took, 2*life)
-	}
+	t.Logf("withdrawn %s after the end", late)
 	if got := p.quiet(2 * fenceBound); got != nil || p.ended() != nil {
-		t.Errorf("then the router got %q, %v", got, p.ended())
+		return fmt.Errorf("then the router got %q, %w", got, p.ended())
 	}
 	tell(t, proc, message{Fence: &fenceMessage{Until: bootTime() + time.Minute}})
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32"))
+	if _, err := p.awaitOrEnd("[+10.100.0.1/32"); err != nil {
+		return err
+	}
 	tell(t, proc, message{Fence: &fenceMessage{Until: 1}}) // over at once
-	p.await(time.Second, hasPrefix("[-10.100.0.1/32"))
+	_, err := p.awaitOrEnd("[-10.100.0.1/32")
+	return err
 }
 
 // A process that was stopped until after the end withdraws first of all when it
 // goes on.
-func TestFenceStopped(t *testing.T) {
+func TestFenceStopped(t *testing.T) { undisturbed(t, fenceStopped) }
+
+func fenceStopped(t *testing.T) error {
+	t.Helper()
 	proc, p := fencedPair(t)
-	tell(t, proc, message{Fence: &fenceMessage{Until: bootTime() + 300*time.Millisecond}})
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32"))
+	end := bootTime() + time.Second
+	tell(t, proc, message{Fence: &fenceMessage{Until: end}})
+	if _, err := p.awaitOrEnd("[+10.100.0.1/32"); err != nil {
+		return err
+	}
 	if err := syscall.Kill(proc.cmd.Process.Pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -74,20 +134,27 @@ func TestFenceStopped(t *testing.T) {
 	if err := unix.Waitid(unix.P_PID, proc.cmd.Process.Pid, nil, unix.WSTOPPED, nil); err != nil {
 		t.Fatal(err)
 	}
+	if now := bootTime(); now >= end {
+		return fmt.Errorf("stopped %s after the end", now-end)
+	}
 	// What the daemon wants meanwhile comes after it.
 	tell(t, proc, message{Paths: &pathsMessage{Seq: 3, Set: []Path{path4(3)}}})
-	if got := p.quiet(500 * time.Millisecond); got != nil {
+	if got := p.quiet(end - bootTime() + 200*time.Millisecond); got != nil {
 		t.Errorf("a stopped process sent %q", got)
 	}
 	began := time.Now()
 	if err := syscall.Kill(proc.cmd.Process.Pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	got := p.await(2*time.Second, hasPrefix("[+10.100.0.3/32"))
+	got, err := p.awaitOrEnd("[+10.100.0.3/32")
+	if err != nil {
+		return err
+	}
 	t.Logf("went on after %s", time.Since(began))
 	if len(got) != 2 || got[0] != "[-10.100.0.1/32]" {
 		t.Errorf("messages %q, want the withdraw first", got)
 	}
+	return nil
 }
 
 // A process that does not get rid of its fenced paths ends itself.
@@ -108,6 +175,24 @@ func TestFenceCannotWithdraw(t *testing.T) {
 	w.sweep(t.Context(), 1)
 	if len(died) > 0 {
 		t.Error("died although all was withdrawn")
+	}
+}
+
+// All that is gone in time is enough, also where a machine that stood still shows it
+// together with the end of that time.
+func TestFenceWithdrawnBeforeAStandstill(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			w := &worker{log: slog.New(slog.DiscardHandler), fence: 1, die: func(err error) { t.Error(err) }}
+			go func() {
+				time.Sleep(fenceBound - time.Nanosecond)
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.swept = 1
+			}()
+			w.sweep(t.Context(), 1)
+		})
 	}
 }
 

@@ -134,23 +134,24 @@ func TestGoBGPSulksAfterAFall(t *testing.T) {
 	srv := bare(t, host)
 	mustAdd(t, srv, peer(router, 65001), host)
 	p := dialRaw(t, router, host, 65001, rawOptions{})
-	eventually(t, time.Second, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
+	eventually(t, patience, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
+	fell := time.Now()
 	_ = p.conn.Close()
-	eventually(t, time.Second, func() string { return "idle" }, func() bool { return sessionState(t, srv, router) == Idle })
+	eventually(t, patience, func() string { return "idle" }, func() bool { return sessionState(t, srv, router) == Idle })
 	<-time.After(1500 * time.Millisecond)
-	if st := sessionState(t, srv, router); st != Idle {
-		t.Errorf("1.5 s after the fall the session is %s", st)
-	}
-	if _, err := tryRaw(t.Context(), t, router, host, 65001, rawOptions{}); err == nil {
-		t.Error("an idle peer took the connection")
+	st := sessionState(t, srv, router)
+	_, err := tryRaw(t.Context(), t, router, host, 65001, rawOptions{})
+	// A machine that stood still may have been too late to see it.
+	if d := time.Since(fell); d < 5*time.Second && (st != Idle || err == nil) {
+		t.Errorf("less than %s after the fall the session is %s, a connection has the error %v", d, st, err)
 	}
 	if err := srv.DeletePeer(t.Context(), &api.DeletePeerRequest{Address: router.String()}); err != nil {
 		t.Fatal(err)
 	}
 	mustAdd(t, srv, peer(router, 65001), host)
-	start := time.Now()
+	watch := startWatch(t)
 	dialRaw(t, router, host, 65001, rawOptions{})
-	if d := time.Since(start); d > 500*time.Millisecond {
+	if d := watch.elapsed(); d > 500*time.Millisecond {
 		t.Errorf("session %s after the peer was added again", d)
 	}
 }
@@ -174,13 +175,13 @@ func TestGoBGPEvents(t *testing.T) {
 	}
 	mustAdd(t, srv, peer(router, 65001), host)
 	dialRaw(t, router, host, 65001, rawOptions{})
-	eventually(t, time.Second, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
+	eventually(t, patience, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
 	if err := srv.DeletePeer(t.Context(), &api.DeletePeerRequest{Address: router.String()}); err != nil {
 		t.Fatal(err)
 	}
 	want := "STATE Idle, STATE Active, STATE OpenSent, STATE OpenConfirm, STATE Established, UNKNOWN Idle"
 	text := func() string { mu.Lock(); defer mu.Unlock(); return strings.Join(got, ", ") }
-	eventually(t, time.Second, func() string { return "events " + text() + ", want " + want }, func() bool { return text() == want })
+	eventually(t, patience, func() string { return "events " + text() + ", want " + want }, func() bool { return text() == want })
 }
 
 // reconcilePeer: timers and the prefix limit change without a reset, other
@@ -191,7 +192,7 @@ func TestGoBGPUpdatePeer(t *testing.T) {
 	p := peer(router, 65001)
 	mustAdd(t, srv, p, host)
 	raw := dialRaw(t, router, host, 65001, rawOptions{})
-	eventually(t, time.Second, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
+	eventually(t, patience, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
 	p.LocalAddress = host
 	p.HoldTime, p.Keepalive, p.ConnectRetry, p.MaxPrefixes = 60*time.Second, 20*time.Second, 2*time.Second, 10
 	update := func() {
@@ -206,7 +207,7 @@ func TestGoBGPUpdatePeer(t *testing.T) {
 	}
 	p.Password = "sesame"
 	update()
-	raw.await(time.Second, hasPrefix("notification 6/6"))
+	raw.await(patience, hasPrefix("notification 6/6"))
 }
 
 // awaitDown: the end of a session with a text leaves behind the UPDATEs that
@@ -216,7 +217,7 @@ func TestGoBGPShutdownPeer(t *testing.T) {
 	srv := bare(t, host)
 	mustAdd(t, srv, peer(router, 65001), host)
 	raw := dialRaw(t, router, host, 65001, rawOptions{})
-	eventually(t, time.Second, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
+	eventually(t, patience, func() string { return "established" }, func() bool { return sessionState(t, srv, router) == Established })
 	for i := range 100 {
 		if _, err := srv.AddPath(t.Context(), &api.AddPathRequest{TableType: api.TableType_GLOBAL, Path: mustPath(t, path4(i))}); err != nil {
 			t.Fatal(err)
@@ -225,11 +226,11 @@ func TestGoBGPShutdownPeer(t *testing.T) {
 	if err := srv.ShutdownPeer(t.Context(), &api.ShutdownPeerRequest{Address: router.String(), Communication: "bye"}); err != nil {
 		t.Fatal(err)
 	}
-	got := raw.await(time.Second, hasPrefix("notification"))
+	got := raw.await(patience, hasPrefix("notification"))
 	if i := slices.Index(got, "notification 6/2 bye"); i != 100 {
 		t.Errorf("notification at place %d of %d", i, len(got))
 	}
-	eventually(t, time.Second, func() string { return "idle" }, func() bool { return sessionState(t, srv, router) == Idle })
+	eventually(t, patience, func() string { return "idle" }, func() bool { return sessionState(t, srv, router) == Idle })
 }
 
 // start: a server that has no address to listen on starts as one that dials

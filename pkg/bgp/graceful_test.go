@@ -88,7 +88,7 @@ func TestGracefulRestartOfFamilies(t *testing.T) {
 			apply(t, s, cfg)
 			p := dialRaw(t, router, host, 65001, tt.router)
 			start := time.Now()
-			p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+			p.await(patience, hasPrefix("[+10.100.0.1/32]"))
 			t.Logf("first UPDATE %s after the handshake", time.Since(start))
 			if diff := cmp.Diff(tt.want, offeredBy(p.open)); diff != "" {
 				t.Errorf("OPEN (-want +got):\n%s", diff)
@@ -98,7 +98,7 @@ func TestGracefulRestartOfFamilies(t *testing.T) {
 				defer p.mu.Unlock()
 				return slices.Sorted(slices.Values(p.eors))
 			}
-			eventually(t, time.Second, func() string { return fmt.Sprintf("End-of-RIB %v, want %v", eors(), tt.eors) },
+			eventually(t, patience, func() string { return fmt.Sprintf("End-of-RIB %v, want %v", eors(), tt.eors) },
 				func() bool { return slices.Equal(eors(), tt.eors) })
 			awaitEstablished(t, s, router)
 			got := peerState(s.State(), router)
@@ -120,7 +120,7 @@ func TestRestartOfBothFamilies(t *testing.T) {
 	cfg.Paths = []Path{path4(1)}
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{restart: 120})
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	p.await(patience, hasPrefix("[+10.100.0.1/32]"))
 	if diff := cmp.Diff([]string{"ipv4-unicast true", "ipv6-unicast true"}, offeredBy(p.open).Restart); diff != "" {
 		t.Errorf("OPEN (-want +got):\n%s", diff)
 	}

@@ -15,6 +15,9 @@ import (
 // testPort is the port on which every speaker and router of these tests listens.
 const testPort = 17917
 
+// patience bounds what has to come at some time: only a failure uses it up.
+const patience = 30 * time.Second
+
 // addresses hands out loopback addresses that no other test uses.
 var nextAddress atomic.Uint32
 
@@ -68,6 +71,31 @@ func eventually(t *testing.T, within time.Duration, what func() string, ok func(
 	}
 	return time.Since(start)
 }
+
+// stopwatch counts the milliseconds in which this process could run. What a
+// machine costs that stands still, or keeps everybody waiting, is not counted.
+type stopwatch struct{ ticks atomic.Int64 }
+
+// startWatch runs one until the test ends.
+func startWatch(t *testing.T) *stopwatch {
+	t.Helper()
+	w, ctx := &stopwatch{}, t.Context()
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C: // one, however many were missed
+				w.ticks.Add(1)
+			}
+		}
+	}()
+	return w
+}
+
+func (w *stopwatch) elapsed() time.Duration { return time.Duration(w.ticks.Load()) * time.Millisecond }
 
 // startSpeaker runs a speaker until the test ends.
 func startSpeaker(t *testing.T, o SpeakerOptions) *Speaker {
@@ -140,7 +168,7 @@ func peerState(s *SpeakerState, a netip.Addr) PeerState {
 
 func awaitEstablished(t *testing.T, s *Speaker, a netip.Addr) time.Duration {
 	t.Helper()
-	return eventually(t, 10*time.Second, func() string { return fmt.Sprintf("established with %s: %+v", a, s.State()) },
+	return eventually(t, patience, func() string { return fmt.Sprintf("established with %s: %+v", a, s.State()) },
 		func() bool { return peerState(s.State(), a).State == Established })
 }
 
@@ -158,7 +186,7 @@ func prefixes(s *Speaker, from netip.Addr) map[netip.Prefix]netip.Addr {
 // awaitListening waits until a connection of the peer would be taken.
 func awaitListening(t *testing.T, s *Speaker, a netip.Addr) {
 	t.Helper()
-	eventually(t, time.Second, func() string { return fmt.Sprintf("active for %s: %+v", a, s.State()) },
+	eventually(t, patience, func() string { return fmt.Sprintf("active for %s: %+v", a, s.State()) },
 		func() bool { return peerState(s.State(), a).State == Active })
 }
 

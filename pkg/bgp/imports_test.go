@@ -60,7 +60,7 @@ func advertise6(t *testing.T, p *rawPeer, asn uint32, prefix netip.Prefix, hops 
 func awaitReceived(t *testing.T, m *Manager, name string, want []ReceivedPath) {
 	t.Helper()
 	equal := cmp.Comparer(func(a, b ReceivedPath) bool { return a == b })
-	eventually(t, 5*time.Second, func() string { return cmp.Diff(want, speakerState(m, name).Received, equal) },
+	eventually(t, patience, func() string { return cmp.Diff(want, speakerState(m, name).Received, equal) },
 		func() bool { return slices.Equal(want, speakerState(m, name).Received) })
 }
 

@@ -52,8 +52,28 @@ func TestLastWordsPassRouters(t *testing.T) {
 			t.Fatal(err)
 		}
 		const want = "notification 6/2 interface en1: administratively down"
-		raw.await(3*time.Second, func(seen []string) bool { return slices.Contains(seen, want) })
+		raw.await(patience, func(seen []string) bool { return slices.Contains(seen, want) })
 	})
+}
+
+// The last words leave also where their time is over at once, as on a machine that
+// stands still at that moment.
+func TestLastWordsInNoTime(t *testing.T) {
+	host, router := addr(t), addr(t)
+	s := startSpeaker(t, SpeakerOptions{})
+	s.timing.ceaseWait = 0
+	cfg := conf("en1", 65010, host, peer(router, 65001))
+	for range 20 {
+		apply(t, s, cfg)
+		p := dialRaw(t, router, host, 65001, rawOptions{})
+		awaitEstablished(t, s, router)
+		down := cfg
+		down.Peers, down.DownReason = nil, "link down"
+		apply(t, s, down)
+		if got := p.await(patience, hasPrefix("notification")); got[0] != "notification 6/2 link down" {
+			t.Fatalf("messages %q", got)
+		}
+	}
 }
 
 // Peers that go are told their own reason where they have one, through the
@@ -80,14 +100,14 @@ func TestEachPeerIsToldItsReason(t *testing.T) {
 	cfg.Peers, cfg.DownReason, cfg.DownReasons = cfg.Peers[2:], "interface en1: link down", map[netip.Addr]string{own: long}
 	m.Withdraw(Desired{Speakers: []SpeakerConfig{cfg}})
 	for a, want := range map[netip.Addr]string{own: long[:127], common: "interface en1: link down"} {
-		raws[a].await(3*time.Second, func(seen []string) bool { return slices.Contains(seen, "notification 6/2 "+want) })
+		raws[a].await(patience, func(seen []string) bool { return slices.Contains(seen, "notification 6/2 "+want) })
 	}
 	if got := raws[stays].quiet(50 * time.Millisecond); got != nil || raws[stays].ended() != nil {
 		t.Errorf("the peer that stays got %q, %v", got, raws[stays].ended())
 	}
 	cfg.Peers, cfg.DownReason, cfg.DownReasons = nil, "", nil
 	m.Withdraw(Desired{Speakers: []SpeakerConfig{cfg}})
-	raws[stays].await(3*time.Second, func(seen []string) bool {
+	raws[stays].await(patience, func(seen []string) bool {
 		return slices.Contains(seen, "notification 6/2 peer removed from the configuration")
 	})
 }

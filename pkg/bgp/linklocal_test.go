@@ -50,9 +50,9 @@ func (l *localLab) conf(asn uint32) SpeakerConfig {
 func (l *localLab) dial(t *testing.T, asn uint32, o rawOptions) *rawPeer {
 	t.Helper()
 	var raw *rawPeer
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	netnstest.Until(t, 15*time.Second, func() (err error) {
+	netnstest.Until(t, patience, func() (err error) {
 		// By index: names are remembered for a minute, and interfaces change.
 		l.r.Do(func() error {
 			var device *net.Interface
@@ -111,12 +111,12 @@ func TestLinkLocalSession(t *testing.T) {
 					if asn == 65010 {
 						tail = " via fe80::1 [{AsPath: } {LocalPref: 100}]"
 					}
-					got := raw.await(2*time.Second, func(all []string) bool { return len(all) == 2 })
+					got := raw.await(patience, func(all []string) bool { return len(all) == 2 })
 					slices.Sort(got)
 					if diff := cmp.Diff([]string{"[+10.100.0.1/32]" + tail, "[+2001:db8::1/128]" + tail}, got); diff != "" {
 						t.Errorf("messages (-want +got):\n%s", diff)
 					}
-					eventually(t, 2*time.Second, func() string { return fmt.Sprintf("%+v", m.State()) }, func() bool {
+					eventually(t, patience, func() string { return fmt.Sprintf("%+v", m.State()) }, func() bool {
 						st := speakerState(m, "en1")
 						p := peerState(&st, cfg.Peers[0].Address)
 						return p.State == Established && p.ExtendedNextHop && p.IPv4 && p.IPv6 && p.ASN == asn && st.Error == "" &&
@@ -212,7 +212,7 @@ func TestSameLinkLocalAddressOnTwoInterfaces(t *testing.T) {
 		for name, want := range map[string]string{"en1": "[+10.100.0.1/32]", "en5": "[+2001:db8::1/128]"} {
 			l := localLab{r: labs[name], host: netip.MustParseAddr("fe80::1%wan"), router: netip.MustParseAddr("fe80::2%wan")}
 			raw := l.dial(t, 65001, rawOptions{caps: extendedHop()})
-			raw.await(2*time.Second, hasPrefix(want))
+			raw.await(patience, hasPrefix(want))
 			awaitUp(t, m, name, 1)
 		}
 	})

@@ -21,7 +21,7 @@ func TestListenerStaysOnItsDevice(t *testing.T) {
 		ns.IP("addr add %s/24 dev en1", host)
 		ns.IP("addr add %s/32 dev lo", local)
 		r.IP("addr add %s/24 dev wan", router)
-		for asn, bound := range map[uint32]time.Duration{65010: 300 * time.Millisecond, 65001: 5 * time.Second} {
+		for asn, bound := range map[uint32]time.Duration{65010: 300 * time.Millisecond, 65001: patience} {
 			refused := asn == 65010
 			s := startSpeaker(t, SpeakerOptions{})
 			p := peer(router, asn)

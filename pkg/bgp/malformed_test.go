@@ -119,9 +119,9 @@ func newHostileLab(t *testing.T, hostile int) *hostileLab {
 	l.want = Desired{Speakers: []SpeakerConfig{one, two}}
 	l.m.Announce(l.want)
 	l.elsewhere = dialRaw(t, l.elsewhereAddr, host5, 65003, rawOptions{})
-	l.elsewhere.await(2*time.Second, hasPrefix("[+"))
+	l.elsewhere.await(patience, hasPrefix("[+"))
 	l.same = dialRaw(t, l.sameAddr, l.host, 65002, rawOptions{})
-	l.same.await(2*time.Second, hasPrefix("[+"))
+	l.same.await(patience, hasPrefix("[+"))
 	return l
 }
 
@@ -130,12 +130,12 @@ func newHostileLab(t *testing.T, hostile int) *hostileLab {
 func (l *hostileLab) check(t *testing.T, hostile netip.Addr, restarts int) {
 	t.Helper()
 	good := dialRaw(t, hostile, l.host, 65001, rawOptions{})
-	good.await(2*time.Second, hasPrefix("[+"))
+	good.await(patience, hasPrefix("[+"))
 	_ = good.conn.Close()
 	if st := speakerState(l.m, "en1"); st.Restarts != restarts {
 		_ = l.same.conn.Close()
 		l.same = dialRaw(l.t, l.sameAddr, l.host, 65002, rawOptions{}) // lives longer than this input
-		l.same.await(2*time.Second, hasPrefix("[+"))
+		l.same.await(patience, hasPrefix("[+"))
 		t.Logf("speaker ended: %.100s", st.LastExit)
 	} else if got := l.same.seen(); got != nil || l.same.ended() != nil {
 		t.Errorf("the session of the same speaker got %q, %v", got, l.same.ended())
@@ -179,7 +179,7 @@ func TestHostileInput(t *testing.T) {
 func send(t *testing.T, from, to netip.Addr, octets []byte) {
 	t.Helper()
 	var conn net.Conn
-	eventually(t, 5*time.Second, func() string { return "connection" }, func() (ok bool) {
+	eventually(t, patience, func() string { return "connection" }, func() (ok bool) {
 		var err error
 		conn, err = connect(t.Context(), from, to, nil)
 		return err == nil
@@ -207,11 +207,11 @@ func TestStrangeButHarmless(t *testing.T) {
 		caps = append(caps, bgp.NewCapUnknown(bgp.BGPCapabilityCode(200+code), make([]byte, code)))
 	}
 	p, q := dialRaw(t, router, host, 65001, rawOptions{caps: caps}), dialRaw(t, other, host, 65002, rawOptions{})
-	p.await(time.Second, hasPrefix("[+"))
-	q.await(time.Second, hasPrefix("[+"))
+	p.await(patience, hasPrefix("[+"))
+	q.await(patience, hasPrefix("[+"))
 	push(t, p, router, 65001, 0, 1000) // with our own VIP among them
 	push(t, p, router, 65010, 0, 10)   // and with our own AS in the path
-	eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", s.State().Peers) },
+	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State().Peers) },
 		func() bool { s.signal(); return peerState(s.State(), router).Received >= 1000 })
 	for name, raw := range map[string]*rawPeer{"router": p, "other": q} {
 		if got := raw.quiet(50 * time.Millisecond); got != nil {
@@ -228,7 +228,7 @@ func (l *hostileLab) flood(t *testing.T) []net.Conn {
 	t.Helper()
 	stranger := addr(t)
 	var open []net.Conn
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for i := range 1000 {
 		from := l.hostile[0]
@@ -274,9 +274,9 @@ func TestSilentConnectionIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 2*time.Second, func() string { return fmt.Sprintf("%+v", s.State().Peers) },
+	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State().Peers) },
 		func() bool { return peerState(s.State(), router).LastError == noOpen })
-	if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {

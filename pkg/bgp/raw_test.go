@@ -25,7 +25,8 @@ type rawPeer struct {
 	mu     sync.Mutex
 	msgs   []*bgp.BGPMessage // all but KEEPALIVE, after the handshake
 	closed error
-	mute   bool // sends no KEEPALIVE
+	mute   bool      // sends no KEEPALIVE
+	kept   time.Time // just before the last KEEPALIVE was sent, zero before the first
 	parse  *bgp.MarshallingOption
 	eors   []bgp.RouteFamily
 }
@@ -50,7 +51,7 @@ func tcpAddr(a netip.Addr, port int) *net.TCPAddr {
 // goes through the handshake.
 func dialRaw(t *testing.T, from, to netip.Addr, asn uint32, o rawOptions) *rawPeer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	pause := time.NewTicker(20 * time.Millisecond)
 	defer pause.Stop()
@@ -74,7 +75,7 @@ func tryRaw(ctx context.Context, t *testing.T, from, to netip.Addr, asn uint32, 
 		return nil, err
 	}
 	p := &rawPeer{t: t, conn: conn}
-	if err := p.handshake(asn, from, o); err != nil {
+	if err := p.handshake(asn, from, o, 3*time.Second); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func acceptRaw(t *testing.T, at netip.Addr, asn uint32, o rawOptions) *rawPeer {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	if err = l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err = l.(*net.TCPListener).SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := l.Accept()
@@ -121,13 +122,13 @@ func acceptRaw(t *testing.T, at netip.Addr, asn uint32, o rawOptions) *rawPeer {
 		t.Fatalf("nobody connects to %s: %v", at, err)
 	}
 	p := &rawPeer{t: t, conn: conn}
-	if err := p.handshake(asn, at, o); err != nil {
+	if err := p.handshake(asn, at, o, patience); err != nil {
 		t.Fatalf("handshake at %s: %v", at, err)
 	}
 	return p
 }
 
-func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions) error {
+func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions, within time.Duration) error {
 	hold := o.hold
 	if hold == 0 && !o.noHold {
 		hold = 90
@@ -161,7 +162,7 @@ func (p *rawPeer) handshake(asn uint32, id netip.Addr, o rawOptions) error {
 	if err := p.write(open); err != nil {
 		return err
 	}
-	if err := p.conn.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+	if err := p.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
 	for _, want := range []uint8{bgp.BGP_MSG_OPEN, bgp.BGP_MSG_KEEPALIVE} {
@@ -222,6 +223,9 @@ func (p *rawPeer) keepalive(done chan struct{}) {
 		}
 		p.mu.Lock()
 		mute := p.mute
+		if !mute {
+			p.kept = time.Now()
+		}
 		p.mu.Unlock()
 		if !mute {
 			_ = p.write(bgp.NewBGPKeepAliveMessage())
@@ -250,10 +254,20 @@ func (p *rawPeer) read() (*bgp.BGPMessage, error) {
 	return bgp.ParseBGPMessage(append(head, body...), p.parse)
 }
 
-func (p *rawPeer) setMute() {
+// setMute has no KEEPALIVE sent any more, and returns a time just before the last
+// one.
+func (p *rawPeer) setMute() (last time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mute = true
+	return p.kept
+}
+
+// keeps tells whether it has sent a KEEPALIVE of its own accord.
+func (p *rawPeer) keeps() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.kept.IsZero()
 }
 
 // restarting tells the restart bit and the forwarding bits of the OPEN (RFC 4724
@@ -310,6 +324,14 @@ func (p *rawPeer) await(within time.Duration, done func([]string) bool) []string
 func (p *rawPeer) quiet(d time.Duration) []string {
 	<-time.After(d)
 	return p.seen()
+}
+
+// gets returns the n messages that have to come, and what comes within d after
+// them.
+func (p *rawPeer) gets(n int, d time.Duration) []string {
+	p.t.Helper()
+	all := p.await(patience, func(all []string) bool { return len(all) >= n })
+	return append(all, p.quiet(d)...)
 }
 
 func (p *rawPeer) ended() error {

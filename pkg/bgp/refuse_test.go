@@ -56,17 +56,17 @@ func TestWrongPeerIsRefused(t *testing.T) {
 			// The handshake fails, or its end is the NOTIFICATION.
 			wrong, err := tryRaw(t.Context(), t, router, host, tt.asn, rawOptions{id: tt.id})
 			if err == nil {
-				got := wrong.await(time.Second, func(all []string) bool { return slices.Contains(all, tt.want) })
+				got := wrong.await(patience, func(all []string) bool { return slices.Contains(all, tt.want) })
 				if len(got) > 1 {
 					t.Errorf("the wrong peer got %q", got)
 				}
 			}
-			eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", s.State().Peers) }, func() bool {
+			eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State().Peers) }, func() bool {
 				st := peerState(s.State(), router)
 				return st.LastError == tt.error && st.State != Established && st.Transitions == 0
 			})
 			right := dialRaw(t, router, host, tt.right, rawOptions{id: tt.rightID})
-			right.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+			right.await(patience, hasPrefix("[+10.100.0.1/32]"))
 			awaitEstablished(t, s, router)
 			if got := peerState(s.State(), router); got.ASN != tt.shownASN || got.LastError != "" {
 				t.Errorf("state %+v", got)
@@ -88,8 +88,8 @@ func TestRouterIDIsCheckedAtReload(t *testing.T) {
 	awaitEstablished(t, s, router)
 	cfg.Peers[0].RouterID = netip.MustParseAddr("10.0.0.7")
 	apply(t, s, cfg)
-	p.await(time.Second, hasPrefix("notification 2/3"))
-	eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", s.State().Peers) }, func() bool {
+	p.await(patience, hasPrefix("notification 2/3"))
+	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State().Peers) }, func() bool {
 		return strings.HasSuffix(peerState(s.State(), router).LastError, "(router id is "+router.String()+", wanted is 10.0.0.7)")
 	})
 }

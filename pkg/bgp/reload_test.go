@@ -86,8 +86,8 @@ func TestWhatResetsASession(t *testing.T) {
 			cfg.Paths = []Path{path4(1)}
 			apply(t, s, cfg)
 			p1, p2 := dialRaw(t, one, host, 65001, rawOptions{}), dialRaw(t, two, host, 65002, rawOptions{})
-			p1.await(time.Second, hasPrefix("[+"))
-			p2.await(time.Second, hasPrefix("[+"))
+			p1.await(patience, hasPrefix("[+"))
+			p2.await(patience, hasPrefix("[+"))
 			awaitEstablished(t, s, one)
 			awaitEstablished(t, s, two)
 			tt.change(&cfg)
@@ -100,7 +100,13 @@ func TestWhatResetsASession(t *testing.T) {
 			if tt.other {
 				wantOther = want
 			}
-			got := p1.quiet(150 * time.Millisecond)
+			gets := func(p *rawPeer, something bool) []string {
+				if something {
+					return p.gets(1, 150*time.Millisecond)
+				}
+				return p.seen()
+			}
+			got := gets(p1, tt.sent != "" || tt.reset != "")
 			switch {
 			case tt.sent != "":
 				if len(got) != 1 || !strings.Contains(got[0], tt.sent) {
@@ -111,7 +117,7 @@ func TestWhatResetsASession(t *testing.T) {
 					t.Errorf("messages (-want +got):\n%s", diff)
 				}
 			}
-			gotOther := p2.seen()
+			gotOther := gets(p2, tt.other)
 			if tt.sent != "" && tt.other {
 				wantOther = got
 			}
@@ -167,10 +173,10 @@ func TestChangesInPlaceHaveEffect(t *testing.T) {
 		t.Errorf("state %+v", got)
 	}
 	_ = p.conn.Close()
-	eventually(t, time.Second, func() string { return "end" }, func() bool { return peerState(s.State(), router).State != Established })
+	eventually(t, patience, func() string { return "end" }, func() bool { return peerState(s.State(), router).State != Established })
 	dialRaw(t, router, host, 65001, rawOptions{})
 	awaitEstablished(t, s, router)
-	eventually(t, time.Second, func() string { return fmt.Sprintf("%+v", s.State().Peers) },
+	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State().Peers) },
 		func() bool { return peerState(s.State(), router).HoldTime == 30*time.Second })
 	peers, err := s.listPeers(t.Context(), s.server.Load())
 	if err != nil || !peers[router].GetTransport().GetPassiveMode() {
@@ -209,7 +215,7 @@ func TestMD5KeyRotation(t *testing.T) {
 			for _, key := range []string{"second", "a third and longer one"} {
 				cfg.Peers[0].Password = Secret(key)
 				apply(t, s, cfg)
-				raw.await(time.Second, hasPrefix("notification 6/4 configuration: password changed"))
+				raw.await(patience, hasPrefix("notification 6/4 configuration: password changed"))
 				raw = meet(key)
 				awaitEstablished(t, s, router)
 			}
@@ -269,7 +275,7 @@ func TestLimitsWhileConnecting(t *testing.T) {
 	cfg.Peers[0].MaxPrefixes = 16
 	changed := time.NewTicker(100 * time.Millisecond)
 	defer changed.Stop()
-	for end := time.Now().Add(5 * time.Second); peerState(s.State(), router).State != Established; <-changed.C {
+	for end := time.Now().Add(patience); peerState(s.State(), router).State != Established; <-changed.C {
 		if time.Now().After(end) {
 			t.Fatalf("not up after %d changes: %+v", cfg.Reflected, s.State())
 		}

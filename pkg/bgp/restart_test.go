@@ -38,7 +38,7 @@ func TestColdStartClaimsNothing(t *testing.T) {
 	cfg.Paths = []Path{path4(1)}
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{restart: 120, waits: true})
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	p.await(patience, hasPrefix("[+10.100.0.1/32]"))
 	if diff := cmp.Diff(openBits{Seconds: 20}, bits(p)); diff != "" {
 		t.Errorf("OPEN (-want +got):\n%s", diff)
 	}
@@ -59,22 +59,22 @@ func TestRestartIsClaimedOncePerPeer(t *testing.T) {
 		t.Errorf("sent before the End-of-RIB: %q", got)
 	}
 	waits.endOfRIB()
-	waits.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	waits.await(patience, hasPrefix("[+10.100.0.1/32]"))
 
 	// The flag of the others is cleared with that, and set again at once.
-	eventually(t, time.Second, func() string { return "restart flag of the others" }, func() bool {
+	eventually(t, patience, func() string { return "restart flag of the others" }, func() bool {
 		peers, err := s.listPeers(t.Context(), s.server.Load())
 		return err == nil && peers[r2].GetGracefulRestart().GetLocalRestarting() && peers[r3].GetGracefulRestart().GetLocalRestarting() &&
 			!peers[r1].GetGracefulRestart().GetLocalRestarting()
 	})
 	helper := dialRaw(t, r2, host, 65002, rawOptions{restart: 120})
-	helper.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
-	eventually(t, time.Second, func() string { return "restart flag of the last" }, func() bool {
+	helper.await(patience, hasPrefix("[+10.100.0.1/32]"))
+	eventually(t, patience, func() string { return "restart flag of the last" }, func() bool {
 		peers, err := s.listPeers(t.Context(), s.server.Load())
 		return err == nil && peers[r3].GetGracefulRestart().GetLocalRestarting()
 	})
 	plain := dialRaw(t, r3, host, 65003, rawOptions{})
-	plain.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	plain.await(patience, hasPrefix("[+10.100.0.1/32]"))
 	for name, p := range map[string]*rawPeer{"waits": waits, "helper": helper, "plain": plain} {
 		if diff := cmp.Diff(restarted, bits(p)); diff != "" {
 			t.Errorf("%s: OPEN (-want +got):\n%s", name, diff)
@@ -83,7 +83,7 @@ func TestRestartIsClaimedOncePerPeer(t *testing.T) {
 
 	_ = helper.conn.Close()
 	again := dialRaw(t, r2, host, 65002, rawOptions{restart: 120})
-	again.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	again.await(patience, hasPrefix("[+10.100.0.1/32]"))
 	if diff := cmp.Diff(openBits{Seconds: 20}, bits(again)); diff != "" {
 		t.Errorf("later OPEN (-want +got):\n%s", diff)
 	}
@@ -105,7 +105,7 @@ func TestNoOpenWithoutTheRestart(t *testing.T) {
 	s.adapter.Info("sync finished", nil)
 	conn, err := connect(t.Context(), router, host, nil)
 	if err == nil {
-		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
 		var got []byte
 		if got, err = io.ReadAll(conn); len(got) > 0 {
 			t.Errorf("the router was sent %x", got)
@@ -117,7 +117,7 @@ func TestNoOpenWithoutTheRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := dialRaw(t, router, host, 65001, rawOptions{restart: 120})
-	p.await(time.Second, hasPrefix("[+10.100.0.1/32]"))
+	p.await(patience, hasPrefix("[+10.100.0.1/32]"))
 	if got := bits(p); !got.Restart || !got.Forwarding {
 		t.Errorf("OPEN has %+v", got)
 	}
@@ -137,7 +137,7 @@ func TestOpenOnItsWayWhenTheRestartIsForgotten(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close() //nolint:errcheck // the test is over
-			if err = conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			if err = conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}
 			open := make([]byte, 4096)
@@ -148,7 +148,11 @@ func TestOpenOnItsWayWhenTheRestartIsForgotten(t *testing.T) {
 				s.adapter.Debug("EOR received", nil)
 			}
 			s.adapter.Info("sync finished", nil)
-			if err = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			wait := patience // until it is hung up
+			if before {
+				wait = 200 * time.Millisecond
+			}
+			if err = conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 				t.Fatal(err)
 			}
 			_, err = conn.Read(open)
@@ -228,7 +232,7 @@ func TestKilledProcessKeepsItsRoutes(t *testing.T) {
 	cfg := graceful(conf("en1", 65010, host, peer(router, 65001)))
 	cfg.Paths = []Path{path4(1), path4(2)}
 	announce(m, cfg)
-	eventually(t, 5*time.Second, func() string { return fmt.Sprint(r.Received()) }, func() bool { return len(r.Received()) == 2 })
+	eventually(t, patience, func() string { return fmt.Sprint(r.Received()) }, func() bool { return len(r.Received()) == 2 })
 	awaitUp(t, m, "en1", 1)
 
 	var mu sync.Mutex
@@ -253,7 +257,7 @@ func TestKilledProcessKeepsItsRoutes(t *testing.T) {
 		t.Errorf("last exit is %q", st.LastExit)
 	}
 	awaitUp(t, m, "en1", 1) // GoBGP as the router takes no connection for 5 s
-	eventually(t, 5*time.Second, func() string { return fmt.Sprintf("%+v", r.State()) },
+	eventually(t, patience, func() string { return fmt.Sprintf("%+v", r.State()) },
 		func() bool { return peerState(r.State(), host).State == Established })
 	<-time.After(500 * time.Millisecond) // the End-of-RIB, at which stale routes go
 	mu.Lock()

@@ -180,7 +180,7 @@ func TestMD5KeyGoesWithItsPeer(t *testing.T) {
 	awaitEstablished(t, s, router)
 	cfg.Peers, cfg.DownReason = nil, "link down"
 	apply(t, s, cfg)
-	if got := raw.await(time.Second, hasPrefix("notification")); got[0] != "notification 6/2 link down" {
+	if got := raw.await(patience, hasPrefix("notification")); got[0] != "notification 6/2 link down" {
 		t.Errorf("messages %q", got)
 	}
 	p.Password, p.LocalAddress = "", host
@@ -254,7 +254,8 @@ func TestNoConnectionIsForgotten(t *testing.T) {
 			continue
 		}
 		if n%3 == 0 {
-			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			// Less than openWait, after which it is given up in any case.
+			if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {

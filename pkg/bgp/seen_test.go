@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
@@ -41,7 +40,7 @@ func TestSeen(t *testing.T) {
 			}
 			seen := func(list ...SeenPath) {
 				t.Helper()
-				eventually(t, 5*time.Second, func() string { return fmt.Sprintf("seen %+v, want %+v", s.State().Seen, list) },
+				eventually(t, patience, func() string { return fmt.Sprintf("seen %+v, want %+v", s.State().Seen, list) },
 					func() bool { return slices.EqualFunc(s.State().Seen, list, sameSeen) })
 			}
 			want := SeenPath{

@@ -24,7 +24,7 @@ func TestStrangerGetsNothing(t *testing.T) {
 	cfg.Paths = []Path{path4(1)}
 	apply(t, s, cfg)
 	good := dialRaw(t, router, host, 65001, rawOptions{})
-	good.await(time.Second, hasPrefix("[+"))
+	good.await(patience, hasPrefix("[+"))
 	awaitEstablished(t, s, router) // the picture comes after the routes
 	conn, err := connect(t.Context(), stranger, host, nil)
 	if err != nil {
@@ -38,7 +38,7 @@ func TestStrangerGetsNothing(t *testing.T) {
 	if _, err = conn.Write(open); err != nil {
 		t.Logf("write: %v", err)
 	}
-	if err = conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err = conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(conn)
@@ -91,7 +91,7 @@ func TestDribbledOpenIsGivenUp(t *testing.T) {
 func TestPeerThatStopsReading(t *testing.T) {
 	l := newHostileLab(t, 1)
 	deaf := dialRaw(t, l.hostile[0], l.host, 65001, rawOptions{control: smallWindow})
-	deaf.await(2*time.Second, hasPrefix("[+"))
+	deaf.await(patience, hasPrefix("[+"))
 	if err := deaf.conn.SetReadDeadline(time.Unix(1, 0)); err != nil { // its reader gives up, its connection lives
 		t.Fatal(err)
 	}
@@ -103,22 +103,22 @@ func TestPeerThatStopsReading(t *testing.T) {
 	}
 	l.announce(paths)
 	last := fmt.Sprintf("+%v", path4(many).Prefix)
-	l.same.await(20*time.Second, contains(last))
+	l.same.await(patience, contains(last))
 	began := time.Now()
 	l.announce(paths[:1])
-	l.same.await(20*time.Second, contains(fmt.Sprintf("-%v", path4(many).Prefix)))
+	l.same.await(patience, contains(fmt.Sprintf("-%v", path4(many).Prefix)))
 	took := time.Since(began)
 	t.Logf("%d paths were withdrawn from the others within %s", many-1, took.Round(time.Millisecond))
 	if got := l.elsewhere.ended(); got != nil {
 		t.Errorf("the other speaker's session ended: %v", got)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	began = time.Now()
+	watch := startWatch(t)
 	if err := l.m.Stop(ctx, StopDrain, "bye"); err != nil {
 		t.Logf("stop: %v", err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := watch.elapsed(); took > 10*time.Second {
 		t.Errorf("the stop took %s", took)
 	}
 }
@@ -145,7 +145,7 @@ func TestConnectionsHeldOpen(t *testing.T) {
 	}()
 	l.same.seen()
 	l.announce(nil)
-	l.same.await(5*time.Second, contains(fmt.Sprintf("-%v", path4(1).Prefix)))
+	l.same.await(patience, contains(fmt.Sprintf("-%v", path4(1).Prefix)))
 	for name, p := range map[string]*rawPeer{"same speaker": l.same, "other speaker": l.elsewhere} {
 		if err := p.ended(); err != nil {
 			t.Errorf("%s: the session ended: %v", name, err)
