@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"vipspeaker/test/stopwatch"
 )
 
 // fencedPair is a speaker process with a fenced and another path, and its router.
@@ -42,14 +44,14 @@ func tell(t *testing.T, proc *process, m message) {
 // whoever is to blame.
 func undisturbed(t *testing.T, round func(t *testing.T) error) {
 	t.Helper()
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	for n := 1; ; n++ {
-		began, ran := time.Now(), watch.elapsed()
+		began, ran := time.Now(), watch.Elapsed()
 		err := round(t)
 		if err == nil {
 			return
 		}
-		lost := time.Since(began) - (watch.elapsed() - ran)
+		lost := time.Since(began) - (watch.Elapsed() - ran)
 		if lost < fenceBound/2 || n == 10 {
 			t.Fatalf("round %d, in which the machine stood still for %s: %v", n, lost, err)
 		}

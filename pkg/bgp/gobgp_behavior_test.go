@@ -11,6 +11,8 @@ import (
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"vipspeaker/test/stopwatch"
 )
 
 // These tests pin what this package relies on and GoBGP does not promise. When a
@@ -149,9 +151,9 @@ func TestGoBGPSulksAfterAFall(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAdd(t, srv, peer(router, 65001), host)
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	dialRaw(t, router, host, 65001, rawOptions{})
-	if d := watch.elapsed(); d > 500*time.Millisecond {
+	if d := watch.Elapsed(); d > 500*time.Millisecond {
 		t.Errorf("session %s after the peer was added again", d)
 	}
 }

@@ -72,31 +72,6 @@ func eventually(t *testing.T, within time.Duration, what func() string, ok func(
 	return time.Since(start)
 }
 
-// stopwatch counts the milliseconds in which this process could run. What a
-// machine costs that stands still, or keeps everybody waiting, is not counted.
-type stopwatch struct{ ticks atomic.Int64 }
-
-// startWatch runs one until the test ends.
-func startWatch(t *testing.T) *stopwatch {
-	t.Helper()
-	w, ctx := &stopwatch{}, t.Context()
-	go func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C: // one, however many were missed
-				w.ticks.Add(1)
-			}
-		}
-	}()
-	return w
-}
-
-func (w *stopwatch) elapsed() time.Duration { return time.Duration(w.ticks.Load()) * time.Millisecond }
-
 // startSpeaker runs a speaker until the test ends.
 func startSpeaker(t *testing.T, o SpeakerOptions) *Speaker {
 	t.Helper()

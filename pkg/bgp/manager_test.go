@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"vipspeaker/test/stopwatch"
 )
 
 // startManager runs a manager until the test ends.
@@ -94,12 +96,12 @@ func TestManagerFromStartToDrain(t *testing.T) {
 	m := startManager(t, Options{}, nil)
 	cfg := conf("en1", 65010, host, peer(router, 65001))
 	cfg.Paths = []Path{path4(1)}
-	watch, start := startWatch(t), time.Now()
+	watch, start := stopwatch.Start(t), time.Now()
 	announce(m, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{})
 	p.await(patience, hasPrefix("[+10.100.0.1/32] via "+host.String()))
 	t.Logf("first UPDATE after %s", time.Since(start))
-	if d := watch.elapsed(); d > time.Second {
+	if d := watch.Elapsed(); d > time.Second {
 		t.Errorf("first UPDATE after %s, want less than 1 s", d)
 	}
 	awaitUp(t, m, "en1", 1)
@@ -230,12 +232,12 @@ func TestStuckProcessHoldsUpNobody(t *testing.T) {
 		cfgs[i] = conf(fmt.Sprintf("en%d", i), 65010, hosts[i], peer(routers[i], 65001))
 		cfgs[i].Paths = many[:1+19999*(1-i)] // all of them to the stuck one
 	}
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	for range 10 {
-		start := watch.elapsed()
+		start := watch.Elapsed()
 		announce(m, cfgs...)
 		m.Withdraw(Desired{Speakers: cfgs})
-		if d := watch.elapsed() - start; d > time.Second {
+		if d := watch.Elapsed() - start; d > time.Second {
 			t.Errorf("calls took %s", d)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"golang.org/x/sys/unix"
+
+	"vipspeaker/test/stopwatch"
 )
 
 // Who is not configured gets nothing, whatever it says: its connection is closed
@@ -114,11 +116,11 @@ func TestPeerThatStopsReading(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	if err := l.m.Stop(ctx, StopDrain, "bye"); err != nil {
 		t.Logf("stop: %v", err)
 	}
-	if took := watch.elapsed(); took > 10*time.Second {
+	if took := watch.Elapsed(); took > 10*time.Second {
 		t.Errorf("the stop took %s", took)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+
+	"vipspeaker/test/stopwatch"
 )
 
 func hasPrefix(prefix string) func([]string) bool {
@@ -53,11 +55,11 @@ func TestFirstSessionIsFast(t *testing.T) {
 	s := startSpeaker(t, SpeakerOptions{})
 	cfg := conf("en1", 65010, host, peer(router, 65001))
 	cfg.Paths = []Path{path4(1)}
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	apply(t, s, cfg)
 	p := dialRaw(t, router, host, 65001, rawOptions{})
 	p.await(patience, hasPrefix("[+10.100.0.1/32]"))
-	if d := watch.elapsed(); d > time.Second {
+	if d := watch.Elapsed(); d > time.Second {
 		t.Errorf("first UPDATE after %s, want less than 1 s", d)
 	} else {
 		t.Logf("first UPDATE after %s", d)
@@ -169,10 +171,10 @@ func TestSessionComesBackAtOnce(t *testing.T) {
 	_ = p.conn.Close()
 	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State()) },
 		func() bool { return peerState(s.State(), router).LastError == "connection closed by the peer" })
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	dialRaw(t, router, host, 65001, rawOptions{})
 	awaitEstablished(t, s, router)
-	if d := watch.elapsed(); d > time.Second {
+	if d := watch.Elapsed(); d > time.Second {
 		t.Errorf("back after %s, want less than 1 s", d)
 	}
 }
@@ -186,13 +188,13 @@ func TestHoldTime(t *testing.T) {
 	awaitEstablished(t, s, router)
 	// So that there is a last KEEPALIVE to count from.
 	eventually(t, patience, func() string { return "a KEEPALIVE" }, p.keeps)
-	watch := startWatch(t)
+	watch := stopwatch.Start(t)
 	last := p.setMute()
 	p.await(patience, hasPrefix("notification 4/0"))
 	if d := time.Since(last); d < 3*time.Second {
 		t.Errorf("NOTIFICATION %s after the last KEEPALIVE", d)
 	}
-	if d := watch.elapsed(); d > 4*time.Second {
+	if d := watch.Elapsed(); d > 4*time.Second {
 		t.Errorf("NOTIFICATION after %s, want 3 s after the last KEEPALIVE", d)
 	}
 	eventually(t, patience, func() string { return fmt.Sprintf("%+v", s.State()) },
