@@ -101,7 +101,7 @@ func BenchmarkSessionCPU(b *testing.B) {
 		far.Set(z)
 		go ns.Do(func() error { return near.Run(b.Context()) })
 		go router.Do(func() error { return far.Run(b.Context()) })
-		netnstest.Until(b, 10*time.Second, func() error { return allUp(near, far) })
+		netnstest.Until(b, patience, func() error { return allUp(near, far) })
 		processes, own, began := cpuTime(b, pids(b)...), cpuTime(b, os.Getpid()), time.Now()
 		timer := time.NewTimer(time.Second)
 		defer timer.Stop()

@@ -1,6 +1,7 @@
 package bfd
 
 import (
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,10 +19,31 @@ type clock struct {
 	mono instant
 }
 
+// Two clocks are read one after the other. Where more than oneMoment is in between, as
+// on a machine that stands still just then, they are read again, clockTries times at
+// most.
+const (
+	oneMoment  = 50 * time.Microsecond
+	clockTries = 10
+)
+
 func newClock() clock {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // every kernel has it
-	return clock{at: time.Now(), mono: instant(ts.Nano())}
+	return readClock(func() instant {
+		var ts unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // every kernel has it
+		return instant(ts.Nano())
+	})
+}
+
+func readClock(mono func() instant) (c clock) {
+	apart := time.Duration(math.MaxInt64)
+	for n := 0; n < clockTries && apart > oneMoment; n++ {
+		at, now := time.Now(), mono()
+		if d := time.Since(at); d < apart {
+			c, apart = clock{at: at, mono: now}, d
+		}
+	}
+	return c
 }
 
 // instant is that of a time of this process, the same one whenever it is asked.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"vipspeaker/test/netnstest"
@@ -65,6 +66,30 @@ func TestInstantsThatCannotBe(t *testing.T) {
 	}
 }
 
+// A clock is of one moment, also where the machine stands still while it is read.
+func TestClockIsOfOneMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		for name, still := range map[string][]time.Duration{
+			"never": {0}, "before": {time.Second, 0}, "each time": {3 * time.Second, 2 * time.Second, time.Second, 4 * time.Second},
+		} {
+			reads, least := 0, time.Duration(0)
+			c := readClock(func() instant {
+				d := still[min(reads, len(still)-1)]
+				reads++
+				time.Sleep(d)
+				return instant(time.Since(start))
+			})
+			if name == "each time" {
+				least = time.Second
+			}
+			if got := time.Duration(c.mono) - c.at.Sub(start); got != least || reads > clockTries {
+				t.Errorf("%s: %s apart after %d looks, want %s", name, got, reads, least)
+			}
+		}
+	})
+}
+
 func TestProcessTellsMonotonicTimes(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
@@ -72,7 +97,7 @@ func TestProcessTellsMonotonicTimes(t *testing.T) {
 		a, _ := apart(t, ns, ca, nil)
 		a.m.Set([]SessionConfig{ca})
 		start(t, router, cb)
-		s := a.reaches(t, Up, 8*time.Second)
+		s := a.reaches(t, Up)
 		if s.Since.Before(began) || s.Since.After(time.Now()) || !monotonic(s.Since) || !s.DownSince.IsZero() {
 			t.Errorf("%+v", s)
 		}

@@ -173,7 +173,7 @@ func TestInteropFRRHasNoAuthentication(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		w := newWorld(t, ns)
 		o := families()["ipv4"]
-		o.mult = urgent // FRR must forget the first session before it takes the second
+		o.mult = 3 // FRR must forget the first session before it takes the second
 		r := newFRR(w).(*frr)
 		r.configure(o.remote())
 		if out, err := r.vtysh("configure terminal", "bfd", r.peers[0].frrName(), "list"); err != nil || strings.Contains(out, "auth") {

@@ -20,10 +20,6 @@ import (
 // garbagePackets is how many packets each of these tests sends.
 const garbagePackets = 20000
 
-// garbageMult is the multiplier of their sessions. What is wrong with a packet is
-// the question, not what is left of the processors while it is made.
-const garbageMult = 40
-
 // hostile sends packets to our port from the router's own address.
 type hostile struct {
 	w    *world
@@ -153,7 +149,6 @@ func (o *ours) keepsUp(sent uint64) {
 // session, the session does not move, and a valid one from too far away neither.
 func TestInteropGarbage(t *testing.T) {
 	eachRouter(t, func(w *world, r router, o over) {
-		o.mult = garbageMult
 		r.configure(o.remote())
 		us := w.up(r, o)
 		before := us.state()
@@ -189,7 +184,6 @@ func TestInteropReplayAndMutation(t *testing.T) {
 			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 				t.Helper()
 				w, o := newWorld(t, ns), families()[family]
-				o.mult = garbageMult
 				r := newBIRD(w)
 				p := o.remote()
 				p.auth = &Auth{Type: kind, KeyID: 7, Key: "sesame"}

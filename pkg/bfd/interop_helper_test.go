@@ -21,11 +21,11 @@ import (
 
 const (
 	// patience bounds everything that a daemon may take its time for.
-	patience = 15 * time.Second
+	patience = 30 * time.Second
 	interval = 50 * time.Millisecond
-	// calm is the multiplier where no failure is to be seen, so that a busy
-	// machine makes none, and urgent that where one is.
-	calm, urgent = 10, 3
+	// calm is the multiplier, so that no machine makes a failure that is busy, or
+	// stands still for a second or two: both ends would be right then to go down.
+	calm = 40
 )
 
 // world is a host with en1, a switch and a router r1 with wan.
@@ -55,11 +55,12 @@ func newWorld(t *testing.T, ns netnstest.NS) *world {
 }
 
 // cut drops all frames between host and router while every carrier stays up, and
-// says when it began.
+// returns a time before.
 func (w *world) cut() time.Time {
 	w.t.Helper()
+	before := time.Now()
 	w.sw.Exec("nft", "add table bridge cut; add chain bridge cut c { type filter hook forward priority 0; policy drop; }")
-	return time.Now()
+	return before
 }
 
 func (w *world) heal() {

@@ -8,7 +8,6 @@ import "testing"
 // neither believes the path before both directions work.
 func TestLongInteropOneWayFailure(t *testing.T) {
 	eachRouter(t, func(w *world, r router, o over) {
-		o.mult = urgent
 		r.configure(o.remote())
 		us := w.up(r, o)
 		for n, c := range []struct{ port, why string }{

@@ -41,7 +41,7 @@ func TestLongNoFalseDown(t *testing.T) {
 		z.m.Set(far)
 		a.run(t, ns)
 		z.run(t, router)
-		netnstest.Until(t, 10*time.Second, func() error { return allUp(a.m, z.m) })
+		netnstest.Until(t, patience, func() error { return allUp(a.m, z.m) })
 		watch := watchStandstills(t)
 		ctx, stop := context.WithTimeout(t.Context(), d)
 		defer stop()
@@ -55,22 +55,25 @@ func TestLongNoFalseDown(t *testing.T) {
 		for range 2 * runtime.NumCPU() {
 			go churn(ctx)
 		}
-		gone := watchDowns(ctx, a.m, z.m)
+		looking, look := context.WithCancel(t.Context())
+		defer look()
+		gone := watchDowns(looking, a.m, z.m)
 		<-ctx.Done()
-		still := watch.list(t)
+		// First what is to be excused, then what may excuse it.
+		states := slices.Concat(a.m.State().Sessions, z.m.State().Sessions)
+		look()
+		list, still := <-gone, watch.list(t)
 		tellStill(t, still)
-		excused := excuse(t, slices.Concat(near, far), <-gone, still)
+		excused := excuse(t, slices.Concat(near, far), list, still)
 		downs := map[time.Duration]uint64{}
-		for i, s := range slices.Concat(a.m.State().Sessions, z.m.State().Sessions) {
+		for i, s := range states {
 			downs[slices.Concat(near, far)[i].MinTx] += s.Downs
 			if s.Downs > excused[identity(&s)] || s.Error != "" {
 				t.Errorf("%+v", s)
 			}
 		}
 		t.Logf("%d sessions for %s; false downs by interval: %v", len(far), d, downs)
-		if err := allUp(a.m, z.m); err != nil {
-			t.Error(err)
-		}
+		netnstest.Until(t, patience, func() error { return allUp(a.m, z.m) })
 		a.stop()
 		z.stop()
 		for line := range strings.Lines(lines.String()) {

@@ -66,10 +66,10 @@ func (e *end) state(t *testing.T) SessionState {
 }
 
 // reaches waits until the session is in that state.
-func (e *end) reaches(t *testing.T, want SessionStatus, within time.Duration) SessionState {
+func (e *end) reaches(t *testing.T, want SessionStatus) SessionState {
 	t.Helper()
 	var s SessionState
-	netnstest.Until(t, within, func() error {
+	netnstest.Until(t, patience, func() error {
 		if s = e.state(t); s.Status != want {
 			return fmt.Errorf("session to %s is %+v, want %s", e.cfg.Peer, s, want)
 		}
@@ -90,7 +90,7 @@ func pair(ns netnstest.NS, local, peer string, change func(*SessionConfig)) (net
 	router.IP("addr add %s/%d dev p1 %s", peer, bits, nodad(bits))
 	a := SessionConfig{
 		Peer: netip.MustParseAddr(peer), Local: netip.MustParseAddr(local), Interface: "en1",
-		MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3,
+		MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: calm,
 	}
 	if change != nil {
 		change(&a)
@@ -117,17 +117,17 @@ func TestSessionComesUp(t *testing.T) {
 			netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 				router, ca, cb := pair(ns, c.local, c.peer, nil)
 				a, b := start(t, ns, ca), start(t, router, cb)
-				a.reaches(t, Up, 5*time.Second)
-				b.reaches(t, Up, time.Second)
-				netnstest.Until(t, 5*time.Second, func() error {
-					if s := a.state(t); s.TxInterval != 50*time.Millisecond || s.DetectionTime != 150*time.Millisecond {
+				a.reaches(t, Up)
+				b.reaches(t, Up)
+				netnstest.Until(t, patience, func() error {
+					if s := a.state(t); s.TxInterval != 50*time.Millisecond || s.DetectionTime != calm*50*time.Millisecond {
 						return fmt.Errorf("timers of %+v", s)
 					}
 					return nil
 				})
 				t.Logf("%+v", a.state(t))
 				b.stop()
-				s := a.reaches(t, Down, time.Second)
+				s := a.reaches(t, Down)
 				if s.RemoteStatus != AdminDown || s.Downs != 0 {
 					t.Errorf("after the other end stopped: %+v", s)
 				}
@@ -147,7 +147,7 @@ func up(t *testing.T, ns, router netnstest.NS, ca, cb SessionConfig) (a, b *end)
 
 func settled(t *testing.T, e *end) {
 	t.Helper()
-	netnstest.Until(t, 8*time.Second, func() error {
+	netnstest.Until(t, patience, func() error {
 		if s := e.state(t); s.Status != Up || s.TxInterval > max(e.cfg.MinTx, e.cfg.MinRx) {
 			return fmt.Errorf("session to %s is %+v", e.cfg.Peer, s)
 		}
@@ -158,7 +158,7 @@ func settled(t *testing.T, e *end) {
 // fails waits until the session is Down with an error that says so.
 func (e *end) fails(t *testing.T, text string) {
 	t.Helper()
-	netnstest.Until(t, 5*time.Second, func() error {
+	netnstest.Until(t, patience, func() error {
 		if s := e.state(t); s.Status != Down || !strings.Contains(s.Error, text) {
 			return fmt.Errorf("session is %+v, want Down because of %q", s, text)
 		}
@@ -169,7 +169,7 @@ func (e *end) fails(t *testing.T, text string) {
 // heals waits until the session is Up again and has no error.
 func (e *end) heals(t *testing.T) {
 	t.Helper()
-	netnstest.Until(t, 8*time.Second, func() error {
+	netnstest.Until(t, patience, func() error {
 		if s := e.state(t); s.Status != Up || s.Error != "" {
 			return fmt.Errorf("session is %+v", s)
 		}
@@ -183,14 +183,14 @@ func TestPathCut(t *testing.T) {
 		a, b := up(t, ns, router, ca, cb)
 		pokes := a.pokes.Load()
 		router.Exec("nft", "add table ip cut")
-		router.Exec("nft", "add chain ip cut in { type filter hook input priority 0 ; policy drop ; }")
 		cut := time.Now()
-		s := b.reaches(t, Down, 2*time.Second)
+		router.Exec("nft", "add chain ip cut in { type filter hook input priority 0 ; policy drop ; }")
+		s := b.reaches(t, Down)
 		if s.Diagnostic != "control detection time expired" || s.Downs != 1 || !s.WasUp || s.DownSince.Before(cut) {
 			t.Errorf("the router's end: %+v", s)
 		}
 		// Only one direction is cut, so the other end tells us at once.
-		s = a.reaches(t, Down, 2*time.Second)
+		s = a.reaches(t, Down)
 		if s.Diagnostic != "neighbor signaled session down" || s.RemoteDiagnostic != "control detection time expired" || s.Downs != 1 {
 			t.Errorf("our end: %+v", s)
 		}
@@ -204,6 +204,7 @@ func TestPathCut(t *testing.T) {
 }
 
 func TestInterfaceTroubles(t *testing.T) {
+	t.Parallel() // it waits for five detection times
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		router, ca, cb := pair(ns, "10.68.1.1", "10.68.1.2", nil)
 		a, _ := up(t, ns, router, ca, cb)
@@ -244,7 +245,7 @@ func TestStartsBeforeItsInterface(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T, ns netnstest.NS) {
 		cfg := SessionConfig{
 			Peer: netip.MustParseAddr("fe80::2"), Local: netip.MustParseAddr("fe80::1%en1"), Interface: "en1",
-			MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3,
+			MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: calm,
 		}
 		a := start(t, ns, cfg)
 		a.fails(t, "interface en1: no such device")
@@ -270,17 +271,17 @@ func TestMultihop(t *testing.T) {
 				_ = gw
 				a := SessionConfig{
 					Peer: netip.MustParseAddr(c.peer), Local: netip.MustParseAddr(c.local), Multihop: true, MinTTL: c.ttl,
-					MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: 3,
+					MinTx: 50 * time.Millisecond, MinRx: 50 * time.Millisecond, Multiplier: calm,
 				}
 				b := a
 				b.Peer, b.Local = a.Local, a.Peer
 				ea := start(t, ns, a)
 				start(t, far, b)
 				if c.up {
-					ea.reaches(t, Up, 5*time.Second)
+					ea.reaches(t, Up)
 					return
 				}
-				netnstest.Until(t, 5*time.Second, func() error {
+				netnstest.Until(t, patience, func() error {
 					if s := ea.state(t); s.Dropped < 2 || s.LastDrop != "TTL too low" || s.Status != Down || s.RemoteStatus != "" {
 						return fmt.Errorf("%+v", s)
 					}
@@ -328,11 +329,11 @@ func TestSetWhileRunning(t *testing.T) {
 		a, b := up(t, ns, router, ca, cb)
 		since := a.state(t).Since
 
-		a.cfg.MinTx, a.cfg.MinRx, a.cfg.Multiplier = 100*time.Millisecond, 20*time.Millisecond, 5
+		a.cfg.MinTx, a.cfg.MinRx, a.cfg.Multiplier = 100*time.Millisecond, 20*time.Millisecond, calm/2
 		a.m.Set([]SessionConfig{a.cfg})
-		netnstest.Until(t, 3*time.Second, func() error {
+		netnstest.Until(t, patience, func() error {
 			sa, sb := a.state(t), b.state(t)
-			if sa.TxInterval != 100*time.Millisecond || sa.DetectionTime != 150*time.Millisecond || sb.DetectionTime != 500*time.Millisecond {
+			if sa.TxInterval != 100*time.Millisecond || sa.DetectionTime != calm*50*time.Millisecond || sb.DetectionTime != calm/2*100*time.Millisecond {
 				return fmt.Errorf("%+v\n%+v", sa, sb)
 			}
 			return nil
@@ -342,7 +343,7 @@ func TestSetWhileRunning(t *testing.T) {
 		}
 
 		a.m.Set(nil)
-		s := b.reaches(t, Down, time.Second)
+		s := b.reaches(t, Down)
 		if s.RemoteStatus != AdminDown || s.RemoteDiagnostic != "administratively down" || s.Downs != 0 {
 			t.Errorf("removed: %+v", s)
 		}
@@ -355,7 +356,7 @@ func TestSetWhileRunning(t *testing.T) {
 		a.m.Set([]SessionConfig{a.cfg})
 		rotating := func(want bool) {
 			t.Helper()
-			netnstest.Until(t, 5*time.Second, func() error {
+			netnstest.Until(t, patience, func() error {
 				if s := a.state(t); s.Status != Up || s.Rotating != want {
 					return fmt.Errorf("%+v", s)
 				}
@@ -381,7 +382,7 @@ func TestWrongEntriesHarmNobody(t *testing.T) {
 		a.m.Set([]SessionConfig{bad, ca, ca, {}})
 		a.run(t, ns)
 		start(t, router, cb)
-		a.reaches(t, Up, 5*time.Second)
+		a.reaches(t, Up)
 		var got []string
 		for _, s := range a.m.State().Sessions {
 			got = append(got, string(s.Status)+" "+s.Error)

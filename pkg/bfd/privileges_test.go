@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -38,7 +37,7 @@ func TestProcessHasNoPrivileges(t *testing.T) {
 			}
 			return list
 		}
-		netnstest.Until(t, 5*time.Second, func() error {
+		netnstest.Until(t, patience, func() error {
 			var best int
 			for _, f := range tasks() {
 				text, err := os.ReadFile(f)
@@ -87,12 +86,15 @@ func TestProcessOfOrdinaryPriority(t *testing.T) {
 		a.m.Set([]SessionConfig{ca})
 		a.run(t, ns)
 		start(t, router, cb)
-		a.reaches(t, Up, 5*time.Second)
+		a.reaches(t, Up)
 		if attr, err := unix.SchedGetAttr(onePID(t), 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
 			t.Errorf("%+v, %v", attr, err)
 		}
-		if text := lines.String(); strings.Count(text, "BFD has ordinary priority") != 1 || strings.Count(text, "\n") != 1 {
-			t.Errorf("log:\n%s", text)
-		}
+		netnstest.Until(t, patience, func() error { // it comes by another way than the state
+			if text := lines.String(); strings.Count(text, "BFD has ordinary priority") != 1 || strings.Count(text, "\n") != 1 {
+				return fmt.Errorf("log:\n%s", text)
+			}
+			return nil
+		})
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vipspeaker/test/netnstest"
+	"vipspeaker/test/stopwatch"
 )
 
 // commands makes commands of real BFD processes and keeps the last one's
@@ -73,7 +74,7 @@ func pids(tb testing.TB) []int {
 func onePID(t *testing.T) int {
 	t.Helper()
 	var p []int
-	netnstest.Until(t, 5*time.Second, func() error {
+	netnstest.Until(t, patience, func() error {
 		if p = pids(t); len(p) != 1 {
 			return fmt.Errorf("processes %v", p)
 		}
@@ -111,7 +112,7 @@ func TestProcess(t *testing.T) {
 		bad := ca
 		bad.MinTx = time.Millisecond
 		a.m.Set([]SessionConfig{bad, ca})
-		netnstest.Until(t, 8*time.Second, func() error {
+		netnstest.Until(t, patience, func() error {
 			s := a.m.State().Sessions
 			if s[1].Status != Up || s[1].TxInterval != 50*time.Millisecond || s[1].Sent == 0 || s[1].Received == 0 || s[0].Error == "" {
 				return fmt.Errorf("%+v", s)
@@ -122,24 +123,24 @@ func TestProcess(t *testing.T) {
 			t.Error("no poke")
 		}
 		sent := a.m.State().Sessions[1].Sent
-		netnstest.Until(t, 5*time.Second, func() error {
+		netnstest.Until(t, patience, func() error {
 			if now := a.m.State().Sessions[1].Sent; now <= sent {
 				return fmt.Errorf("%d packets sent, and %d before", now, sent)
 			}
 			return nil
 		})
 		a.m.Set(nil)
-		if s := b.reaches(t, Down, time.Second); s.RemoteStatus != AdminDown || s.Downs != 0 {
+		if s := b.reaches(t, Down); s.RemoteStatus != AdminDown || s.Downs != 0 {
 			t.Errorf("removed: %+v", s)
 		}
 		a.m.Set([]SessionConfig{ca})
 		settled(t, a)
-		began := time.Now()
+		watch := stopwatch.Start(t)
 		a.stop()
-		if took := time.Since(began); took > 2*time.Second {
+		if took := watch.Elapsed(); took > 2*time.Second {
 			t.Errorf("the end took %s", took)
 		}
-		if s := b.reaches(t, Down, time.Second); s.RemoteStatus != AdminDown || s.Downs != 0 {
+		if s := b.reaches(t, Down); s.RemoteStatus != AdminDown || s.Downs != 0 {
 			t.Errorf("stopped: %+v", s)
 		}
 		if p := pids(t); len(p) > 0 || made.count() != 1 {
@@ -181,7 +182,7 @@ func TestProcessIsReplaced(t *testing.T) {
 				if s.Error != c.want || s.Status != Down || !s.WasUp || s.Downs != 0 || s.RemoteStatus != "" || s.DownSince.IsZero() {
 					t.Errorf("%s: %+v", name, s)
 				}
-			case <-time.After(8 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("%s: nobody noticed: %+v", name, a.state(t))
 			}
 			settled(t, a)
@@ -236,7 +237,7 @@ func TestProcessThatIsBroken(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- m.Run(ctx) }()
-			netnstest.Until(t, 8*time.Second, func() error {
+			netnstest.Until(t, patience, func() error {
 				mu.Lock()
 				defer mu.Unlock()
 				if s := m.State().Sessions[0]; len(starts) < 4 || !strings.Contains(s.Error, c.want) || s.Status != Down {
@@ -272,16 +273,16 @@ func TestProcessOfDeadDaemon(t *testing.T) {
 		if err := writeFrame(c.conn, order{Version: protocolVersion, Set: newWireSet(1, list)}); err != nil {
 			t.Fatal(err)
 		}
-		b.reaches(t, Up, 5*time.Second)
+		b.reaches(t, Up)
 		if err := c.conn.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s := b.reaches(t, Down, time.Second); s.RemoteStatus != AdminDown || s.Downs != 0 {
+		if s := b.reaches(t, Down); s.RemoteStatus != AdminDown || s.Downs != 0 {
 			t.Errorf("%+v", s)
 		}
 		select {
 		case <-c.exited:
-		case <-time.After(2 * time.Second):
+		case <-time.After(patience):
 			t.Error("the process is still there")
 		}
 	})

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,7 +36,7 @@ func TestForwardedPacketsAreNotQueued(t *testing.T) {
 						send()
 					}
 					got := map[int]int{}
-					netnstest.Until(t, 5*time.Second, func() error {
+					netnstest.Until(t, patience, func() error {
 						net.receive(func(d *datagram) { got[d.ttl]++ })
 						if !net.flooded && (got[neighbours] == real || multihop) {
 							return nil

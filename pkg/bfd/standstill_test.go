@@ -1,39 +1,50 @@
 package bfd
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// shortestStandstill is what is told: less does not end a session of 10 ms × 3.
-const shortestStandstill = 20 * time.Millisecond
+// shortestStandstill is what is told: three of less do not end a session of 10 ms × 3.
+const shortestStandstill = 5 * time.Millisecond
 
 // tellStandstills watches each processor by a thread of a high real-time priority
-// that wakes up every 2 ms, and prints the times, in nanoseconds of the clock, in
-// which one did not: nothing ran there, the machine stood still. It ends with
-// stdin. It is a process of its own, with nothing that a collector of garbage or
-// another goroutine could hold up.
+// that wakes up every 2 ms, and prints the times, as instants, in which one did not:
+// nothing ran there, the machine stood still. For each octet of stdin each thread
+// prints a line "so far" when it has told all that was before; it ends with stdin. It
+// is a process of its own, with nothing that a collector of garbage or another
+// goroutine could hold up.
 func tellStandstills() error {
 	debug.SetGCPercent(-1)
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2) // or those that wait would wait for each other
 	failed := make(chan error)
+	var asked atomic.Int64
 	for cpu := range runtime.NumCPU() {
-		go func() { failed <- tellStandstill(cpu) }()
+		go func() { failed <- tellStandstill(cpu, &asked) }()
 	}
 	go func() {
-		_, err := io.Copy(io.Discard, os.Stdin)
-		failed <- err
+		for b := make([]byte, 1); ; asked.Add(1) {
+			if _, err := os.Stdin.Read(b); err != nil {
+				if errors.Is(err, io.EOF) {
+					err = nil
+				}
+				failed <- err
+				return
+			}
+		}
 	}()
 	return <-failed
 }
 
-func tellStandstill(cpu int) error {
+func tellStandstill(cpu int, asked *atomic.Int64) error {
 	runtime.LockOSThread()
 	var own unix.CPUSet
 	own.Set(cpu)
@@ -46,14 +57,20 @@ func tellStandstill(cpu int) error {
 	}
 	_, _ = fmt.Fprintln(os.Stdout, "ready")
 	step := unix.NsecToTimespec(int64(2 * time.Millisecond))
-	for last := time.Now(); ; {
+	told := int64(0)
+	for last := newClock().mono; ; {
+		question := asked.Load()
 		if err := unix.Nanosleep(&step, nil); err != nil && err != unix.EINTR {
 			return fmt.Errorf("sleep: %w", err)
 		}
-		now := time.Now()
-		if now.Sub(last) >= shortestStandstill {
-			_, _ = fmt.Fprintln(os.Stdout, last.UnixNano(), now.UnixNano())
+		now := newClock().mono
+		if time.Duration(now-last) >= shortestStandstill {
+			_, _ = fmt.Fprintln(os.Stdout, last, now)
 		}
 		last = now
+		if told < question {
+			told = question
+			_, _ = fmt.Fprintln(os.Stdout, "so far")
+		}
 	}
 }

@@ -193,7 +193,9 @@ func (t *talk) receive() {
 // follow leads the conversation until the process has ended. It is false for one
 // that was killed and is still there.
 func (t *talk) follow(ctx context.Context) (ended bool) {
-	tick := time.NewTicker(pingEvery)
+	// Not a ticker: after a standstill its next ticks may come at once, and an answer
+	// would be missed that nobody had the time to give.
+	tick := time.NewTimer(pingEvery)
 	defer tick.Stop()
 	done := ctx.Done()
 	t.tell(ctx)
@@ -217,6 +219,7 @@ func (t *talk) follow(ctx context.Context) (ended bool) {
 			}
 		case <-tick.C:
 			t.check(ctx)
+			tick.Reset(pingEvery)
 		case r := <-t.in:
 			t.accept(r)
 		case err := <-t.broken:

@@ -2,10 +2,12 @@ package bfd
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +48,70 @@ func TestProcessThatDoesNotDie(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A process has the time to answer after the machine stood still: it stands still
+// itself.
+func TestStandstillIsNoSilence(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		const still, slow = 2*pingEvery - 10*time.Millisecond, pingEvery / 4
+		conn, other := net.Pipe()
+		poked := make(chan struct{})
+		once := sync.OnceFunc(func() {
+			close(poked)
+			time.Sleep(still)
+		})
+		m := New(Options{Poke: once})
+		m.Set([]SessionConfig{netConfig()})
+		talk := &talk{
+			supervisor: &supervisor{m: m, wake: make(chan struct{}, 1)},
+			c:          &child{conn: conn, cmd: gone, exited: make(chan struct{})},
+			in:         make(chan *report), broken: make(chan error, 1), left: make(chan struct{}),
+			deadline: time.NewTimer(time.Hour), idle: time.NewTimer(time.Hour),
+		}
+		talk.take()
+		pings := make(chan uint64, 100)
+		go func() {
+			defer close(pings)
+			for o, err := readFrame[order](other); err == nil; o, err = readFrame[order](other) {
+				if o.Ping > 0 {
+					pings <- o.Ping
+				}
+			}
+		}()
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			for ping := range pings {
+				r := &report{Version: protocolVersion, Revision: 1, Sessions: newWireStates(m.State().Sessions, newClock())}
+				if ping == 1 { // a report that stops all for a while
+					r.Sessions[0].Error = "changed"
+					talk.in <- r
+					<-poked
+					time.Sleep(still)
+				}
+				time.Sleep(slow)
+				r.Pong = ping
+				select {
+				case talk.in <- r:
+				case <-talk.left:
+				}
+			}
+		}()
+		time.AfterFunc(20*pingEvery, func() { close(talk.c.exited) })
+		if !talk.follow(t.Context()) || talk.reason != "" || talk.pong < 10 {
+			t.Errorf("after %d answers: %s", talk.pong, talk.reason)
+		}
+		close(talk.left)
+		if err := errors.Join(conn.Close(), other.Close()); err != nil {
+			t.Error(err)
+		}
+		<-answered
+	})
 }
 
 // Lines of the process keep their durations and numbers when they are forwarded.
