@@ -19,11 +19,15 @@ func TestLongInteropOneWayFailure(t *testing.T) {
 			if s.Diagnostic != c.why || s.Downs != uint64(n+1) {
 				w.t.Errorf("with nothing from %s: %+v", c.port, s)
 			}
-			w.awaitTheirStatus(r, o, Down)
+			// One that still hears us say Down is in Init from then on.
+			w.awaitTheirs(r, o, "not up", func(v theirs) bool { return v.Status != Up })
 			// Some packets later it is still not up.
 			us.await("sending or hearing on", func(x SessionState) bool { return x.Sent > s.Sent+2 })
 			if s = us.state(); s.Status == Up {
 				w.t.Errorf("up over half a path: %+v", s)
+			}
+			if v, err := r.view(o.local); err != nil || v.Status == Up {
+				w.t.Errorf("the router's is up over half a path: %+v, %v", v, err)
 			}
 			w.heal()
 			w.awaitBothUp(us, r, o)
