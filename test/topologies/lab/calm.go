@@ -122,16 +122,17 @@ func (w *machineWatch) spent() time.Duration {
 	return w.given
 }
 
-// longest is the longest stall that was between two times, even in part.
-func (w *machineWatch) longest(from, to time.Time) (d time.Duration) {
+// stood is the longest stall that was between two times, even in part, and how long
+// all of them were.
+func (w *machineWatch) stood(from, to time.Time) (longest, sum time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range w.stalls {
 		if s.from.Before(to) && s.to.After(from) {
-			d = max(d, s.to.Sub(s.from))
+			longest, sum = max(longest, s.to.Sub(s.from)), sum+s.to.Sub(s.from)
 		}
 	}
-	return d
+	return longest, sum
 }
 
 // load is how many threads wanted each processor between two times, on average.
@@ -149,14 +150,17 @@ func (w *machineWatch) load(from, to time.Time) float64 {
 
 // Stalled is the longest time between two times in which this machine kept a thread
 // waiting that wanted to run. It begins to be known when the first lab starts.
-func Stalled(from, to time.Time) time.Duration { return watched().longest(from, to) }
+func Stalled(from, to time.Time) time.Duration {
+	longest, _ := watched().stood(from, to)
+	return longest
+}
 
 // Busy says what this machine did between two times that a daemon cannot answer for:
 // it stood still for more than a time that would not matter, or more threads wanted
 // to run than a figure can bear. It is empty where a daemon had the time it needs.
 func Busy(from, to time.Time, matters time.Duration) string {
 	w := watched()
-	if d := w.longest(from, to); d > matters {
+	if d, _ := w.stood(from, to); d > matters {
 		return fmt.Sprintf("the machine stood still for %v", round(d))
 	}
 	if n := w.load(from, to); n > crowded {
@@ -167,7 +171,8 @@ func Busy(from, to time.Time, matters time.Duration) string {
 
 // Within fails the test when something took longer than the limit, in the time since
 // it began. A figure is not judged when the machine was Busy in that time, or just
-// before, for a tenth of the limit: it is told, and that it says nothing.
+// before, for a tenth of the limit, or when all of its stalls are what is too much: it
+// is told, and that it says nothing.
 func Within(tb testing.TB, what string, began time.Time, took, limit time.Duration) {
 	tb.Helper()
 	within(tb, what, began, time.Now(), took, limit)
@@ -179,7 +184,12 @@ func within(tb testing.TB, what string, began, ended time.Time, took, limit time
 		return
 	}
 	// What was held up before is still behind.
-	if why := Busy(began.Add(-limit/2), ended, limit/10); why != "" {
+	before := began.Add(-limit / 2)
+	why := Busy(before, ended, limit/10)
+	if _, sum := watched().stood(before, ended); why == "" && took-sum <= limit {
+		why = fmt.Sprintf("the machine stood still for %v in all", round(sum))
+	}
+	if why != "" {
 		tb.Logf("%s took %v, limit %v: it is not judged, for %s", what, round(took), limit, why)
 		return
 	}

@@ -52,7 +52,7 @@ func TestMachineWatch(t *testing.T) {
 		{calm.Add(300 * time.Millisecond), calm.Add(400 * time.Millisecond), 600 * time.Millisecond, 0},
 		{stood.Add(loadStep), at, 0, 5},
 	} {
-		if d := w.longest(tt.from, tt.to); d != tt.longest {
+		if d, _ := w.stood(tt.from, tt.to); d != tt.longest {
 			t.Errorf("longest stall %v, want %v", d, tt.longest)
 		}
 		if n := w.load(tt.from, tt.to); n < tt.load-0.1 || n > tt.load+0.1 {
@@ -87,10 +87,19 @@ func TestWithin(t *testing.T) {
 		t.Errorf("above the limit: %+v", j)
 	}
 	stood := calm.Add(10 * time.Minute)
-	w := watched()
+	w, often := watched(), calm.Add(30*time.Minute)
 	w.mu.Lock()
 	w.stalls = append(w.stalls, stall{stood, stood.Add(101 * time.Millisecond)})
+	for i := range time.Duration(3) {
+		w.stalls = append(w.stalls, stall{often.Add(i * 200 * time.Millisecond), often.Add(i*200*time.Millisecond + 90*time.Millisecond)})
+	}
 	w.mu.Unlock()
+	for took, want := range map[time.Duration]bool{1270 * time.Millisecond: false, 1271 * time.Millisecond: true} {
+		j = &judged{}
+		if within(j, "it", often, often.Add(2*time.Second), took, time.Second); (j.errors != "") != want {
+			t.Errorf("%v with three stalls of 90 ms: %+v", took, j)
+		}
+	}
 	for _, tt := range []struct {
 		began  time.Time
 		judged bool
