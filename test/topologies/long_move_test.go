@@ -134,6 +134,14 @@ func (m *moved) interrupt(what interruption) (seen bool) {
 	}()
 	var at hold
 	lab.Eventually(m.t, 30*time.Second, what.when, func() error {
+		select {
+		case err := <-ordered:
+			ordered <- err
+			if err != nil { // its host or the other one is not ready just now
+				return nil
+			}
+		default:
+		}
 		holds, err := m.holds(movedVIP)
 		if err != nil {
 			return err
@@ -144,7 +152,7 @@ func (m *moved) interrupt(what interruption) (seen bool) {
 		return lab.That(seen || over, "holds %v", holds)
 	})
 	if !seen {
-		m.t.Logf("%+v: the handover was over before that was seen: %v", what, <-ordered)
+		m.t.Logf("%+v: the handover was refused, or over before that was seen: %v", what, <-ordered)
 		m.whole(wholeBound)
 		m.agreed()
 		return false
