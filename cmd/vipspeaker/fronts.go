@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"vipspeaker/internal/draft"
 	"vipspeaker/pkg/status"
 )
 
@@ -74,10 +75,7 @@ func writeFronts(stateDir string, list []netip.Prefix) error {
 		lines[i] = p.String() + "\n"
 	}
 	path := filepath.Join(stateDir, frontsName)
-	if err := os.WriteFile(path+".new", []byte(strings.Join(lines, "")), 0o644); err != nil { //nolint:gosec // no secret
-		return fmt.Errorf("roles: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := draft.Write(path, []byte(strings.Join(lines, "")), 0o644); err != nil {
 		return fmt.Errorf("roles: %w", err)
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"vipspeaker/internal/draft"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -126,7 +128,7 @@ func takeDirectory(dir string) (*lock, error) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	path := filepath.Join(dir, lockName)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644) //nolint:gosec // it holds no secret
+	file, err := draft.Open(path, os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"vipspeaker/internal/draft"
 )
 
 // routerIDName is the file in the state directory with the BGP identifier that
@@ -43,11 +45,7 @@ func writeRouterID(stateDir string, id netip.Addr) error {
 		return forgetRouterID(stateDir)
 	}
 	path := filepath.Join(stateDir, routerIDName)
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, []byte(id.String()+"\n"), 0o644); err != nil { //nolint:gosec // no secret
-		return fmt.Errorf("router id: %w", err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := draft.Write(path, []byte(id.String()+"\n"), 0o644); err != nil {
 		return fmt.Errorf("router id: %w", err)
 	}
 	return nil

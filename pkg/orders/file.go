@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"vipspeaker/internal/draft"
 )
 
 // Name is the file in the directory.
@@ -167,8 +169,7 @@ func (f *file) replace(data []byte) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	draft := f.path + ".new"
-	out, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // the operator names the directory
+	out, err := draft.Create(f.path, 0o600)
 	if err != nil {
 		return err
 	}
@@ -176,7 +177,7 @@ func (f *file) replace(data []byte) error {
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	if err = os.Rename(draft, f.path); err != nil {
+	if err = os.Rename(draft.Path(f.path), f.path); err != nil {
 		return err
 	}
 	f.unsure = true

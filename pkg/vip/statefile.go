@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"vipspeaker/internal/draft"
 )
 
 // stateName is the file in the state directory that exists from before our
@@ -331,12 +333,9 @@ func (f *stateFile) write(next state) error {
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
-	draft, path := f.draft(), f.path
+	path := f.path
 	return f.work(&diskWork{next: next}, func() error {
-		if err := os.WriteFile(draft, append(data, '\n'), 0o600); err != nil {
-			return fmt.Errorf("write state file: %w", err)
-		}
-		if err := os.Rename(draft, path); err != nil {
+		if err := draft.Write(path, append(data, '\n'), 0o600); err != nil {
 			return fmt.Errorf("write state file: %w", err)
 		}
 		return nil
@@ -361,7 +360,7 @@ func (f *stateFile) encode(s state) ([]byte, error) {
 }
 
 // draft is where the next version is written before it takes the file's place.
-func (f *stateFile) draft() string { return f.path + ".new" }
+func (f *stateFile) draft() string { return draft.Path(f.path) }
 
 // remove deletes the file: nothing of ours is left on the host.
 func (f *stateFile) remove() error {
