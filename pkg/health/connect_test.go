@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -51,9 +52,7 @@ func noDescriptors(t *testing.T) {
 	}
 	before := count()
 	t.Cleanup(func() {
-		if n := count(); n > before {
-			t.Errorf("%d descriptors, %d before", n, before)
-		}
+		until(t, func() bool { return count() <= before }, func() string { return fmt.Sprintf("%d descriptors, %d before", count(), before) })
 	})
 }
 
@@ -64,12 +63,7 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = six.Close() }()
-	gone, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := netip.MustParseAddrPort(gone.Addr().String())
-	_ = gone.Close()
+	refused := closed(t)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, tc := range []struct {
@@ -107,7 +101,7 @@ func TestConnect(t *testing.T) {
 // no more.
 func fill(t *testing.T, a netip.AddrPort) {
 	t.Helper()
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(t.Context(), "tcp4", a.String())
+	conn, err := (&net.Dialer{Timeout: patient}).DialContext(t.Context(), "tcp4", a.String())
 	if err != nil {
 		t.Fatal(err)
 	}

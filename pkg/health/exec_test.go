@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -15,21 +17,30 @@ import (
 // command line.
 func marked(n int) string { return fmt.Sprintf("sleep 60.%07d%d", os.Getpid(), n) }
 
-// alive counts the processes with the command line; zombies have none.
-func alive(t *testing.T, command string) int {
+// those are the processes with the command line; zombies have none.
+func those(t *testing.T, command string) (pids []int) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
 	for _, f := range files {
 		b, _ := os.ReadFile(f) // gone meanwhile
 		if string(bytes.ReplaceAll(bytes.TrimRight(b, "\x00"), []byte{0}, []byte(" "))) == command {
-			n++
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
 		}
 	}
-	return n
+	return pids
+}
+
+// alive counts them.
+func alive(t *testing.T, command string) int {
+	t.Helper()
+	return len(those(t, command))
 }
 
 func dead(t *testing.T, command string) {
@@ -105,7 +116,7 @@ func TestExecTimeout(t *testing.T) {
 func TestExecLeftBehind(t *testing.T) {
 	noGoroutines(t)
 	command := marked(10)
-	if took := want(t, shell(t, command+" & exit 0"), 5*patient, ""); took > time.Second {
+	if took := want(t, shell(t, command+" & exit 0"), 5*patient, ""); took > patient { // and it sleeps for a minute
 		t.Errorf("took %s, want at once", took)
 	}
 	dead(t, command)
@@ -113,8 +124,12 @@ func TestExecLeftBehind(t *testing.T) {
 	want(t, shell(t, command+" & echo broken; exit 1"), 5*patient, "exec /bin/sh: exit status 1: broken")
 	dead(t, command)
 	// One in a session of its own is out of reach, but does not hang us.
-	if took := want(t, shell(t, "setsid sleep 1.5 & exit 0"), 5*patient, ""); took > time.Second {
+	command = marked(12)
+	if took := want(t, shell(t, "setsid "+command+" & exit 0"), 5*patient, ""); took > patient {
 		t.Errorf("took %s with the output held open, want at once", took)
+	}
+	for _, pid := range those(t, command) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 

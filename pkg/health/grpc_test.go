@@ -72,7 +72,7 @@ func (h healthServer) Check(ctx context.Context, r *grpc_health_v1.HealthCheckRe
 		}
 	case "slow":
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(3 * time.Second):
 		case <-h.end:
 		}
 		return answer(grpc_health_v1.HealthCheckResponse_SERVING)
@@ -145,10 +145,14 @@ func testGRPC(t *testing.T, hold bool) {
 		{"slow", "timeout after …"},
 	} {
 		t.Run(tc.service, func(t *testing.T) {
+			timeout := patient
+			if tc.want == "timeout after …" {
+				timeout = 300 * time.Millisecond
+			}
 			if tc.want != "" {
 				tc.want = "grpc " + a.String() + ": " + tc.want
 			}
-			want(t, grpcChecker(t, GRPCConfig{Address: a, Service: tc.service, Hold: hold}), 300*time.Millisecond, tc.want)
+			want(t, grpcChecker(t, GRPCConfig{Address: a, Service: tc.service, Hold: hold}), timeout, tc.want)
 		})
 	}
 	for _, tc := range []struct {

@@ -51,8 +51,8 @@ func taken(tb testing.TB, conns <-chan net.Conn) *net.TCPConn {
 	case c := <-conns:
 		tb.Cleanup(func() { _ = c.Close() })
 		return c.(*net.TCPConn)
-	case <-time.After(5 * time.Second):
-		tb.Fatal("no connection in 5s")
+	case <-time.After(patient):
+		tb.Fatalf("no connection in %s", patient)
 		return nil
 	}
 }
@@ -61,7 +61,7 @@ func taken(tb testing.TB, conns <-chan net.Conn) *net.TCPConn {
 // long as there is a server.
 func TestHold(t *testing.T) {
 	noGoroutines(t)
-	a, conns, end := accepting(t, "127.0.0.1:0")
+	a, conns, end := accepting(t, here())
 	c := hold(t, TCPConfig{Address: a, Source: netip.MustParseAddr("127.0.0.2")})
 	want(t, c, patient, "") // nobody watches: not held
 	if _, err := taken(t, conns).Read(make([]byte, 1)); err == nil || err.Error() != "EOF" {
@@ -145,20 +145,17 @@ func TestHoldPace(t *testing.T) {
 	var met atomic.Int32
 	a := server(t, "127.0.0.1:0", func(net.Conn) { met.Add(1) })
 	c := hold(t, TCPConfig{Address: a})
+	start := time.Now()
 	calls, _ := watch(t, c)
-	deadline := time.After(1500 * time.Millisecond)
-	for running := true; running; {
-		select {
-		case <-calls:
-			if err := c.Check(t.Context()); err != nil {
-				t.Error(err)
-			}
-		case <-deadline:
-			running = false
+	for met.Load() < holdBurst+2 {
+		hear(t, calls, "the end of a connection")
+		if err := c.Check(t.Context()); err != nil {
+			t.Error(err)
 		}
-	}
-	if n := met.Load(); n < 3 || n > 6 {
-		t.Errorf("%d connections in 1.5 s, want 3 to 6", n)
+		n := met.Load() // before the time
+		if most := holdBurst + 1 + int32(time.Since(start)/holdEvery); n > most {
+			t.Fatalf("%d connections in %s, want %d at most", n, time.Since(start), most)
+		}
 	}
 }
 
@@ -172,7 +169,8 @@ func TestHoldGarbage(t *testing.T) {
 	want(t, c, patient, "")
 	conn := taken(t, conns)
 	_ = conn.SetWriteBuffer(16 << 10)
-	_ = conn.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	start := time.Now()
+	_ = conn.SetWriteDeadline(start.Add(500 * time.Millisecond))
 	total, garbage := 0, make([]byte, 8<<10)
 	for {
 		n, err := conn.Write(garbage)
@@ -181,8 +179,8 @@ func TestHoldGarbage(t *testing.T) {
 			break
 		}
 	}
-	if total > 2<<20 {
-		t.Errorf("read %d bytes in half a second", total)
+	if took := time.Since(start); total > 2<<20*int(took.Milliseconds())/500 {
+		t.Errorf("read %d bytes in %s", total, took)
 	}
 	_ = conn.Close()
 	hear(t, calls, "the end")

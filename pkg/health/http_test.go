@@ -155,7 +155,7 @@ func TestHTTPS(t *testing.T) {
 	for range 3 {
 		<-asked
 	}
-	want(t, httpChecker(t, s.URL, func(c *HTTPConfig) { trust(c); c.Header = http.Header{"Host": {"other.test:443"}} }), time.Second,
+	want(t, httpChecker(t, s.URL, func(c *HTTPConfig) { trust(c); c.Header = http.Header{"Host": {"other.test:443"}} }), patient,
 		s.URL+": tls: failed to verify certificate: x509: certificate is valid for example.com…")
 	named := func(name, host string) func(*HTTPConfig) {
 		return func(c *HTTPConfig) {
@@ -174,7 +174,7 @@ func TestHTTPS(t *testing.T) {
 	if got := <-asked; got != "example.com for other.test" {
 		t.Errorf("asked %q, want the name in SNI and the header's host in the request", got)
 	}
-	want(t, httpChecker(t, s.URL, named("other.test", "example.com")), time.Second,
+	want(t, httpChecker(t, s.URL, named("other.test", "example.com")), patient,
 		s.URL+": tls: failed to verify certificate: x509: certificate is valid for example.com…")
 	plain := "https://" + server(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n") }).String()
 	want(t, httpChecker(t, plain, nil), patient, plain+": tls: first record does not look like a TLS handshake")
@@ -206,7 +206,7 @@ func TestHTTPSource(t *testing.T) {
 		}
 	}
 	away := "http://" + closed(t).String()
-	want(t, httpChecker(t, away, func(c *HTTPConfig) { c.Source = netip.MustParseAddr("192.0.2.77") }), time.Second,
+	want(t, httpChecker(t, away, func(c *HTTPConfig) { c.Source = netip.MustParseAddr("192.0.2.77") }), patient,
 		away+": source 192.0.2.77 is no address of this host")
 }
 

@@ -327,7 +327,7 @@ func TestListenOverflow(t *testing.T) {
 		for range 2000 {
 			_ = unix.Close(socketOn(t, unix.SOCK_STREAM, "127.0.0.1", 80, flag(unix.SOL_SOCKET, unix.SO_REUSEADDR)))
 		}
-		netnstest.Until(t, 5*time.Second, func() error { return dropped(t) })
+		netnstest.Until(t, patient, func() error { return dropped(t) })
 		s.mu.Unlock()
 		hear(t, others, "messages that were lost")
 		hear(t, calls, "messages that were lost")
@@ -384,7 +384,7 @@ func TestListenHalfOpen(t *testing.T) {
 			_ = unix.Connect(client, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{10, 68, 1, 1}})
 			return nil
 		})
-		netnstest.Until(t, 5*time.Second, func() error {
+		netnstest.Until(t, patient, func() error {
 			if !strings.Contains(lan.host.Exec("ss", "-Htn", "state", "syn-recv"), ":80") {
 				return errors.New("no half-open connection")
 			}

@@ -88,15 +88,23 @@ func TestWireEnds(t *testing.T) {
 		{"trickle", trickle, func(w *wire) error { _, err := io.Copy(io.Discard, w); return err }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			do := func(ctx context.Context) error {
+				w, err := open(ctx, unix.SOCK_STREAM, netip.Addr{}, tc.to, &pace{})
+				if err != nil {
+					return err
+				}
+				defer func() { _ = w.Close() }()
+				return tc.do(w)
+			}
 			timeout, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			if err := tc.do(opened(t, timeout, unix.SOCK_STREAM, tc.to, &pace{})); !errors.Is(err, context.DeadlineExceeded) {
+			if err := do(timeout); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("error %v, want that time is up", err)
 			}
 			unwanted, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			defer time.AfterFunc(50*time.Millisecond, cancel).Stop()
-			if err := tc.do(opened(t, unwanted, unix.SOCK_STREAM, tc.to, &pace{})); !errors.Is(err, context.Canceled) {
+			if err := do(unwanted); !errors.Is(err, context.Canceled) {
 				t.Errorf("error %v, want that it is cancelled", err)
 			}
 		})
