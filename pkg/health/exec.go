@@ -19,10 +19,7 @@ const (
 	// outputBytes is how much of a program's output is kept; the rest is read
 	// and dropped, so that the program does not block.
 	outputBytes = 4 << 10
-	// outputWait bounds the wait for the end of the output after the program
-	// and its group are gone: a process that left the group may hold it open.
-	outputWait = 100 * time.Millisecond
-	searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	searchPath  = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
 // ExecConfig is a check that runs a program.
@@ -85,8 +82,11 @@ func (c *execCheck) Check(ctx context.Context) error {
 	var reader sync.WaitGroup
 	reader.Go(func() { output = collect(read) })
 	err = run(ctx, cmd)
-	_ = read.SetReadDeadline(time.Now().Add(outputWait))
+	// All of it is in the pipe, whose end may not come: a process that left the group
+	// may hold it open.
+	_ = read.SetReadDeadline(time.Now())
 	reader.Wait()
+	output = rest(read, output)
 	if err == nil {
 		return nil
 	}
@@ -118,6 +118,24 @@ func run(ctx context.Context, cmd *exec.Cmd) error {
 	}
 	_ = unix.Kill(-pid, unix.SIGKILL) // what it left behind
 	return errors.Join(cmd.Wait(), err)
+}
+
+// rest adds to the output what a pipe holds, and waits for nothing.
+func rest(r *os.File, output []byte) []byte {
+	raw, err := r.SyscallConn()
+	if err != nil || r.SetReadDeadline(time.Time{}) != nil {
+		return output
+	}
+	buf := make([]byte, outputBytes)
+	for n := 1; n > 0 && len(output) < outputBytes; output = append(output, buf[:max(n, 0)]...) {
+		if raw.Read(func(fd uintptr) bool {
+			n, err = unix.Read(int(fd), buf[:outputBytes-len(output)])
+			return true
+		}) != nil || err != nil {
+			break
+		}
+	}
+	return output
 }
 
 // collect returns the first bytes of the output and reads it to its end.

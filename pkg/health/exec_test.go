@@ -133,6 +133,25 @@ func TestExecLeftBehind(t *testing.T) {
 	}
 }
 
+// What a program has written is read also when nobody has looked until its end, and a
+// pipe that stays open holds nobody up.
+func TestExecRest(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	for _, text := range []string{"", "no answer", strings.Repeat("x", 3*outputBytes)} {
+		if _, err := w.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.SetReadDeadline(time.Now())
+		if got, want := string(rest(r, []byte("> "))), ("> " + text)[:min(outputBytes, 2+len(text))]; got != want {
+			t.Errorf("of %d bytes: %.20q of %d, want %.20q of %d", len(text), got, len(got), want, len(want))
+		}
+	}
+}
+
 // A check that is not wanted any more takes its processes along.
 func TestExecRemoved(t *testing.T) {
 	noGoroutines(t)
