@@ -198,8 +198,13 @@ func lookCapabilities(e *exam) {
 	}
 }
 
-// stepTolerance is what two readings of the clocks may differ by.
-const stepTolerance = time.Second
+const (
+	// stepTolerance is what two readings of the clocks may differ by.
+	stepTolerance = time.Second
+	// startTolerance is how long the process of a daemon may run before that says that it
+	// has started, on a host that is busy with its own start.
+	startTolerance = 5 * time.Second
+)
 
 // lookClock looks whether the clock is right, as far as the kernel knows, and
 // whether it was set since the daemon started.
@@ -218,10 +223,17 @@ func lookClock(e *exam) {
 		return
 	}
 	age, err := ageOf(e.in.Daemon.PID)
-	if err != nil {
+	since := time.Since(e.in.Daemon.Started.Round(0))
+	later, laterErr := ageOf(e.in.Daemon.PID)
+	if err != nil || laterErr != nil {
 		return // it has ended
 	}
-	if step := time.Since(e.in.Daemon.Started.Round(0)) - age; step.Abs() > stepTolerance+age/500 {
+	// Time passes between two readings: as much as the machine stands still for.
+	step := max(since-later, 0)
+	if since < age-startTolerance {
+		step = since - age
+	}
+	if step.Abs() > stepTolerance+age/500 {
 		e.find(&Finding{
 			Subject: "clock", Found: fmt.Sprintf("the clock was set by %s since the daemon started %s ago", step.Round(time.Second), age.Round(time.Second)),
 			Command: "timedatectl timesync-status  # find out what sets it in steps; chronyc tracking, ntpq -p for others",

@@ -76,21 +76,19 @@ func TestMasquerade(t *testing.T) {
 		} }`)
 		l.finding("masquerade", Warning, "what leaves from fd68:6::1 by en5 gets another source (table ip6 nat, chain post, rule with handle 2)")
 		f := l.finding("masquerade", Bad, "what leaves from 10.68.6.1 by en1, en5 gets another source (table ip nat, chain post, rule with handle 3)")
-		if from := l.leavesAs(vip4, client4); from == vip4 || from == "" {
-			t.Errorf("packet from %q", from)
-		}
+		l.becomes("the source is another one", func() bool {
+			from := l.leavesAs(vip4, client4)
+			if from == vip4 {
+				t.Errorf("packet from %q", from)
+			}
+			return from != ""
+		})
 		l.shell(f.Command)
-		if from := l.leavesAs(vip4, client4); from != vip4 {
-			t.Errorf("packet from %q", from)
-		}
+		l.leaves(vip4)
 		l.shell(f.Undo)
 		l.fix("masquerade")
-		if from := l.leavesAs(vip4, client4); from != vip4 {
-			t.Errorf("packet from %q", from)
-		}
-		if from := l.leavesAs("10.68.1.1", client4); from != "10.68.1.1" {
-			t.Errorf("packet from %q", from)
-		}
+		l.leaves(vip4)
+		l.leaves("10.68.1.1")
 	})
 }
 
@@ -102,13 +100,15 @@ func TestMasqueradeIPTables(t *testing.T) {
 		ns.Exec("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-o", "en+", "!", "-d", "10.0.0.0/16", "-m", "comment", "--comment", "x", "-j", "MASQUERADE")
 		ns.Exec("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE")
 		f := l.finding("masquerade", Bad, "what leaves from 10.68.6.1 by en1, en5 gets another source (table ip nat, chain POSTROUTING")
-		if from := l.leavesAs(vip4, client4); from == vip4 || from == "" {
-			t.Errorf("packet from %q", from)
-		}
+		l.becomes("the source is another one", func() bool {
+			from := l.leavesAs(vip4, client4)
+			if from == vip4 {
+				t.Errorf("packet from %q", from)
+			}
+			return from != ""
+		})
 		l.cures(&f)
-		if from := l.leavesAs(vip4, client4); from != vip4 {
-			t.Errorf("packet from %q", from)
-		}
+		l.leaves(vip4)
 	})
 }
 
@@ -180,9 +180,7 @@ func TestFirewallBGP(t *testing.T) {
 			t.Error("the router gets an answer")
 		}
 		l.cures(&f)
-		if !l.dials("10.68.1.1:179") {
-			t.Error("the router gets no answer")
-		}
+		l.becomes("the router gets an answer", func() bool { return l.dials("10.68.1.1:179") })
 	})
 }
 
@@ -243,9 +241,7 @@ func TestFirewallBFD(t *testing.T) {
 			t.Error("BFD is heard")
 		}
 		l.cures(&f)
-		if !heard() {
-			t.Error("BFD is not heard")
-		}
+		l.becomes("BFD is heard", func() bool { return heard() })
 	})
 }
 
@@ -269,13 +265,12 @@ func TestFirewallOneInterface(t *testing.T) {
 			l.routeTo(vip4, device)
 			return l.dial8080()
 		}
-		if !by("en1") || by("en5") {
+		l.becomes("en1 is good", func() bool { return by("en1") })
+		if by("en5") {
 			t.Error("en5 is as good as en1")
 		}
 		l.cures(&f)
-		if !by("en5") {
-			t.Error("en5 is not as good as en1")
-		}
+		l.becomes("en5 is as good as en1", func() bool { return by("en5") })
 	})
 }
 
@@ -309,9 +304,7 @@ func TestFirewallReversePath(t *testing.T) {
 			t.Error("the packet arrives")
 		}
 		l.cures(&f)
-		if !l.arrives(client6, vip6, "en5") {
-			t.Error("the packet does not arrive")
-		}
+		l.becomes("the packet arrives", func() bool { return l.arrives(client6, vip6, "en5") })
 	})
 }
 

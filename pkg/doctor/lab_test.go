@@ -62,6 +62,8 @@ func newLab(t *testing.T, ns netnstest.NS) *lab {
 	ns.IP("route add default via 10.68.1.2")
 	ns.IP("-6 route add default via fd68:1::2")
 	l.bind()
+	local(t, l.NS, "fd68:1::1", "fd68:5::1", vip6)
+	local(t, l.far, "fd68:1::2", "fd68:5::2", client6)
 	l.in = &Input{
 		Interfaces: []Interface{
 			{Name: "en1", Peers: []Peer{l.peer("10.68.1.2"), l.peer("fd68:1::2")}},
@@ -80,6 +82,52 @@ func newLab(t *testing.T, ns netnstest.NS) *lab {
 
 func (*lab) peer(address string) Peer {
 	return Peer{Address: netip.MustParseAddr(address), Port: 179}
+}
+
+// soon is for how long is waited for what comes sooner. Only a failure uses it up.
+const soon = 30 * time.Second
+
+// local waits until the kernel takes packets for IPv6 addresses, which is after it lists
+// them, and until the devices with neighbours have seen their carrier.
+func local(t *testing.T, ns netnstest.NS, addresses ...string) {
+	t.Helper()
+	netnstest.Until(t, soon, func() error {
+		routes := ns.IP("-6 route show table local")
+		for _, a := range addresses {
+			if !strings.Contains(routes, "local "+a+" ") {
+				return fmt.Errorf("no local route for %s:\n%s", a, routes)
+			}
+		}
+		if links := ns.IP("-br link show type veth"); strings.Count(links, " UP ") != 2 {
+			return errors.New(links)
+		}
+		return nil
+	})
+}
+
+// becomes waits for what is so at once where packets are not lost. What they are lost by
+// is told from a moment in which the machine stood still by its lasting.
+func (l *lab) becomes(what string, is func() bool) {
+	l.t.Helper()
+	netnstest.Until(l.t, soon, func() error {
+		if !is() {
+			return fmt.Errorf("not so: %s", what)
+		}
+		return nil
+	})
+}
+
+// leaves fails the test if the client does not see that source of what the host sends
+// from it.
+func (l *lab) leaves(source string) {
+	l.t.Helper()
+	l.becomes("packets arrive", func() bool {
+		from := l.leavesAs(source, client4)
+		if from != "" && from != source {
+			l.t.Errorf("packet from %q, not %q", from, source)
+		}
+		return from != ""
+	})
 }
 
 // bind makes what the daemon makes.

@@ -90,21 +90,15 @@ func TestLoopback(t *testing.T) {
 			}
 			return nil
 		}
-		if err := reaches(); err != nil {
-			t.Error(err)
-		}
+		netnstest.Until(t, soon, reaches)
 		ns.IP("link set dev lo down")
 		f := l.finding("loopback", Bad, "lo is down")
 		if err := reaches(); !isTimeout(err) {
 			t.Errorf("connect: %v", err)
 		}
-		if !l.arrives(client4, vip4, "en1") {
-			t.Error("clients do not reach the VIP")
-		}
+		l.becomes("clients reach the VIP", func() bool { return l.arrives(client4, vip4, "en1") })
 		l.run(&f)
-		if err := reaches(); err != nil {
-			t.Error(err)
-		}
+		netnstest.Until(t, soon, reaches)
 		l.shell(f.Undo)
 		l.fix("loopback")
 	})
@@ -179,9 +173,10 @@ func TestUnbound(t *testing.T) {
 			t.Errorf("connect: %v", err)
 		}
 		l.run(&f)
-		if err := l.dial(vip4); err == nil || !strings.Contains(err.Error(), "refused") {
-			t.Errorf("connect: %v", err)
-		}
+		l.becomes("the connection is refused", func() bool {
+			err := l.dial(vip4)
+			return err != nil && strings.Contains(err.Error(), "refused")
+		})
 
 		ns.IP("addr del 10.68.6.1/32 dev vi0")
 		l.in.VIPs[0].Away = true
@@ -194,9 +189,7 @@ func TestUnbound(t *testing.T) {
 		f = l.finding("unbound-loop", Bad, "vip 10.68.6.1 is not bound, the host forwards, and its route to it leads by 10.68.1.2 dev en1")
 		before := l.count("en1")
 		_ = l.dial(vip4)
-		if looped := l.count("en1") - before; looped < 20 {
-			t.Errorf("%d packets went round", looped)
-		}
+		l.becomes("packets go round", func() bool { return l.count("en1")-before >= 20 })
 		l.run(&f)
 		before = l.count("en1")
 		if err := l.dial(vip4); err == nil {

@@ -26,6 +26,8 @@ const (
 	askAtOnce = 5
 	askPause  = 100 * time.Millisecond
 	askMost   = 64
+	// drainMost is how many packets are looked at when the time is over.
+	drainMost = 1000
 )
 
 const (
@@ -125,12 +127,26 @@ func ask(ctx context.Context, index int, mac net.HardwareAddr, list []netip.Addr
 		if err != nil {
 			continue // nothing came
 		}
-		a, ok := answerOf(b[:n])
-		if ok && slices.Contains(list, a.address) && !slices.ContainsFunc(found, func(o answer) bool { return o.address == a.address && bytes.Equal(o.mac, a.mac) }) {
-			found = append(found, a)
+		found = add(found, b[:n], list)
+	}
+	// What came in time is there, also if this process did not run meanwhile.
+	for range drainMost {
+		n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+		if err != nil {
+			break
 		}
+		found = add(found, b[:n], list)
 	}
 	return found, nil
+}
+
+// add adds what a packet answers about one of the addresses, once.
+func add(found []answer, packet []byte, list []netip.Addr) []answer {
+	a, ok := answerOf(packet)
+	if !ok || !slices.Contains(list, a.address) || slices.ContainsFunc(found, func(o answer) bool { return o.address == a.address && bytes.Equal(o.mac, a.mac) }) {
+		return found
+	}
+	return append(found, a)
 }
 
 // answers lets ARP and neighbour advertisements in (bpf(4), offsets as in answerOf).
