@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"vipspeaker/test/etcdtest"
-	"vipspeaker/test/netnstest"
+	"vipspeaker/test/stopwatch"
 )
 
 var vip = netip.MustParsePrefix("10.68.6.1/32")
@@ -217,12 +217,12 @@ func TestOwners(t *testing.T) {
 			return s.Owner == "c" && s.Revision > order && s.Former == "" && s.ID == netip.MustParseAddr("10.0.0.3")
 		})
 		// Each lets those go first that are preferred, for a time that a host may sleep through.
-		stood := netnstest.Stood(t)
+		began, watch := time.Now(), stopwatch.Start(t)
 		c.ready(false)
 		t.Logf("given up and taken in %s", eventually(t, soon, "a or b owns it", func() bool { return owns(a)() || owns(b)() }))
 		if taken = owns(a)(); !taken {
-			if d := stood(); d < grace/4 {
-				t.Fatalf("b owns it, though nobody stood still for more than %s", d)
+			if d := time.Since(began) - watch.Elapsed(); d < grace/4 {
+				t.Fatalf("b owns it, though nobody stood still for longer than %s", d)
 			}
 			c.ready(true)
 			eventually(t, soon, "all are ready again", ready)
@@ -251,13 +251,13 @@ func TestOwnerCutOff(t *testing.T) {
 	a, b := startPair(t, endpoint, shortLease)
 	defer watchOne(t, a, b)()
 	a.link.hang(true)
-	took, cut := netnstest.Awake(t), Now()
+	watch, cut := stopwatch.Start(t), Now()
 	gone := eventually(t, soon, "a has ended", func() bool { return !a.carried.Load() })
 	if until := a.m.State().Until; until > cut+shortLease-margin(shortLease) {
 		t.Errorf("a ended %s after it was cut off, its lease is one of %s", until-cut, shortLease)
 	}
 	taken := eventually(t, soon, "b owns it", owns(b))
-	if d := took(); d > shortLease+time.Second {
+	if d := watch.Elapsed(); d > shortLease+time.Second {
 		t.Errorf("taken over after %s, more than the lease and 1 s", d)
 	}
 	t.Logf("ended after %s, taken over %s later", gone, taken)
@@ -307,15 +307,15 @@ func TestEtcdAskedAgain(t *testing.T) {
 	startLeased(t, "http://"+l.Addr().String(), "a", "a", 1, false, shortLease)
 	bound := time.NewTimer(soon)
 	defer bound.Stop()
-	took := netnstest.Awake(t)
+	watch := stopwatch.Start(t)
 	for n := range 9 { // without a bound the next one would be more than a second away by then
-		since := took()
+		since := watch.Elapsed()
 		select {
 		case <-attempts:
 		case <-bound.C:
 			t.Fatalf("%d attempts in %s", n, soon)
 		}
-		if d := took() - since; n > 0 && d > time.Second {
+		if d := watch.Elapsed() - since; n > 0 && d > time.Second {
 			t.Errorf("%s until attempt %d", d, n+1)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"vipspeaker/test/etcdtest"
-	"vipspeaker/test/netnstest"
+	"vipspeaker/test/stopwatch"
 )
 
 // refusedBy tells whether a host takes no part because of a machine.
@@ -93,12 +93,12 @@ func TestSameNameSilent(t *testing.T) {
 	former := startInstance(t, endpoint, "a", "x", 1, false)
 	eventually(t, soon, "it owns it", owns(former))
 	former.link.hang(true)
-	took := netnstest.Awake(t)
+	watch := stopwatch.Start(t)
 	next := startInstance(t, endpoint, "a", "y", 1, false)
 	eventually(t, soon, "the other machine is refused", refusedBy(next, "machine-x"))
 	defer watchOne(t, former, next)()
 	eventually(t, soon, "it owns it", owns(next))
-	if d := took(); d > testLease+askAgain+time.Second {
+	if d := watch.Elapsed(); d > testLease+askAgain+time.Second {
 		t.Errorf("waited %s for a lease of %s", d, testLease)
 	}
 	former.link.hang(false)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vipspeaker/test/netnstest"
+	"vipspeaker/test/stopwatch"
 )
 
 // twins are the two address families of one test.
@@ -101,10 +102,10 @@ func TestUnresolvedNeighboursAreDeleted(t *testing.T) {
 					}
 					return nil
 				})
-				took := netnstest.Awake(t)
+				watch := stopwatch.Start(t)
 				converge(t, m, d.usable(false, true))
 				out.flowing(t, soon)
-				if took := took(); took > 2*time.Second {
+				if took := watch.Elapsed(); took > 2*time.Second {
 					t.Errorf("traffic moved after %s", took)
 				}
 			})

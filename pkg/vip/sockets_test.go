@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"vipspeaker/test/netnstest"
+	"vipspeaker/test/stopwatch"
 )
 
 // conversation is a connection between a client and a server on the host.
@@ -132,7 +133,7 @@ func TestDrainedConnections(t *testing.T) {
 		for i := range d.Drained {
 			d.Drained[i].Close = true
 		}
-		took := netnstest.Awake(t)
+		watch := stopwatch.Start(t)
 		if a, err = m.Unbind(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +142,7 @@ func TestDrainedConnections(t *testing.T) {
 				t.Errorf("%s: the client sees %v, the server %v; want a reset", c.name, ends[0], ends[1])
 			}
 		}
-		if took := took(); took > time.Second {
+		if took := watch.Elapsed(); took > time.Second {
 			t.Errorf("the ends learned it after %s", took)
 		}
 		if diff := cmp.Diff(map[netip.Prefix]int{vip4: 0, vip6: 0, whole: 0}, a.Connections, prefixes()); diff != "" {
