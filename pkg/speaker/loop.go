@@ -171,16 +171,18 @@ type Loop struct {
 	bindErrs []string // of the last Bind
 	routerID netip.Addr
 	lingered map[netip.Prefix]time.Time
-	shutdown bool
-	leaving  bool    // see Overrides.Leaving
-	decision Desired // the last one that was carried out
-	recheck  time.Time
-	unrest   int // passes in a row that asked for another one
-	failures int // passes in a row with an error
-	passes   status.Passes
-	picture  *status.Status // the last one
-	told     troubles
-	quiet    quiet
+	// announced is what speakers announced at the last look for lingered.
+	announced map[netip.Prefix]bool
+	shutdown  bool
+	leaving   bool    // see Overrides.Leaving
+	decision  Desired // the last one that was carried out
+	recheck   time.Time
+	unrest    int // passes in a row that asked for another one
+	failures  int // passes in a row with an error
+	passes    status.Passes
+	picture   *status.Status // the last one
+	told      troubles
+	quiet     quiet
 }
 
 // setup is a configuration with what follows from it.

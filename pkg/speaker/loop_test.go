@@ -174,6 +174,37 @@ func TestLoopOrder(t *testing.T) {
 	})
 }
 
+// Routers get their time from the withdraw on, however late a speaker is with it.
+func TestLoopLingersFromTheWithdraw(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		l, stop := w.start(w.options())
+		w.settled(time.Second)
+		w.late = 1500 * time.Millisecond
+		next := *w.config
+		next.VIPs = nil
+		w.config = &next
+		if err := l.SetConfig(&next); err != nil {
+			t.Fatal(err)
+		}
+		var withdrawn, unbound time.Time
+		for range 1000 {
+			w.sleep(10 * time.Millisecond)
+			if withdrawn.IsZero() && !announcesAny(w.state) {
+				withdrawn = time.Now()
+			}
+			if len(w.bound) == 0 {
+				unbound = time.Now()
+				break
+			}
+		}
+		if wait := unbound.Sub(withdrawn); wait < 1990*time.Millisecond {
+			t.Errorf("unbound %s after the withdraw, want 2s", wait)
+		}
+		w.stop(stop)
+	})
+}
+
 // A VIP that is removed right after its announcement was ordered stays bound like
 // any other, although no speaker has told yet that it announces it.
 func TestLoopLetsNewVIPLinger(t *testing.T) {

@@ -210,8 +210,9 @@ func (l *Loop) inputs() (Inputs, bool) {
 	return in, true
 }
 
-// linger notes until when VIPs stay bound that are no longer configured but that
-// speakers still announce.
+// linger notes until when VIPs stay bound that are no longer configured: for as long
+// as speakers announce them, and then for the time that routers get, which counts
+// from the first look that finds them withdrawn. A speaker may be late.
 func (l *Loop) linger(now time.Time) map[netip.Prefix]time.Time {
 	announced := map[netip.Prefix]bool{}
 	if state := l.opt.Sessions.State(); state != nil && len(l.lingered) > 0 {
@@ -225,12 +226,13 @@ func (l *Loop) linger(now time.Time) map[netip.Prefix]time.Time {
 		switch {
 		case l.applied.prefixes[prefix]:
 			delete(l.lingered, prefix)
-		case announced[prefix]:
+		case announced[prefix] || l.announced[prefix]:
 			l.lingered[prefix] = now.Add(l.applied.config.Shutdown.Wait)
 		case !until.After(now):
 			delete(l.lingered, prefix)
 		}
 	}
+	l.announced = announced
 	return l.lingered
 }
 

@@ -132,10 +132,11 @@ func (l *Loop) drain(ctx context.Context) bool {
 	return carried
 }
 
-// awaitWithdrawn waits until the speakers announce nothing, but at least for
-// the time that routers need to move on, and at most for limit.
+// awaitWithdrawn waits until the speakers announce nothing, which may be late, then
+// for the time that routers need to move on, and for limit at most.
 func (l *Loop) awaitWithdrawn(ctx context.Context, wait, limit time.Duration) {
 	began := time.Now()
+	var gone time.Time // the first look that found nothing announced
 	tick := time.NewTicker(stopPoll)
 	defer tick.Stop()
 	for {
@@ -144,8 +145,14 @@ func (l *Loop) awaitWithdrawn(ctx context.Context, wait, limit time.Duration) {
 			return
 		case <-tick.C:
 		}
-		passed := time.Since(began)
-		if passed >= limit || passed >= wait && !announcesAny(l.opt.Sessions.State()) {
+		now := time.Now()
+		switch {
+		case announcesAny(l.opt.Sessions.State()):
+			gone = time.Time{}
+		case gone.IsZero():
+			gone = now
+		}
+		if now.Sub(began) >= limit || !gone.IsZero() && now.Sub(gone) >= wait {
 			return
 		}
 	}

@@ -39,6 +39,21 @@ func TestRule12StopDrains(t *testing.T) {
 	})
 }
 
+// Rule 12: routers get their time from the withdraw on, however late a speaker is.
+func TestRule12StopWaitsForLateWithdraw(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		_, stop := w.start(w.options())
+		w.settled(time.Second)
+		w.late = 1500 * time.Millisecond
+		began := time.Now()
+		w.stop(stop)
+		if took := time.Since(began); took < 3500*time.Millisecond || took > 4*time.Second {
+			t.Errorf("stop took %s, want the 2s that routers get after 1.5s and little more", took)
+		}
+	})
+}
+
 // Rule 12: in restart mode nothing is withdrawn and the kernel stays as it is.
 func TestRule12StopForRestart(t *testing.T) {
 	t.Parallel()

@@ -41,6 +41,7 @@ type world struct {
 	refuse bool          // every kernel call fails
 	hang   chan struct{} // kernel calls wait for it to be closed; nil for not
 	slow   time.Duration // each kernel call takes up to this long
+	late   time.Duration // speakers carry out their orders after that
 	config *config.Config
 
 	// The kernel: what is bound, which sources and legs are in effect.
@@ -257,7 +258,7 @@ func (w *world) carried(p netip.Prefix) bool {
 // react lets the speakers carry out their orders a little later. The lock is
 // held.
 func (w *world) react() {
-	time.AfterFunc(time.Millisecond, func() {
+	time.AfterFunc(time.Millisecond+w.late, func() {
 		w.mu.Lock()
 		next := &bgp.State{}
 		for _, name := range slices.Sorted(maps.Keys(w.orders)) {
