@@ -156,7 +156,7 @@ func (n *Node) Run(args ...string) string {
 	return out
 }
 
-// Try is Run for a command that may fail. It ends after 20 s.
+// Try is Run for a command that may fail. It ends after a minute.
 func (n *Node) Try(args ...string) (string, error) {
 	cmd := n.Command(args...)
 	var stdout, stderr bytes.Buffer
@@ -164,7 +164,7 @@ func (n *Node) Try(args ...string) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("node %s: %s: %w", n.Name, strings.Join(args, " "), err)
 	}
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	if err := cmd.Wait(); err != nil {
 		return stdout.String(), fmt.Errorf("node %s: %s: %w: %s%s", n.Name, strings.Join(args, " "), err, stdout.String(), stderr.String())

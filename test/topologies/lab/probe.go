@@ -8,7 +8,10 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ProbeOptions say how to probe.
@@ -80,6 +83,7 @@ func StartProbe(from, to *Node, server netip.AddrPort, o ProbeOptions) *Probe {
 		t.Fatalf("probe: echo server: %v", err)
 	}
 	p := &Probe{node: from, echo: echo, stop: make(chan struct{})}
+	keepAll(t, echo)
 	t.Cleanup(func() { p.Stop() })
 	p.wg.Go(func() { echoUDP(echo) })
 	any4or6 := netip.IPv4Unspecified()
@@ -91,12 +95,27 @@ func StartProbe(from, to *Node, server netip.AddrPort, o ProbeOptions) *Probe {
 		if err != nil {
 			t.Fatalf("probe: %v", err)
 		}
+		keepAll(t, conn.(*net.UDPConn)) //nolint:forcetypeassert // the network is udp
 		f := &flow{port: port, conn: conn}
 		p.flows = append(p.flows, f)
 		p.wg.Go(f.receive)
 		p.wg.Go(func() { f.send(o.Interval, p.stop) })
 	}
 	return p
+}
+
+// keepAll gives a socket room for what comes while its reader waits for a processor:
+// a probe that finds none is lost, and no path has lost it.
+func keepAll(tb testing.TB, c *net.UDPConn) {
+	tb.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		tb.Fatalf("probe: %v", err)
+	}
 }
 
 func echoUDP(c *net.UDPConn) {
@@ -190,7 +209,10 @@ func (f *flow) answeredSince(since time.Time) bool {
 func (p *Probe) Stop() ProbeResult {
 	p.once.Do(func() {
 		close(p.stop)
-		<-time.After(200 * time.Millisecond)
+		// In steps: a moment in which the machine stands still is one of them.
+		for range 20 {
+			<-time.After(10 * time.Millisecond)
+		}
 		_ = p.echo.Close()
 		for _, f := range p.flows {
 			_ = f.conn.Close()

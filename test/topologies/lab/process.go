@@ -68,15 +68,10 @@ func (p *Process) Kill() {
 // a signal ended it. The test fails when it still runs after d.
 func (p *Process) Wait(d time.Duration) int {
 	p.node.lab.t.Helper()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-timer.C:
-		p.node.lab.t.Fatalf("node %s: %s (pid %d) still runs after %v", p.node.Name, p.Name, p.PID, d)
-		return -1
-	}
+	Eventually(p.node.lab.t, d, fmt.Sprintf("node %s: %s (pid %d) ends", p.node.Name, p.Name, p.PID), func() error {
+		return That(!p.Running(), "it runs")
+	})
+	return p.cmd.ProcessState.ExitCode()
 }
 
 // Running tells whether the process has not ended.

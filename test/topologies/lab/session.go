@@ -48,7 +48,7 @@ func StartSession(from *Node, local netip.AddrPort, to *Node, server netip.AddrP
 	}
 	s := &Session{node: from, listener: l, stop: make(chan struct{})}
 	s.wg.Go(s.echo)
-	ctx, cancel := context.WithTimeout(from.lab.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(from.lab.ctx, 30*time.Second)
 	defer cancel()
 	if s.conn, err = from.Dial(ctx, "tcp", local, server); err != nil {
 		_ = l.Close()
@@ -142,6 +142,13 @@ func (s *Session) WaitAlive(d time.Duration) {
 		}
 		return That(len(s.echoed) > from, "%d messages sent, %d back", len(s.sent), len(s.echoed))
 	})
+}
+
+// silence is for how long nothing has come back.
+func (s *Session) silence() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.echoed[len(s.echoed)-1])
 }
 
 // Gap is the longest time after since in which nothing came back.
