@@ -63,9 +63,10 @@ func vipLine(name string, p netip.Prefix, more ...string) string {
 	return "{" + strings.Join(append([]string{"name: " + name, fmt.Sprintf("address: %q", p)}, more...), ", ") + "}"
 }
 
-// fileCheck is a check that passes while a file of the host exists.
+// fileCheck is a check that passes while a file of the host exists. A run that meets
+// a machine that stands still has failed, and decides nothing.
 func fileCheck(name, path string) string {
-	return fmt.Sprintf("{name: %s, exec: {command: [/usr/bin/test, -e, %s]}, interval: 200ms, timeout: 200ms, rise: 1, fall: 1}", name, path)
+	return fmt.Sprintf("{name: %s, exec: {command: [/usr/bin/test, -e, %s]}, interval: 200ms, fast_interval: 50ms, timeout: 200ms, rise: 1, fall: 4}", name, path)
 }
 
 func checks(list ...string) string { return "checks: [" + strings.Join(list, ", ") + "]" }

@@ -130,9 +130,7 @@ func up(t *testing.T, wire *lab.Capture, s *lab.Speaker, ordered time.Time, vers
 		}
 	}
 	t.Logf("%s: the last session is up %s after the order", version, millis(last.Sub(ordered)))
-	if last.Sub(ordered) > upWithin {
-		t.Errorf("the last session is up %v after the order, want %v at most", last.Sub(ordered), upWithin)
-	}
+	lab.Within(t, "the last session after the order", ordered, last.Sub(ordered), upWithin)
 	for _, peer := range allPeers() {
 		wire.WaitMessage(10*time.Second, "End-of-RIB to "+peer.String(), func(m lab.Message) bool {
 			return m.Out && m.Dst.Addr() == peer && endOfFamily(m, peer) && m.Time.After(ordered)

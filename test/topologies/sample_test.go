@@ -130,17 +130,31 @@ func startSessions(t *testing.T, l *lab.Lab, local netip.AddrPort) []*lab.Sessio
 	}
 	// Several, so that some leave by each interface.
 	for port := uint16(9001); port <= 9004; port++ {
-		out4 := lab.StartSession(host, netip.AddrPort{}, client, netip.AddrPortFrom(client4, port))
-		out6 := lab.StartSession(host, netip.AddrPort{}, client, netip.AddrPortFrom(client6, port))
-		if out4.Local.Addr() != vip4.Addr() || out6.Local.Addr() != vip6.Addr() {
-			t.Errorf("sessions from the host have the sources %v and %v", out4.Local, out6.Local)
-		}
-		sessions = append(sessions, out4, out6)
+		sessions = append(sessions, outSession(t, l, netip.AddrPortFrom(client4, port), vip4), outSession(t, l, netip.AddrPortFrom(client6, port), vip6))
 	}
 	for _, s := range sessions {
-		s.WaitAlive(5 * time.Second)
+		s.WaitAlive(10 * time.Second)
 	}
 	return sessions
+}
+
+// outSession opens a session from the host to the client, whose source must be the
+// VIP.
+func outSession(t *testing.T, l *lab.Lab, to netip.AddrPort, vip netip.Prefix) *lab.Session {
+	t.Helper()
+	for began := time.Now(); ; {
+		s := lab.StartSession(l.Node("host"), netip.AddrPort{}, l.Node("client"), to)
+		if s.Local.Addr() == vip.Addr() {
+			return s
+		}
+		// The VIP is no source while BFD finds both paths dead, for which it takes a
+		// machine that stood still.
+		if lab.Busy(began.Add(-10*time.Second), time.Now(), usual.detection()/2) == "" || time.Since(began) > 30*time.Second {
+			t.Fatalf("a session from the host to %v has the source %v, want %v", to, s.Local, vip)
+		}
+		s.Stop()
+		<-time.After(100 * time.Millisecond)
+	}
 }
 
 // waitAllAlive waits until all sessions carry data, and returns the longest gap
@@ -148,7 +162,7 @@ func startSessions(t *testing.T, l *lab.Lab, local netip.AddrPort) []*lab.Sessio
 func waitAllAlive(sessions []*lab.Session, since time.Time) time.Duration {
 	var gap time.Duration
 	for _, s := range sessions {
-		s.WaitAlive(10 * time.Second)
+		s.WaitAlive(30 * time.Second) // its retransmissions come at twice the time each
 		gap = max(gap, s.Gap(since))
 	}
 	return gap

@@ -34,7 +34,7 @@ func bindPrecedesAnnouncement(t *testing.T) {
 	for _, vip := range []netip.Prefix{vip4, vip6} {
 		bound := kernel.wait(time.Second, vip, began, "RTM_NEWADDR", added)
 		for _, peer := range peersOf(vip) {
-			if m := waitSent(t, wire, time.Second, "UPDATE", peer, began, announces(vip)); m.Time.Before(bound.By) {
+			if m := waitSent(t, wire, time.Second, "UPDATE", peer, began, announces(vip)); m.Time.Before(bound.After) {
 				t.Errorf("%v, but at %s %v", bound, m.Time.Format("05.000000"), m)
 			}
 		}
@@ -146,6 +146,8 @@ func addressIsTentative(t *testing.T) {
 	usable := kernel.wait(10*time.Second, vip6, began, "usable", added)
 	s.WaitStatus(15*time.Second, "everything is announced", lab.Established)
 	announcedNever(t, wire, vip6, usable.After)
+	waitSent(t, wire, 5*time.Second, "UPDATE", r1v6, usable.After, announces(vip6))
+	waitQuiet(t, wire, r1v6)
 	if n := len(to(wire, r1v6, usable.After, announces(vip6))); n != 1 {
 		t.Errorf("announced %d times once it was usable", n)
 	}
@@ -168,13 +170,9 @@ func addressIsDuplicate(t *testing.T) {
 	s := lab.StartSpeaker(host, binary(t))
 	silent(t, s, wire, "vipa6", vip6)
 	routersHave(t, l, vip4, true)
-	st, err := s.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.ContainsFunc(st.Kernel.Problems, func(p string) bool { return strings.Contains(p, vip6.Addr().String()) }) {
-		t.Errorf("no problem names %v: %q", vip6, st.Kernel.Problems)
-	}
+	s.WaitStatus(5*time.Second, "a problem names "+vip6.Addr().String(), func(st *status.Status) error {
+		return lab.That(slices.ContainsFunc(st.Kernel.Problems, func(p string) bool { return strings.Contains(p, vip6.Addr().String()) }), "%q", st.Kernel.Problems)
+	})
 
 	removed := time.Now()
 	host.Run("ip", "addr", "del", vip6.String(), "dev", "en7")

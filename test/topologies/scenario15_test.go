@@ -38,7 +38,7 @@ func TestScenario15ReloadDoesNotResurrect(t *testing.T) {
 		{"same file", c.vips, []status.Reason{status.CheckFailed}},
 		{"another VIP added", append(sampleVIPs(), sickLine(check), vipLine("more", prefix4(3))), []status.Reason{status.CheckFailed}},
 		{"its attributes changed", append(sampleVIPs(), sickLine(check, "announce: {med: 5}")), []status.Reason{status.CheckFailed}},
-		{"its check changed", append(sampleVIPs(), sickLine(strings.Replace(check, "fall: 1", "fall: 3", 1))), []status.Reason{status.CheckFailed}},
+		{"its check changed", append(sampleVIPs(), sickLine(strings.Replace(check, "fall: 4", "fall: 3", 1))), []status.Reason{status.CheckFailed}},
 		{"its check renamed", append(sampleVIPs(), sickLine(strings.Replace(check, "name: web", "name: other", 1))), []status.Reason{status.CheckFailed}},
 		{"its order changed", append([]string{sickLine(check)}, sampleVIPs()...), []status.Reason{status.CheckFailed}},
 	}

@@ -96,8 +96,11 @@ func TestScenario16DriftRepair(t *testing.T) {
 			}
 			since := time.Now()
 			host.Run("sh", "-c", "ip "+strings.Join(d.commands, " && ip "))
-			waitHeld(t, host, "vi0", repairTime, d.name, want)
-			t.Logf("repaired after at most %v", time.Since(since).Round(time.Millisecond))
+			done := time.Now()
+			waitHeld(t, host, "vi0", 10*time.Second, d.name, want)
+			took := time.Since(done)
+			t.Logf("repaired after at most %v", took.Round(time.Millisecond))
+			lab.Within(t, "the repair", done, took, repairTime)
 			st := s.WaitStatus(5*time.Second, "everything is announced", lab.Established)
 			if diff := cmp.Diff(uptimes(before), uptimes(st)); diff != "" {
 				t.Errorf("sessions were touched:\n%s", diff)
@@ -131,7 +134,8 @@ func withdrawnWhileUnbound(t *testing.T, kernel *addressWatch, wire *lab.Capture
 	quiet := waitQuiet(t, wire, peersOf(vip)...)
 	for _, peer := range peersOf(vip) {
 		list := to(wire, peer, since, func(m lab.Message) bool { return m.Withdraws(vip) || m.Announces(vip) })
-		if len(list) == 0 && back.By.Sub(gone.After) < unnoticed {
+		// The times between which it was so are as far apart as the machine stood still.
+		if len(list) == 0 && (back.By.Sub(gone.After) < unnoticed || lab.Busy(gone.After, back.By, unnoticed/10) != "") {
 			t.Logf("%v: bound again before the withdraw: %v", peer, back)
 			continue
 		}
@@ -142,9 +146,7 @@ func withdrawnWhileUnbound(t *testing.T, kernel *addressWatch, wire *lab.Capture
 		if list[1].Time.Before(back.After) {
 			t.Errorf("%v: %v, but announced at %s", peer, back, list[1].Time.Format("05.000000"))
 		}
-		if late := list[0].Time.Sub(gone.By); late > repairTime {
-			t.Errorf("%v: withdrawn %v after it was unbound", peer, late)
-		}
+		lab.Within(t, fmt.Sprintf("%v: the withdraw of what is unbound", peer), gone.By, list[0].Time.Sub(gone.By), repairTime)
 	}
 }
 
@@ -182,9 +184,7 @@ func TestScenario16KeptUnbound(t *testing.T) {
 			for _, peer := range peersOf(vip) {
 				m := waitSent(t, wire, 5*time.Second, "withdraw", peer, since, withdraws(vip))
 				t.Logf("%s: %v was withdrawn %v after it was unbound", d.name, vip, m.Time.Sub(gone.After).Round(100*time.Microsecond))
-				if late := m.Time.Sub(gone.By); late > repairTime {
-					t.Errorf("%s: %v withdrawn only %v after it was unbound", d.name, vip, late)
-				}
+				lab.Within(t, fmt.Sprintf("%s: the withdraw of %v, which is unbound,", d.name, vip), gone.By, m.Time.Sub(gone.By), repairTime)
 			}
 			s.WaitStatus(5*time.Second, d.name, withheld(d.names[i], status.NotBound))
 			routersHave(t, l, vip, false)
@@ -303,7 +303,8 @@ func legsOfDefault(t *testing.T, host *lab.Node, what string, legs [2]string) {
 	if strings.Contains(legs[0], ":") {
 		family = "-6"
 	}
-	lab.Eventually(t, repairTime, what+": both legs", func() error {
+	began := time.Now()
+	lab.Eventually(t, 10*time.Second, what+": both legs", func() error {
 		out := host.Run("ip", family, "route", "show", "default", "table", "6802")
 		for _, leg := range legs {
 			via, dev, _ := strings.Cut(leg, "@")
@@ -313,4 +314,5 @@ func legsOfDefault(t *testing.T, host *lab.Node, what string, legs [2]string) {
 		}
 		return nil
 	})
+	lab.Within(t, what+": both legs", began, time.Since(began), repairTime)
 }

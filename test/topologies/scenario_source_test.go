@@ -88,7 +88,8 @@ func source(t *testing.T, host *lab.Node, network, to string) netip.Addr {
 // Programs that choose no source get the VIP, through listed interfaces only.
 func TestScenario05UnboundSource(t *testing.T) {
 	t.Parallel()
-	l, _ := startSample(t)
+	l, s := startSample(t)
+	s.WaitStatus(5*time.Second, "both are source everywhere", bothSources)
 	host := l.Node("host")
 	for node, addresses := range map[string][]string{"client": {"10.68.9.9", "fd68:9::9"}, "x7": {"10.68.77.1", "10.68.7.2", "fd68:7::2"}} {
 		for _, a := range addresses {
@@ -127,13 +128,13 @@ func TestScenario05UnboundSource(t *testing.T) {
 			t.Errorf("ip route get %v: %+v, want source %v: %v", leg.peer4, r, leg.local4, err)
 		}
 	}
-	waitEgress(t, host, time.Second, "en1", "en5")
+	waitEgress(t, host, 5*time.Second, "en1", "en5")
 }
 
 // synSource checks the source of the SYN to an address on the wire.
 func synSource(t *testing.T, wire *lab.Capture, to, want string) {
 	t.Helper()
-	lab.Eventually(t, 2*time.Second, "a SYN to "+to, func() error {
+	lab.Eventually(t, 5*time.Second, "a SYN to "+to, func() error {
 		packets := wire.Packets(func(p lab.Packet) bool {
 			return p.Out && p.Flags == lab.SYN && p.DstPort == 9 && p.Dst.String() == to
 		})

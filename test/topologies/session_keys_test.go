@@ -87,15 +87,17 @@ func TestShutdownText(t *testing.T) {
 	t.Parallel()
 	l, s := startSample(t)
 	frr, bird := l.Node("r1"), l.Node("r5")
+	began := time.Now()
 	frrConfigure(frr, "router bgp 65000", "neighbor 10.68.1.1 shutdown message rack 7 moves")
 	bird.BIRDC(`disable host4 "rack 8 moves"`)
 	for peer, want := range map[netip.Addr]string{
 		r1v4: `received Cease/Administrative Shutdown: "rack 7 moves"`,
 		r5v4: `received Cease/Administrative Shutdown: "rack 8 moves"`,
 	} {
-		s.WaitStatus(10*time.Second, "the router's text", func(st *status.Status) error {
-			p := peerAt(st, peer)
-			return lab.That(p.State != "Established" && p.LastError == want, "%v: %s: %s, want %s", peer, p.State, p.LastError, want)
+		// The status has it until the next attempt to connect fails, the events for good.
+		lab.Eventually(t, 10*time.Second, "the router's text", func() error {
+			lack := lacksEvent(t, s, began, "peer", "peer down", peer.String(), want)
+			return lab.That(len(lack) == 0, "%q", lack)
 		})
 	}
 	frrConfigure(frr, "router bgp 65000", "no neighbor 10.68.1.1 shutdown")
@@ -166,7 +168,7 @@ func TestGracefulShutdownIsHonoured(t *testing.T) {
 		"router bgp 65000", "address-family ipv4 unicast", "neighbor 10.68.1.1 route-map from-host in")
 	birdRewrite(t, bird, "neighbor 10.68.5.1 as 65010;\n  ipv4 {\n    import all;",
 		"neighbor 10.68.5.1 as 65010;\n  ipv4 {\n    import filter { if (65535, 0) ~ bgp_community then bgp_local_pref = 0; accept; };")
-	s := startPaths(t, l, pathConfig{more: "shutdown: {time: 10s, wait: 500ms, graceful_shutdown: 3s}\n"})
+	s := startPaths(t, l, pathConfig{more: "shutdown: {time: 2m, wait: 500ms, graceful_shutdown: 1m}\n"})
 	views := map[string]func() string{
 		"localpref 0,":      func() string { return frr.VTY("show bgp ipv4 unicast 10.68.6.1/32") },
 		"BGP.local_pref: 0": func() string { return bird.BIRDC("show route all for 10.68.6.1 protocol host4") },
@@ -180,10 +182,10 @@ func TestGracefulShutdownIsHonoured(t *testing.T) {
 	}
 	s.Signal(syscall.SIGTERM)
 	for want, view := range views {
-		lab.Eventually(t, 3*time.Second, want, func() error {
+		lab.Eventually(t, 10*time.Second, want, func() error {
 			out := view()
 			return lab.That(strings.Contains(out, want), "%s", out)
 		})
 	}
-	s.Wait(20 * time.Second)
+	s.Kill() // it would go on for a minute
 }

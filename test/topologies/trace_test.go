@@ -23,7 +23,7 @@ func socketSource(t *testing.T, host *lab.Node, to string, uid, mark int, iface 
 	t.Helper()
 	var got netip.Addr
 	err := host.Do(func() error {
-		d := net.Dialer{Timeout: time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+		d := net.Dialer{Timeout: 20 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
 			var failed error
 			if err := c.Control(func(fd uintptr) {
 				failed = unix.Fchown(int(fd), uid, -1) // the owner of a socket
@@ -155,6 +155,7 @@ func TestStatusSource(t *testing.T) {
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	_, s := startSample(t)
+	s.WaitStatus(5*time.Second, "both are source everywhere", bothSources)
 	for _, c := range []struct {
 		args []string
 		want []string
