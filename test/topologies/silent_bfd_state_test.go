@@ -82,10 +82,10 @@ func TestBFDNeverUp(t *testing.T) {
 		l := lab.Start(t, "vipa")
 		peers := map[netip.Addr]string{}
 		for _, p := range other.peers() {
-			peers[p] = "bfd: " + slowBFD.host()
+			peers[p] = "bfd: " + lasting.host()
 		}
 		for _, p := range required.peers() {
-			peers[p] = "bfd: " + slowBFD.host("required: true")
+			peers[p] = "bfd: " + lasting.host("required: true")
 		}
 		l.Node("host").WriteFile(lab.ConfigPath, pathConfig{peers: peers}.String())
 		s := lab.StartSpeaker(l.Node("host"), binary(t))
@@ -118,9 +118,9 @@ func TestBFDNeverUp(t *testing.T) {
 			t.Errorf("doctor finds %+v", r.Findings)
 		}
 		for _, p := range legs() {
-			speakBFD(t, l.Node(p.node), slowBFD, withBGP, p.local4, p.local6)
+			speakBFD(t, l.Node(p.node), lasting, withBGP, p.local4, p.local6)
 		}
-		waitBFD(t, s, slowBFD)
+		waitBFD(t, s, lasting)
 		if r := diagnosis(t, s, "bfd"); !r.Good() {
 			t.Errorf("with BFD doctor finds %+v", r.Findings)
 		}
@@ -133,10 +133,10 @@ func TestBFDNeverUp(t *testing.T) {
 // silent instead, see TestLongBFDGivenUp.
 func TestBFDAdminDown(t *testing.T) {
 	t.Parallel()
-	l, s := bfdSample(t, slowBFD, withBGP)
+	l, s := bfdSample(t, lasting, withBGP)
 	shut, router := legs()[0], l.Node("r1")
 	watches := append(watchRoutes(t, l, legs()[0], vip4, vip6), watchRoutes(t, l, legs()[1], vip4, vip6)...)
-	before := waitBFD(t, s, slowBFD)
+	before := waitBFD(t, s, lasting)
 
 	frrConfigure(router, "bfd", "profile host", "shutdown")
 	st := s.WaitStatus(5*time.Second, "the router says AdminDown", func(st *status.Status) error {
@@ -151,7 +151,7 @@ func TestBFDAdminDown(t *testing.T) {
 		t.Errorf("interface %+v", n)
 	}
 	frrConfigure(router, "bfd", "profile host", "no shutdown")
-	st = waitBFD(t, s, slowBFD)
+	st = waitBFD(t, s, lasting)
 	unchanged(t, watches)
 	for _, p := range legs() {
 		untouched(t, before, st, p.ifc)
@@ -162,9 +162,9 @@ func TestBFDAdminDown(t *testing.T) {
 // FRR's bfdd is killed, which looks like a path that dies, and started again.
 func TestBFDDaemonKilled(t *testing.T) {
 	t.Parallel()
-	l, s := bfdSample(t, slowBFD, withBGP)
+	l, s := bfdSample(t, lasting, withBGP)
 	r1, fails := l.Node("r1"), legs()[0]
-	before := waitBFD(t, s, slowBFD)
+	before := waitBFD(t, s, lasting)
 	killed := time.Now()
 	r1.Daemon("bfdd").Kill()
 	s.WaitStatus(5*time.Second, "BFD is down", func(st *status.Status) error {
@@ -177,15 +177,15 @@ func TestBFDDaemonKilled(t *testing.T) {
 	})
 	t.Logf("its sessions have ended after %s", millis(time.Since(killed)))
 	waitEgress(t, l.Node("host"), 10*time.Second, "en5")
-	speakBFD(t, r1, slowBFD, withBGP)
-	waitBFD(t, s, slowBFD)
+	speakBFD(t, r1, lasting, withBGP)
+	waitBFD(t, s, lasting)
 	allBack(t, l, s)
 }
 
 // The daemon is told to stop: routers hear by BGP and BFD that it was an order.
 func TestStopWithBFD(t *testing.T) {
 	t.Parallel()
-	l, s := bfdSample(t, slowBFD, withBGP)
+	l, s := bfdSample(t, lasting, withBGP)
 	const admin = `add table netdev lab_bfd
 add chain netdev lab_bfd in { type filter hook ingress device %[1]s priority 0; udp dport 3784 @th,72,2 0 counter; }`
 	for _, p := range legs() {

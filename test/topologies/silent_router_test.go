@@ -25,10 +25,6 @@ type bfdTimers struct {
 // usual is what most networks run.
 var usual = bfdTimers{50 * time.Millisecond, 3}
 
-// slowBFD is for what BFD does, and not for how soon: this machine does not stand
-// still for that long.
-var slowBFD = bfdTimers{100 * time.Millisecond, 20}
-
 // detection is how long a silence is until the path is taken for dead.
 func (b bfdTimers) detection() time.Duration { return time.Duration(b.multiplier) * b.interval }
 

@@ -209,10 +209,7 @@ func (f *flow) answeredSince(since time.Time) bool {
 func (p *Probe) Stop() ProbeResult {
 	p.once.Do(func() {
 		close(p.stop)
-		// In steps: a moment in which the machine stands still is one of them.
-		for range 20 {
-			<-time.After(10 * time.Millisecond)
-		}
+		Pass(200 * time.Millisecond)
 		_ = p.echo.Close()
 		for _, f := range p.flows {
 			_ = f.conn.Close()
