@@ -25,7 +25,7 @@ func TestLongSilentPathHoldTime(t *testing.T) {
 		watch := l.Node(fails.node).WatchRoute(vip4)
 		var failed time.Time
 		var moved time.Duration
-		rounds(t, 1, attachmentLimit/20, func(r *round) {
+		rounds(t, 1, attachmentLimit/40, func(r *round) {
 			if r.n > 0 { // long before the router's hold time is over
 				l.PassFrames("host", fails.ifc)
 				allBack(t, l, s)

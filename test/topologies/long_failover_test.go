@@ -151,7 +151,7 @@ func TestLongFailoverSessions(t *testing.T) {
 				sessions := startSessions(t, l, netip.AddrPort{})
 				wire := l.Node("host").Capture()
 				for _, ifc := range []string{"en1", "en5"} {
-					rounds(t, 1, longestOutage/10, func(r *round) {
+					rounds(t, 1, longestOutage/20, func(r *round) {
 						waitAllAlive(sessions, time.Now())
 						failed := time.Now()
 						f.fail(l, ifc)
