@@ -162,7 +162,8 @@ func outSession(t *testing.T, l *lab.Lab, to netip.AddrPort, vip netip.Prefix) *
 func waitAllAlive(sessions []*lab.Session, since time.Time) time.Duration {
 	var gap time.Duration
 	for _, s := range sessions {
-		s.WaitAlive(30 * time.Second) // its retransmissions come at twice the time each
+		// Its retransmissions come at twice the time each, of two minutes at the most.
+		s.WaitAlive(150 * time.Second)
 		gap = max(gap, s.Gap(since))
 	}
 	return gap
