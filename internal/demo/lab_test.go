@@ -92,11 +92,11 @@ func TestMeasureFails(t *testing.T) {
 	p.traffic.flows[0].last.Add(-int64(maxGap))
 	wantError(t, p.measure(t.Context(), 0, "test"), "stood still", "more than 2s")
 
-	p.traffic.begin()
-	go p.traffic.sessions[0].run(t.Context())
 	if err := far.Close(); err != nil {
 		t.Fatal(err)
 	}
+	p.traffic.sessions[0].run(t.Context()) // until it is broken
+	p.traffic.begin()
 	wantError(t, p.measure(t.Context(), 0, "test"), "the TCP session to test broke")
 }
 

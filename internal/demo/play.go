@@ -232,7 +232,10 @@ func (p *play) fail(ctx context.Context, i int) error {
 	if err := p.wait(ctx, 500*time.Millisecond); err != nil {
 		return err
 	}
-	if m := p.traffic.period(); m.arrivals[i] != 0 || m.arrivals[1-i] == 0 {
+	if err := p.traffic.arrive(ctx, 1-i); err != nil {
+		return fmt.Errorf("%s down: %w", name, err)
+	}
+	if m := p.traffic.period(); m.arrivals[i] != 0 {
 		return fmt.Errorf("%s down: probes came in %d times by %s and %d times by %s", name, m.arrivals[i], name, m.arrivals[1-i], rest)
 	}
 	p.screen.event("all probes come in by %s now", rest)
@@ -258,9 +261,8 @@ func (p *play) recover(ctx context.Context, i int) error {
 	if err := p.measure(ctx, time.Second, name+" back"); err != nil {
 		return err
 	}
-	m := p.traffic.period()
-	if m.arrivals[0] == 0 || m.arrivals[1] == 0 {
-		return fmt.Errorf("%s back: probes came in %d times by en1 and %d times by en5", name, m.arrivals[0], m.arrivals[1])
+	if err := p.traffic.arrive(ctx, 0, 1); err != nil {
+		return fmt.Errorf("%s back: %w", name, err)
 	}
 	return nil
 }

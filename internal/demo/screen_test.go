@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,13 +15,15 @@ import (
 func TestScreen(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	s := newScreen(&out, nil, false)
-	s.start = time.Now().Add(-90 * time.Second)
-	s.print("title\n")
-	s.chapter(t.Context(), "first")
-	s.block("a\n\nb\n")
-	s.chapter(t.Context(), "second")
-	s.measured("gap %d", 1)
+	synctest.Test(t, func(t *testing.T) { // no time passes but what is waited for
+		s := newScreen(&out, nil, false)
+		s.print("title\n")
+		s.chapter(t.Context(), "first")
+		s.block("a\n\nb\n")
+		time.Sleep(90 * time.Second)
+		s.chapter(t.Context(), "second")
+		s.measured("gap %d", 1)
+	})
 	want := "title\n\n1. first\n\n    a\n\n    b\n\n2. second\n\n   90.0 s  gap 1\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)

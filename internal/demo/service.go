@@ -48,13 +48,16 @@ func answer(conn net.Conn) {
 	}
 }
 
+// dialLimit bounds what takes a moment, unless the machine stands still.
+const dialLimit = 10 * time.Second
+
 // dial connects to addr from the namespace as any program does that does not
 // care about its source, and returns the connection, positioned after the
 // greeting, and the source that the other end sees.
 func (n *namespace) dial(ctx context.Context, addr string) (net.Conn, netip.Addr, error) {
 	var conn net.Conn
 	err := n.do(func() (err error) {
-		conn, err = (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "tcp4", addr)
+		conn, err = (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "tcp4", addr)
 		return err
 	})
 	if err != nil {
@@ -70,7 +73,7 @@ func (n *namespace) dial(ctx context.Context, addr string) (net.Conn, netip.Addr
 // greeting reads the first line. Nothing follows it before we write, so the
 // reader's buffer swallows nothing.
 func greeting(conn net.Conn) (netip.Addr, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(dialLimit)); err != nil {
 		return netip.Addr{}, err
 	}
 	line, err := bufio.NewReader(conn).ReadString('\n')

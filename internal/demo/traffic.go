@@ -191,6 +191,19 @@ func (t *traffic) period() period {
 	return p
 }
 
+// arrive waits until a probe has come in by each of these attachments since begin.
+func (t *traffic) arrive(ctx context.Context, want ...int) error {
+	for _, i := range want {
+		err := await(ctx, 5*time.Second, "probe by "+attachments()[i].name, func() (bool, error) {
+			return t.arrivals.count[i].Load() > 0, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // session is one long TCP connection that exchanges a message each 5 ms.
 type session struct {
 	name      string
@@ -247,7 +260,8 @@ func (s *session) alive(ctx context.Context) error {
 	})
 }
 
-// await polls until done tells true, at most for the limit.
+// await polls until done tells true, at most for the limit. It looks once more then: the
+// machine may have stood still for the rest of that time.
 func await(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no %s within %v", what, limit))
 	defer cancel()
@@ -260,6 +274,9 @@ func await(ctx context.Context, limit time.Duration, what string, done func() (b
 		}
 		select {
 		case <-ctx.Done():
+			if ok, err := done(); ok || err != nil {
+				return err
+			}
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
