@@ -90,8 +90,8 @@ func TestWithin(t *testing.T) {
 	w, often := watched(), calm.Add(30*time.Minute)
 	w.mu.Lock()
 	w.stalls = append(w.stalls, stall{stood, stood.Add(101 * time.Millisecond)})
-	for i := range time.Duration(3) {
-		w.stalls = append(w.stalls, stall{often.Add(i * 200 * time.Millisecond), often.Add(i*200*time.Millisecond + 90*time.Millisecond)})
+	for at := often; at.Before(often.Add(600 * time.Millisecond)); at = at.Add(200 * time.Millisecond) {
+		w.stalls = append(w.stalls, stall{at, at.Add(90 * time.Millisecond)})
 	}
 	w.mu.Unlock()
 	for took, want := range map[time.Duration]bool{1270 * time.Millisecond: false, 1271 * time.Millisecond: true} {
