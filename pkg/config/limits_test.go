@@ -4,9 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// worked is for how long this process has had a processor, which is not what others on
+// the machine take away.
+func worked(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
 
 // TestLimits wants an answer in reasonable time to files that are made to be
 // large, and to large files that are right.
@@ -34,9 +46,9 @@ func TestLimits(t *testing.T) {
 		"long key":       {"yaml", strings.Repeat("k", 1<<20) + ": 1\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			start := time.Now()
+			start := worked(t)
 			cfg, err := Parse([]byte(test.text), test.format, "file")
-			if took := time.Since(start); took > 20*time.Second {
+			if took := worked(t) - start; took > 20*time.Second {
 				t.Errorf("took %v", took)
 			} else {
 				t.Logf("took %v", took)
