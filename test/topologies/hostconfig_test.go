@@ -64,9 +64,10 @@ func vipLine(name string, p netip.Prefix, more ...string) string {
 }
 
 // fileCheck is a check that passes while a file of the host exists. A run that meets
-// a machine that stands still has failed, and decides nothing.
+// a machine that stands still has failed, and decides nothing; the verdict outlasts
+// that, too: it expires after three intervals and the timeout.
 func fileCheck(name, path string) string {
-	return fmt.Sprintf("{name: %s, exec: {command: [/usr/bin/test, -e, %s]}, interval: 200ms, fast_interval: 50ms, timeout: 200ms, rise: 1, fall: 4}", name, path)
+	return fmt.Sprintf("{name: %s, exec: {command: [/usr/bin/test, -e, %s]}, interval: 500ms, fast_interval: 100ms, timeout: 500ms, rise: 1, fall: 4}", name, path)
 }
 
 func checks(list ...string) string { return "checks: [" + strings.Join(list, ", ") + "]" }

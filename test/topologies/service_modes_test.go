@@ -166,7 +166,7 @@ func TestServiceShared(t *testing.T) {
 	m.wire = m.host.Capture()
 	start := func() *lab.Process { return startService(t, m.host, "service", "tcp 10.68.6.51:8051") }
 	service := start()
-	const check = `checks: [{name: web, tcp: {address: "10.68.6.51:8051"}, interval: 200ms, fast_interval: 50ms, timeout: 200ms, fall: 4, rise: 1}]`
+	const check = `checks: [{name: web, tcp: {address: "10.68.6.51:8051"}, interval: 500ms, fast_interval: 100ms, timeout: 500ms, fall: 4, rise: 1}]`
 	shared := []netip.Prefix{prefix4(51), prefix4(52)}
 	alone := prefix4(53)
 	m.s = startWith(t, m.l, hostConfig{vips: []string{vipLine("one", shared[0], check), vipLine("two", shared[1], check), vipLine("alone", alone)}})
@@ -205,7 +205,7 @@ func TestServiceShared(t *testing.T) {
 // runsOnce checks by the service's own count that it is asked once per interval.
 func runsOnce(t *testing.T, service *lab.Process) {
 	t.Helper()
-	const interval, runs = 200 * time.Millisecond, 10
+	const interval, runs = 500 * time.Millisecond, 8
 	accepted := func() int { return strings.Count(service.Log(), "accepted ") }
 	// The runs were between the two times, but for one that was late for its own, and
 	// one whose line was.
