@@ -82,6 +82,7 @@ func (m *mobility) echo(name string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	lab.KeepAll(m.t, c)
 	m.t.Cleanup(func() { _ = c.Close() })
 	go func() {
 		buf := make([]byte, 64)

@@ -83,7 +83,7 @@ func StartProbe(from, to *Node, server netip.AddrPort, o ProbeOptions) *Probe {
 		t.Fatalf("probe: echo server: %v", err)
 	}
 	p := &Probe{node: from, echo: echo, stop: make(chan struct{})}
-	keepAll(t, echo)
+	KeepAll(t, echo)
 	t.Cleanup(func() { p.Stop() })
 	p.wg.Go(func() { echoUDP(echo) })
 	any4or6 := netip.IPv4Unspecified()
@@ -95,7 +95,7 @@ func StartProbe(from, to *Node, server netip.AddrPort, o ProbeOptions) *Probe {
 		if err != nil {
 			t.Fatalf("probe: %v", err)
 		}
-		keepAll(t, conn.(*net.UDPConn)) //nolint:forcetypeassert // the network is udp
+		KeepAll(t, conn.(*net.UDPConn)) //nolint:forcetypeassert // the network is udp
 		f := &flow{port: port, conn: conn}
 		p.flows = append(p.flows, f)
 		p.wg.Go(f.receive)
@@ -104,9 +104,9 @@ func StartProbe(from, to *Node, server netip.AddrPort, o ProbeOptions) *Probe {
 	return p
 }
 
-// keepAll gives a socket room for what comes while its reader waits for a processor:
+// KeepAll gives a socket room for what comes while its reader waits for a processor:
 // a probe that finds none is lost, and no path has lost it.
-func keepAll(tb testing.TB, c *net.UDPConn) {
+func KeepAll(tb testing.TB, c *net.UDPConn) {
 	tb.Helper()
 	raw, err := c.SyscallConn()
 	if err == nil {
