@@ -10,16 +10,16 @@ func TestLongInteropOneWayFailure(t *testing.T) {
 	eachRouter(t, func(w *world, r router, o over) {
 		r.configure(o.remote())
 		us := w.up(r, o)
-		for n, c := range []struct{ port, why string }{
-			{"port1", "neighbor signaled session down"},
-			{"port2", "control detection time expired"},
+		for n, c := range []struct{ port, why, theirs string }{
+			{"port1", "neighbor signaled session down", "control detection time expired"},
+			{"port2", "control detection time expired", ""},
 		} {
 			w.cutFrom(c.port)
-			s := us.awaitStatus(Down)
-			if s.Diagnostic != c.why || s.Downs != uint64(n+1) {
+			s := us.await("not up", func(s SessionState) bool { return s.Status != Up })
+			if s.RemoteDiagnostic != c.theirs || s.Downs != uint64(n+1) || s.Diagnostic != c.why && s.Status == Down {
 				w.t.Errorf("with nothing from %s: %+v", c.port, s)
 			}
-			// One that still hears us say Down is in Init from then on.
+			// An end that still hears the other one say Down is in Init from then on.
 			w.awaitTheirs(r, o, "not up", func(v theirs) bool { return v.Status != Up })
 			// Some packets later it is still not up.
 			us.await("sending or hearing on", func(x SessionState) bool { return x.Sent > s.Sent+2 })

@@ -98,7 +98,7 @@ func fence(t *testing.T) error {
 			late += time.Millisecond
 		}
 		if late > fenceBound {
-			return fmt.Errorf("%q comes more than %s after the end, connection %w", got, fenceBound, p.ended())
+			return fmt.Errorf("%q comes more than %s after the end, connection ended: %t", got, fenceBound, p.ended() != nil)
 		}
 	}
 	if diff := cmp.Diff([]string{"[-10.100.0.1/32]"}, got); diff != "" {
@@ -106,7 +106,7 @@ func fence(t *testing.T) error {
 	}
 	t.Logf("withdrawn %s after the end", late)
 	if got := p.quiet(2 * fenceBound); got != nil || p.ended() != nil {
-		return fmt.Errorf("then the router got %q, %w", got, p.ended())
+		return fmt.Errorf("then the router got %q, connection ended: %t", got, p.ended() != nil)
 	}
 	tell(t, proc, message{Fence: &fenceMessage{Until: bootTime() + time.Minute}})
 	if _, err := p.awaitOrEnd("[+10.100.0.1/32"); err != nil {
