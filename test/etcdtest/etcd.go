@@ -25,8 +25,8 @@ var started atomic.Uint32 //nolint:gochecknoglobals // of all tests
 // that was picked as free may be taken by anybody before etcd has it.
 func Start(tb testing.TB) (endpoint string, stop func()) {
 	tb.Helper()
-	pid := os.Getpid() // 22 bits at most
-	address := netip.AddrFrom4([4]byte{127, byte(64 + pid>>16), byte(pid >> 8), byte(pid)})
+	pid := os.Getpid()
+	address := netip.AddrFrom4([4]byte{127, byte(64 + pid>>16), byte(pid >> 8), byte(pid)}) //nolint:gosec // it has 22 bits at most
 	port := 2379 + 10*int(started.Add(1))
 	e, err := start(tb.TempDir(), urls(address.String(), port), urls(address.String(), port+1))
 	if err != nil {
