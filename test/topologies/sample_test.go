@@ -1,6 +1,7 @@
 package topologies
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -86,17 +87,22 @@ func localVia(t *testing.T, client *lab.Node, via netip.Addr) netip.AddrPort {
 	for port := first; port < first+count; port++ {
 		flows = append(flows, fmt.Sprintf("%v from %v ipproto tcp sport %d dport %d", service4.Addr(), client4, port, service4.Port()))
 	}
-	ways, err := client.RouteGets(flows...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, way := range ways {
-		if way.Gateway == via {
-			return netip.AddrPortFrom(client4, uint16(first+i))
+	var found netip.AddrPort
+	// A path may be away for a moment, when the machine stood still.
+	lab.Eventually(t, 20*time.Second, fmt.Sprintf("a port leads to %v via %v", service4, via), func() error {
+		ways, err := client.RouteGets(flows...)
+		if err != nil {
+			return err
 		}
-	}
-	t.Fatalf("none of 100 ports leads to %v via %v", service4, via)
-	return netip.AddrPort{}
+		for i, way := range ways {
+			if way.Gateway == via {
+				found = netip.AddrPortFrom(client4, uint16(first+i))
+				return nil
+			}
+		}
+		return errors.New("none of 100")
+	})
+	return found
 }
 
 // service4 and service6 are where the host serves.
