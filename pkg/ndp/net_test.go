@@ -337,10 +337,18 @@ func TestChangesAreTold(t *testing.T) {
 			in      netnstest.NS
 			command string
 		}{
-			{ns, "link add en1 type veth peer name e1 netns r1"}, {ns, "link set en1 up"}, {r1, "link set e1 up"},
-			{ns, "addr add fe80::9/64 dev en1"}, {ns, "addr del fe80::9/64 dev en1"},
-			{ns, "-6 neigh replace fe80::5 lladdr 02:00:00:00:00:05 dev en1 router nud stale"}, {ns, "-6 neigh del fe80::5 dev en1"},
-			{r1, "link set e1 down"}, {ns, "link set en1 down"}, {ns, "link set en1 name en9"}, {ns, "link set en9 name en1"}, {ns, "link del en1"},
+			{ns, "link add en1 type veth peer name e1 netns r1"},
+			{ns, "link set en1 up"},
+			{r1, "link set e1 up"},
+			{ns, "addr add fe80::9/64 dev en1"},
+			{ns, "addr del fe80::9/64 dev en1"},
+			{ns, "-6 neigh replace fe80::5 lladdr 02:00:00:00:00:05 dev en1 router nud stale"},
+			{ns, "-6 neigh del fe80::5 dev en1"},
+			{r1, "link set e1 down"},
+			{ns, "link set en1 down"},
+			{ns, "link set en1 name en9"},
+			{ns, "link set en9 name en1"},
+			{ns, "link del en1"},
 		} {
 			if _, err := k.look([]string{"en1"}); err != nil {
 				t.Fatal(err)
