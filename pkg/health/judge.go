@@ -36,8 +36,15 @@ func (s *Spec) judge(r Result, failure string, now time.Time) Result {
 	return r
 }
 
+// leastLife is how long a verdict counts at least. Runs are ended by their timeout, so a
+// verdict expires only when none is started any more; a machine that stands still for a
+// moment must not look like that (docs/adr/0014).
+const leastLife = 2 * time.Second
+
 // expires is until when the result of a run that ended then counts.
-func (s *Spec) expires(checked time.Time) time.Time { return checked.Add(3*s.Interval + s.Timeout) }
+func (s *Spec) expires(checked time.Time) time.Time {
+	return checked.Add(max(3*s.Interval+s.Timeout, leastLife))
+}
 
 // expired tells whether there was a verdict and it ran out.
 func (r *Result) expired(now time.Time) bool {

@@ -72,8 +72,8 @@ type Result struct {
 	// Since is when the verdict was reached, Checked when the last run ended.
 	Since, Checked time.Time
 	Duration       time.Duration // of the last run
-	// Expires is Checked + 3 × interval + timeout: afterwards the verdict must
-	// be taken as stale.
+	// Expires is Checked + 3 × interval + timeout, or + 2 s if that is later:
+	// afterwards the verdict must be taken as stale.
 	Expires time.Time
 	// Streak counts runs in a row of equal outcomes, for "2 of 3".
 	Streak int
