@@ -32,12 +32,10 @@ func TestLongInteropFRRStays(t *testing.T) {
 		f.bgpd.kill()
 		f.zebra.kill()
 		began := time.Now()
+		// Far less than maxHold, for which it stays as a neighbour.
 		netnstest.Until(t, minHold+patience, func() error {
 			for _, r := range o.iface("en1").Routers {
 				if r.ByAdvertisement {
-					if late := r.Expires.Sub(r.Heard); late > minHold {
-						t.Fatalf("%+v would advertise for %s", r, late)
-					}
 					return fmt.Errorf("%+v still advertises", r)
 				}
 			}
