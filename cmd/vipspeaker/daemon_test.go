@@ -539,7 +539,12 @@ func TestEchoAfterAStandstill(t *testing.T) {
 			send(d.cmd.Process.Pid, syscall.SIGSTOP)
 			early = time.Since(began) < echoes/2 // else the next one may rightly be another order
 			send(d.cmd.Process.Pid, syscall.SIGINT)
-			time.Sleep(2 * echoes)
+			netnstest.Until(t, soon, func() error { // it stands still for longer than it listens for echoes
+				if time.Since(began) < 2*echoes {
+					return errors.New("not for long enough")
+				}
+				return nil
+			})
 			send(d.cmd.Process.Pid, syscall.SIGCONT)
 			netnstest.Until(t, soon, func() error {
 				err := pending(d.cmd.Process.Pid, syscall.SIGINT)
@@ -548,7 +553,14 @@ func TestEchoAfterAStandstill(t *testing.T) {
 				}
 				return err
 			})
-			time.Sleep(echoes / 10) // and is heard
+			// It ends at once if it takes what it has heard for another order.
+			heard := time.Now()
+			netnstest.Until(t, soon, func() error {
+				if time.Since(heard) < echoes/10 {
+					return errors.New("it may not have heard it yet")
+				}
+				return nil
+			})
 			send(peer, syscall.SIGCONT)
 			if code := d.wait(t); early && code != exitGood {
 				t.Errorf("code %d:\n%s", code, &d.log)

@@ -193,8 +193,10 @@ func TestUndrainDuringReload(t *testing.T) {
 			}
 		}
 	}()
-	for range 500 {
-		out, err := o.Undrain(t.Context(), control.DrainRequest{VIP: "vipb"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // no loop runs here that would show what was ordered: it is not waited for
+	for range 5000 {
+		out, err := o.Undrain(ctx, control.DrainRequest{VIP: "vipb"})
 		if err == nil && len(out.VIPs) != 1 || err != nil && refusal(err) != 404 {
 			t.Errorf("%+v, %v", out, err)
 			break
